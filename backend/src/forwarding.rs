@@ -55,7 +55,7 @@ pub enum TableError {
         own: SocketAddr,
     },
     /// The binding's endpoint is not among the peers.
-    #[error("MAC {mac} is bound to {endpoint}, which is no peer of the network: add the peer")]
+    #[error("MAC {mac} is bound to {endpoint}, which is not a peer of the network: add the peer")]
     NoPeer {
         /// MAC of the binding.
         mac: MacAddr,

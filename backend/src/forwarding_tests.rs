@@ -215,7 +215,7 @@ fn what_contradicts_the_rest_is_left_out_and_named() {
             "MAC 02:00:00:00:00:03 is bound to 192.0.2.1:6081 and to 192.0.2.2:6081: give one of the interfaces \
              another MAC"
                 .into(),
-            "MAC 02:00:00:00:00:04 is bound to 192.0.2.4:6081, which is no peer of the network: add the peer".into(),
+            "MAC 02:00:00:00:00:04 is bound to 192.0.2.4:6081, which is not a peer of the network: add the peer".into(),
             "ff:ff:ff:ff:ff:ff cannot be the MAC of an interface: give a unicast MAC".into(),
         ]
     );

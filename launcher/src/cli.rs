@@ -100,7 +100,7 @@ pub(crate) enum Command {
     CloudHypervisorArgs(VmmArgs),
     /// Write the packets that cross a port of a running process, as pcapng
     Capture(CaptureArgs),
-    /// Bring the NICs of a running VM in line with its manifests: plug new ones, unplug removed or
+    /// Change the NICs of a running VM to match its manifests: plug new ones, unplug removed or
     /// absent ones, set links up or down
     Plug(PlugArgs),
     /// Unplug a NIC of a running VM; the guest must release it
@@ -299,8 +299,8 @@ pub(crate) struct EndpointArgs {
         value_parser = values::descriptor
     )]
     pub fd: Option<RawFd>,
-    /// Print the capabilities of this back end as JSON, as QEMU's convention for vhost-user
-    /// programs has it, and exit (other options are ignored)
+    /// Print the capabilities of this back end as JSON, following QEMU's convention for vhost-user programs, and exit
+    /// (other options are ignored)
     #[arg(long, help_heading = "Front end")]
     pub print_capabilities: bool,
 }
@@ -457,7 +457,7 @@ pub(crate) struct RunArgs {
     /// The sandbox.
     #[command(flatten)]
     pub sandbox: SandboxArgs,
-    /// Modes of NICs that may be plugged later, besides those of the start; the process keeps the
+    /// Modes of NICs that may be plugged later, in addition to those present at start; the process keeps the
     /// privileges they need [default: all for hawser run, else none]
     #[arg(
         long,

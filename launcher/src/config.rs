@@ -28,8 +28,8 @@ pub(crate) enum ConfigError {
     NoFamily,
     /// The namespace has no address, and no family was requested.
     #[error(
-        "this network namespace has no address that reaches beyond its link, neither IPv4 nor IPv6: give it one, \
-         or ask for the guest's network with --ipv4={DEFAULT_IPV4} or --ipv6={DEFAULT_IPV6}"
+        "this network namespace has no address that reaches beyond its link, neither IPv4 nor IPv6: give it \
+            one, or set the guest's network with --ipv4={DEFAULT_IPV4} or --ipv6={DEFAULT_IPV6}"
     )]
     NoAddress,
     /// The MTU is below the minimum of IPv6.
@@ -58,17 +58,20 @@ pub(crate) enum ConfigError {
     },
     /// The MAC check is on, but there is no MAC.
     #[error(
-        "frames from MACs other than the guest's are to be dropped, and its MAC is not known: give --mac or macAddress"
+        "frames from MACs other than the guest's must be dropped, but its MAC is not known: give --mac or macAddress"
     )]
     CheckWithoutMac,
     /// A port of a network that spans nodes.
     #[error(transparent)]
     Layer2(#[from] Layer2Error),
     /// There is an address to lease, but no MAC to lease it to.
-    #[error("its address needs a macAddress to be given to")]
+    #[error("its address can be given only to a known MAC: give macAddress")]
     AddressWithoutMac,
     /// An address of the guest's network that is already used for something else.
-    #[error("--map-host-loopback={0} is the guest's own or the network's end: choose another address there")]
+    #[error(
+        "--map-host-loopback={0} is the guest's own, or the first or last address of the network: choose \
+        another address there"
+    )]
     TakenAddress(IpAddr),
 }
 
@@ -212,7 +215,7 @@ fn bridge(spec: &NicSpec, mode: &BridgeSpec, host: &Host, segment: Option<&Surve
         config.forwarding = segment.forwarding();
         if let Some(down) = segment.down() {
             notices.push(format!(
-                "{down} is down, and the guest without a carrier until it is up (ip link set {down} up)"
+                "{down} is down, so the guest has no carrier until it is up (ip link set {down} up)"
             ));
         }
     }
@@ -226,7 +229,11 @@ fn bridge(spec: &NicSpec, mode: &BridgeSpec, host: &Host, segment: Option<&Surve
     names.follow(&source.resolve(&host.resolv));
     if let Some(takeover) = segment.and_then(Survey::takeover) {
         if names.dns.is_empty() {
-            notices.push("the guest is told no name server: /etc/resolv.conf has none it can reach, give --dns".into());
+            notices.push(
+                "the guest gets no name server: /etc/resolv.conf has none that it can reach; give \
+                --dns"
+                    .into(),
+            );
         }
         names.hostname = names.hostname.or_else(|| host.hostname.clone());
         config.lease = takeover.lease(names);
@@ -301,8 +308,8 @@ fn notices(links: &Links, names: &NameSource, host: &Host) -> Vec<String> {
     for addr in &host.addresses {
         if let Some((option, network)) = links.covering(*addr) {
             notices.push(format!(
-                "the guest's network {network} covers {addr} of this system, whose neighbours the guest cannot \
-                 reach: choose another with {option}"
+                "the guest's network {network} covers {addr} of this system, so the guest cannot reach the \
+                    neighbours there: choose another with {option}"
             ));
         }
     }

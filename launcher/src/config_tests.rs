@@ -203,10 +203,10 @@ fn loopback_stands_behind_an_address_of_the_guests_network_only() {
         ("127.0.0.1", "not in the guest's network 10.0.2.0/24"),
         ("fd10:0:3::1", "not in the guest's network fd10:0:2::/120"),
         ("10.0.2.2", "the guest's own"),
-        ("10.0.2.0", "the network's end"),
-        ("10.0.2.255", "the network's end"),
+        ("10.0.2.0", "the first or last address of the network"),
+        ("10.0.2.255", "the first or last address of the network"),
         ("fd10:0:2::2", "the guest's own"),
-        ("fd10:0:2::", "the network's end"),
+        ("fd10:0:2::", "the first or last address of the network"),
     ] {
         let error = refusal(&["--map-host-loopback", addr]);
         assert!(

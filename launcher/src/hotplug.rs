@@ -131,7 +131,8 @@ pub(crate) enum HotplugError {
     Vmm(#[from] RunningError),
     /// No known VMM can plug NICs.
     #[error(
-        "no VMM is known that could plug NICs: start hawser with --qmp or --cloud-hypervisor, or with the VMM after --"
+        "hawser does not know a VMM that could plug NICs: start hawser with --qmp or --cloud-hypervisor, or \
+            with the VMM after --"
     )]
     NoVmm,
     /// The process is shutting down.

@@ -180,7 +180,7 @@ fn a_change_that_cannot_be_made_whole_is_not_made() {
     // The first change needs a VMM for its NIC, the second a bridge, the third a VMM.
     let no_qemu = VmmSocket::Qemu(folder.path().join("no-qemu"));
     for (vmm, what) in [
-        (None, "no VMM is known"),
+        (None, "does not know a VMM"),
         (Some(no_qemu.clone()), "nobody-has-it"),
         (Some(no_qemu), "monitor"),
     ] {

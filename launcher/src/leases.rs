@@ -189,7 +189,7 @@ pub(crate) fn held(lease: &Lease) -> String {
 pub(crate) fn open(args: &StoreArgs, access: Access) -> Result<Sqlite, Failure> {
     let path = match &args.store {
         Some(StorePlace::File(path)) => path.clone(),
-        Some(StorePlace::Off) => return Err(Failure::usage("--store=off: leases are in a store; name its file")),
+        Some(StorePlace::Off) => return Err(Failure::usage("--store=off: leases are kept in a store; name its file")),
         None => default_file(access)?,
     };
     Sqlite::open(&path, access).map_err(Failure::runtime)
@@ -223,7 +223,7 @@ fn default_file(access: Access) -> Result<PathBuf, Failure> {
         PathBuf::from(home).join(".local/state/hawser")
     } else {
         return Err(Failure::usage(
-            "no folder of the user's is known where leases could be kept (HOME is not set): name a file with \
+            "there is no known directory of the user for leases (HOME is not set): name a file with \
              --store=PATH, or give --store=off",
         ));
     };

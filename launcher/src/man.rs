@@ -24,7 +24,7 @@ mod tests {
     const HEAD: &str = "\
 # Options
 
-Every option and subcommand, for looking one up. `hawser --help`, `hawser SUBCOMMAND --help` and the manual pages have the
+Reference of all options and subcommands. `hawser --help`, `hawser SUBCOMMAND --help` and the manual pages have the
 same text. This page is generated: `UPDATE_DOCS=1 cargo test -p hawser documentation` writes it. What the options are for:
 [masquerade.md](masquerade.md), [bridge.md](bridge.md), [manifests.md](manifests.md), [api.md](api.md).
 ";

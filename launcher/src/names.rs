@@ -89,7 +89,7 @@ impl NameSource {
             }
         }
         if self.resolve(resolv).dns.is_empty() {
-            notices.push("the guest is told no name server: /etc/resolv.conf has none it can use, give --dns".into());
+            notices.push("the guest gets no name server: /etc/resolv.conf has none that it can use; give --dns".into());
         }
         notices
     }

@@ -43,7 +43,10 @@ fn watch(path: &Path, file: &FileWatch, end: &End, mut changed: impl FnMut(&Reso
         Ok(_) => failure = None,
         // The last contents stay in use, and this is logged once.
         Err(error) if failure != Some(error.kind()) => {
-            log::warn!("{} cannot be read, its last name servers stay: {error}", path.display());
+            log::warn!(
+                "{} cannot be read; its last name servers stay in use: {error}",
+                path.display()
+            );
             failure = Some(error.kind());
         }
         Err(_) => {}

@@ -43,7 +43,7 @@ pub(crate) fn warn_of_restrictions(families: Families) {
     for (enabled, ipv4, what) in echo {
         if enabled && !system::echo_permitted(ipv4) {
             log::warn!(
-                "the guest's {what} goes unanswered: this system permits neither ping sockets (sysctl \
+                "the guest's {what} is not answered: this system permits neither ping sockets (sysctl \
                  net.ipv4.ping_group_range) nor raw ones (CAP_NET_RAW)"
             );
         }

@@ -125,7 +125,7 @@ fn a_file_of_peers_is_refused_at_the_line_that_is_wrong() {
     let own = "52:54:00:00:01:0b@192.0.2.1\n";
     let other = "52:54:00:00:01:0c@192.0.2.2\n";
     std::fs::write(&file, [own, other, other].concat()).expect("a file");
-    let words = format!("{}:3: MAC 52:54:00:00:01:0c is in line 2 already", file.display());
+    let words = format!("{}:3: MAC 52:54:00:00:01:0c is already in line 2", file.display());
     fails(&args, 2, &words);
     let nowhere = "10.200.0.1";
     std::fs::write(&file, format!("{own}52:54:00:00:01:0c,{nowhere}@192.0.2.2\n")).expect("a file");
@@ -368,7 +368,9 @@ fn what_is_only_printed_makes_nothing() {
     // A MAC that is not stored anywhere would differ from the VM's MAC when it is served.
     let output = run("", &["--print-args=qemu"]);
     assert_eq!((output.status.code(), text(&output.stdout)), (Some(2), ""));
-    assert!(text(&output.stderr).contains("default: no MAC is kept for it yet, and --print-args reserves none"));
+    assert!(
+        text(&output.stderr).contains("default: no MAC is reserved for it yet, and --print-args does not reserve one")
+    );
     let output = run("macAddress: 02:00:00:00:00:07, ", &["--print-args=qemu"]);
     assert!(
         text(&output.stdout).contains("mac=02:00:00:00:00:07"),

@@ -40,7 +40,7 @@ const REFUSALS: &[(&[&str], &[&str])] = &[
     ),
     (
         &["--bridge=br0", "--netns=/etc/passwd"],
-        &["--netns=/etc/passwd", "no network namespace"],
+        &["--netns=/etc/passwd", "not a network namespace"],
     ),
     (&["--tap=busy0"], &["--tap=busy0", "in use by another process"]),
     (

@@ -146,7 +146,7 @@ impl Stage {
         self.hawser.process().kill();
         self.hawser = Self::serve(&self.segment, &manifest(&[(card, "down")]), &["default", card.name])?;
         // QEMU sets the link down when the socket closes, and up when it reconnects.
-        let told = |log: &str| log.contains("trunk: its link is set down in the VMM");
+        let told = |log: &str| log.contains("trunk: set its link down in the VMM");
         self.hawser
             .process()
             .wait_until("the link is taken down again", PATIENCE, told)?;

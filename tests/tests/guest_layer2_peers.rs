@@ -58,15 +58,15 @@ fn a_peer_that_is_added_to_the_file_becomes_reachable_and_a_removed_one_is_no_lo
     ping(ports[2], false)?;
     // A transfer with a peer that stays in the file is not disturbed.
     write(&file, &ports)?;
-    hawser.process().wait_until("the second version", PATIENCE, |log| {
-        log.contains("2 peers from now on")
-    })?;
+    hawser
+        .process()
+        .wait_until("the second version", PATIENCE, |log| log.contains("now has 2 peers"))?;
     ping(ports[1], true)?;
     ping(ports[2], true)?;
     write(&file, &[ports[0], ports[2]])?;
     hawser
         .process()
-        .wait_until("the third version", PATIENCE, |log| log.contains("1 peers from now on"))?;
+        .wait_until("the third version", PATIENCE, |log| log.contains("now has 1 peers"))?;
     ping(ports[1], false)?;
     ping(ports[2], true)?;
     // What the removed peer still sends is dropped.

@@ -27,8 +27,8 @@ enum Word {
 /// An unknown word.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "{0:?} is no filter: give in, out, dropped, arp, ip, ip6, tcp, udp, icmp, host=ADDR, port=N or mac=MAC, with \
-     commas between"
+    "{0:?} is not a filter: give in, out, dropped, arp, ip, ip6, tcp, udp, icmp, host=ADDR, port=N or mac=MAC, \
+        separated by commas"
 )]
 pub struct BadFilter(String);
 

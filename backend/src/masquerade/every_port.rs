@@ -39,22 +39,22 @@ pub(super) fn serve(
             let forwards: Vec<String> = config.forwards.iter().map(ToString::to_string).collect();
             let reached = match &forwards[..] {
                 [] => "no port reaches".into(),
-                forwards => format!("only {} of every port reach", forwards.join(" ")),
+                forwards => format!("of all ports only {} reach", forwards.join(" ")),
             };
-            log::warn!("port {name}: {reached} the guest from outside: {error}; what the guest begins is served");
+            log::warn!("port {name}: {reached} the guest from outside: {error}; connections that the guest opens work");
             return Ok(None);
         }
         Err(error) => return Err(error),
     };
     if !opened.kept.is_empty() {
         log::warn!(
-            "port {name}: {} do not reach the guest: programs of this network namespace have them",
+            "port {name}: {} do not reach the guest: programs of this network namespace use them",
             opened.kept
         );
     }
     if !opened.forbidden.is_empty() {
         log::warn!(
-            "port {name}: {} do not reach the guest: answers from there take CAP_NET_BIND_SERVICE, or the sysctl \
+            "port {name}: {} do not reach the guest: answers from these ports need CAP_NET_BIND_SERVICE, or the sysctl \
              net.ipv4.ip_unprivileged_port_start=0",
             opened.forbidden
         );
@@ -85,7 +85,8 @@ pub enum EveryPortError {
     },
     /// A node's own namespace, where programs that start later need their ports.
     #[error(
-        "in the system's own network namespace the system's programs need their ports: serve from a pod's namespace (--netns), or name the ports"
+        "in the system's own network namespace, the system's programs need their ports: serve from a pod's \
+            namespace (--netns), or name the ports"
     )]
     SystemsOwn,
 }
@@ -123,7 +124,7 @@ fn open(config: &MasqueradeConfig, wanted: &EveryPort, families: Families) -> Re
     let failed = |step| move |source| EveryPortError::Socket { step, source };
     let mut ports = wanted.ports.clone();
     ports.remove_all(&forwarded(config));
-    let mut kept = listening().map_err(failed("cannot see who listens in this network namespace"))?;
+    let mut kept = listening().map_err(failed("cannot list the listening sockets of this network namespace"))?;
     kept.remove_all(&forwarded(config));
     kept.retain(&ports);
     ports.remove_all(&kept);

@@ -34,7 +34,7 @@ pub enum EngineError {
     #[error("cannot watch over several queue pairs: {0}; raise the limit on open files")]
     Steering(#[from] io::Error),
     /// No random numbers for sequence numbers.
-    #[error("the system gives no random numbers ({0}); check that /dev/urandom or getrandom(2) is allowed")]
+    #[error("the system provides no random numbers ({0}); check that /dev/urandom or getrandom(2) is allowed")]
     Random(#[from] getrandom::Error),
 }
 

@@ -21,10 +21,10 @@ pub(super) struct Known {
 #[derive(Debug, thiserror::Error)]
 pub enum ForwardError {
     /// The mode or the network has no gateway.
-    #[error("the port has no gateway that could forward: its guest is reached under its own addresses")]
+    #[error("the port has no gateway that could forward: its guest is reached at its own addresses")]
     NoGateway,
     /// Every port is already forwarded under its own number.
-    #[error("every port is forwarded to the guest already")]
+    #[error("every port is already forwarded to the guest")]
     EveryPort,
     /// A port cannot be bound.
     #[error(transparent)]

@@ -26,8 +26,8 @@ pub enum SocketError {
     Malformed(#[from] Malformed),
     /// Descriptors of a message did not arrive.
     #[error(
-        "file descriptors of a message were lost: it came with more than {FILES_MAX}, or this process may open no more \
-         (raise its limit on open files)"
+        "file descriptors of a message were lost: it had more than {FILES_MAX}, or this process cannot open \
+            more (raise its limit on open files)"
     )]
     FilesLost,
     /// A system call failed.

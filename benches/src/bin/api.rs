@@ -141,7 +141,7 @@ fn compare(title: &str, run: Run, options: &Options, namespace: &Namespace) -> R
 fn measure(options: &Options, namespace: &Namespace) -> Result<()> {
     println!("load average before the run: {:.1}\n", machine::load());
     println!(
-        "| | ns of the worker a byte, nobody asks | {CLIENTS} clients ask | answers/s | nobody again | ratio, ≤ {MOST}× | |\n\
+        "| | worker time per byte in ns, no clients | {CLIENTS} clients | answers/s | control | ratio, ≤ {MOST}× | |\n\
          |---|---|---|---|---|---|---|"
     );
     let (time, reserved) = (Duration::from_millis(options.millis), Reserved::new()?);

@@ -79,9 +79,7 @@ fn cell(samples: &[f64], digits: usize) -> String {
 }
 
 fn print(cases: &[Case]) {
-    println!(
-        "| beside | guest → host, Gbit/s | host → guest, Gbit/s | connections/s of the storm |\n|---|---|---|---|"
-    );
+    println!("| load | guest → host, Gbit/s | host → guest, Gbit/s | connections/s of the storm |\n|---|---|---|---|");
     for case in cases {
         let [out, into] = [0, 1].map(|way: usize| cell(&case.rates[way], 1));
         let storm = if matches!(case.beside, Beside::Idle(_)) {
@@ -92,7 +90,8 @@ fn print(cases: &[Case]) {
         println!("| {} | {out} | {into} | {storm} |", case.title);
     }
     println!(
-        "\n| beside, compared with 10 idle flows | rate, guest → host | host → guest | worker's time a byte, guest → host \
+        "\n| load, compared with 10 idle flows | rate, guest → host | host → guest | worker's time per byte, \
+            guest → host \
          | host → guest |\n|---|---|---|---|---|"
     );
     for case in &cases[1..] {

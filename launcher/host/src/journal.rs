@@ -202,7 +202,7 @@ pub fn recover(folder: &Path) {
     match recovered {
         Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied) => {}
         Err(error) => log::warn!(
-            "cannot look for changes of a hawser that died in {}: {error}",
+            "cannot look in {} for changes of a hawser that died: {error}",
             folder.display()
         ),
         Ok(()) => {}
@@ -222,7 +222,7 @@ fn try_recover(folder: &Path) -> io::Result<()> {
         }
         let Some(undo) = read(&file, cookie) else { continue };
         if !undo.is_empty() {
-            log::warn!("putting back what a hawser that died had changed ({})", path.display());
+            log::warn!("undoing the changes of a hawser that died ({})", path.display());
         }
         if undo_all(&undo) {
             fs::remove_file(&path)?;
@@ -250,7 +250,7 @@ fn undo_all(undo: &[Undo]) -> bool {
     let mut netlink = match Netlink::open() {
         Ok(netlink) => netlink,
         Err(error) => {
-            log::error!("cannot put anything back: {error}");
+            log::error!("cannot undo the changes: {error}");
             return false;
         }
     };
@@ -269,7 +269,7 @@ impl std::fmt::Display for Undo {
         match self {
             Self::DeleteLink { name, kind, .. } => write!(f, "remove the {kind} {name}"),
             Self::ClearPromiscuous { name, .. } => write!(f, "take {name} out of promiscuous mode"),
-            Self::RestoreInterface(interface) => write!(f, "make {} what it was", interface.name),
+            Self::RestoreInterface(interface) => write!(f, "restore {}", interface.name),
         }
     }
 }

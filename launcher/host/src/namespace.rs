@@ -102,9 +102,9 @@ impl Namespace {
 
 fn enter_remedy(error: &io::Error) -> &'static str {
     match error.raw_os_error() {
-        Some(libc::EINVAL) => "it is no network namespace: name one of `ip netns list`",
-        Some(libc::EPERM) => "it takes CAP_SYS_ADMIN: start hawser with it, or in the namespace (ip netns exec)",
-        _ => "see that it is a network namespace, and that this process has CAP_SYS_ADMIN",
+        Some(libc::EINVAL) => "it is not a network namespace: name one of `ip netns list`",
+        Some(libc::EPERM) => "it needs CAP_SYS_ADMIN: start hawser with it, or in the namespace (ip netns exec)",
+        _ => "check that it is a network namespace, and that this process has CAP_SYS_ADMIN",
     }
 }
 

@@ -119,7 +119,7 @@ impl Netlink {
                         }
                         _ => {}
                     },
-                    Err(error) if lenient => log::debug!("an answer of rtnetlink is passed over: {error}"),
+                    Err(error) if lenient => log::debug!("ignoring an invalid answer of rtnetlink: {error}"),
                     Err(error) => return Err(io::Error::new(io::ErrorKind::InvalidData, error.to_string())),
                 }
             }

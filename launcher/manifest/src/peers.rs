@@ -84,7 +84,7 @@ fn claim<K: Clone + Display + Eq + Hash>(
             Ok(())
         }
         Entry::Occupied(entry) => Err(format!(
-            "{kind} {key} is in line {} already: give each guest its own",
+            "{kind} {key} is already in line {}: give each guest its own",
             entry.get()
         )),
     }
@@ -125,7 +125,7 @@ mod tests {
             ("02:00:00:00:00:06,10.1.0.6@192.0.2.3,name=DB", "name db"),
         ] {
             let error = parse(&format!("{first}{second}")).unwrap_err().to_string();
-            let expected = format!("2: {taken} is in line 1 already: give each guest its own");
+            let expected = format!("2: {taken} is already in line 1: give each guest its own");
             assert_eq!(error, expected);
         }
     }

@@ -261,7 +261,7 @@ pub fn make_all(manifests: &Manifests, setup: &PlanSetup<'_>, report: &Report) -
     plans.collect()
 }
 
-const NO_VM: &str = "no VirtualMachine or VirtualMachineInstance is in the files: give one with -f";
+const NO_VM: &str = "the files contain no VirtualMachine or VirtualMachineInstance: give one with -f";
 
 /// Without a VM, only the other objects are checked.
 fn without_vm(manifests: &Manifests, report: &Report) {
@@ -309,7 +309,7 @@ impl Planner<'_> {
         let nics: Vec<NicPlan> = self.vm.interfaces.iter().filter_map(|i| self.nic(i)).collect();
         if nics.is_empty() && !self.report.has_errors() {
             let message = if self.vm.interfaces.is_empty() {
-                "it has no interfaces, and autoattachPodInterface: false adds none: nothing is to be served"
+                "it has no interfaces, and autoattachPodInterface: false adds none: there is nothing to serve"
             } else {
                 "every interface is absent: nothing is left to serve"
             };
@@ -355,7 +355,7 @@ impl Planner<'_> {
         if let [first, more @ ..] = &self.manifests.mac_pools[..] {
             for pool in more {
                 let message = format!(
-                    "KubeMacPool's range is at {}:{} already: leave one out",
+                    "KubeMacPool's range is already given at {}:{}: leave one out",
                     first.spot.file, first.spot.line
                 );
                 self.report.error(&pool.spot, message);
@@ -405,7 +405,7 @@ impl Planner<'_> {
         let wanted = self.vm.multiqueue.unwrap_or(1);
         let served = u16::try_from(wanted).unwrap_or(most).min(most);
         if u32::from(served) < wanted {
-            let message = format!("{wanted} CPUs get {served} queue pairs, which is all vhost-user can number");
+            let message = format!("{wanted} CPUs get {served} queue pairs, the most that vhost-user can number");
             self.report.warn(&self.vm.spot, message);
         }
         NonZeroU16::new(served).unwrap_or(NonZeroU16::MIN)
@@ -568,7 +568,7 @@ impl Planner<'_> {
         for (n, (spot, forward)) in forwards.iter().enumerate() {
             let collides = |(_, other): &&(Spot, Forward)| forward::collide(other, forward);
             if let Some((other, _)) = forwards[..n].iter().find(collides) {
-                let message = format!("hawser listens on this port for {}:{} already", other.file, other.line);
+                let message = format!("hawser already listens on this port for {}:{}", other.file, other.line);
                 self.report.error(spot, message);
             }
         }

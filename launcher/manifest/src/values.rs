@@ -287,7 +287,7 @@ pub fn peer(text: &str) -> Parsed<PeerConfig> {
             None if property == FRAMES && !knows_frame_option => knows_frame_option = true,
             _ => {
                 return Err(format!(
-                    "{property} is no property of an endpoint, or there twice: give {FRAMES} or {NAME}NAME"
+                    "{property} is not a property of an endpoint, or is given twice: give {FRAMES} or {NAME}NAME"
                 ));
             }
         }
@@ -300,7 +300,7 @@ pub fn peer(text: &str) -> Parsed<PeerConfig> {
     };
     let addresses = parts.map(guest_address).collect::<Parsed<Vec<_>>>()?;
     if macs.is_empty() && !addresses.is_empty() {
-        return Err("any has no address of its own: give the MAC that has it".into());
+        return Err("any has no address of its own: give the MAC that has this address".into());
     }
     if macs.is_empty() && knows_frame_option {
         return Err(format!(
@@ -308,7 +308,7 @@ pub fn peer(text: &str) -> Parsed<PeerConfig> {
         ));
     }
     if addresses.is_empty() && name.is_some() {
-        return Err("a name is that of addresses: give the guest's".into());
+        return Err("a name needs addresses: give the guest's".into());
     }
     Ok(PeerConfig {
         vtep,
@@ -327,14 +327,14 @@ fn vtep_address(text: &str) -> Parsed<SocketAddr> {
         (_, Ok(address)) => SocketAddr::new(address, geneve::PORT),
         _ => {
             return Err(format!(
-                "{text} is no endpoint: give an address such as 192.0.2.2 or [2001:db8::2]:6081"
+                "{text} is not an endpoint: give an address such as 192.0.2.2 or [2001:db8::2]:6081"
             ));
         }
     };
     let ip = vtep.ip();
     if ip.is_unspecified() || ip.is_multicast() || vtep.port() == 0 {
         return Err(format!(
-            "nothing is sent to {text}: give the address and port of one process"
+            "{text} cannot receive datagrams: give the address and port of one process"
         ));
     }
     Ok(vtep)

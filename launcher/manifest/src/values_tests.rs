@@ -225,15 +225,15 @@ fn a_peer_is_a_mac_its_addresses_and_the_endpoint_it_is_behind() {
             ("02:00:00:00:00:05", "give MAC"),
             (
                 "02:00:00:00:00:05@192.0.2.2,frame",
-                "frame is no property of an endpoint",
+                "frame is not a property of an endpoint",
             ),
-            ("02:00:00:00:00:05@192.0.2.2,frames,frames", "no property"),
-            ("02:00:00:00:00:05,10.1.0.5@192.0.2.2,name=a,name=b", "there twice"),
+            ("02:00:00:00:00:05@192.0.2.2,frames,frames", "given twice"),
+            ("02:00:00:00:00:05,10.1.0.5@192.0.2.2,name=a,name=b", "given twice"),
             ("02:00:00:00:00:05,10.1.0.5@192.0.2.2,name=a.b", "one label"),
-            ("02:00:00:00:00:05@192.0.2.2,name=a", "a name is that of addresses"),
+            ("02:00:00:00:00:05@192.0.2.2,name=a", "a name needs addresses"),
             ("any@192.0.2.2,frames", "give the MAC"),
             ("any,10.1.0.5@192.0.2.2", "any has no address"),
-            ("02:00:00:00:00:05@0.0.0.0", "nothing is sent"),
+            ("02:00:00:00:00:05@0.0.0.0", "cannot receive datagrams"),
         ],
     );
 }

@@ -22,7 +22,7 @@ pub(crate) const ROUTES: &[Route] = &[Route {
     path: PATH,
     handler: get,
     describe: |_| {
-        Operation::new("Packets as they cross a port, as pcapng, until the client goes")
+        Operation::new("Streams the packets that cross a port, as pcapng, until the client disconnects")
             .port()
             .parameter(Parameter::text(
                 "at",
@@ -31,7 +31,7 @@ pub(crate) const ROUTES: &[Route] = &[Route {
             .parameter(Parameter::number("snap-length", "Bytes kept of each packet"))
             .parameter(Parameter::text(
                 "filter",
-                "Words all of which must hold: in, out, dropped, arp, ip, ip6, tcp, udp, icmp, host=ADDR, port=N, mac=MAC",
+                "Terms that must all match: in, out, dropped, arp, ip, ip6, tcp, udp, icmp, host=ADDR, port=N, mac=MAC",
             ))
             .binary(KIND)
     },
@@ -56,7 +56,7 @@ fn get(context: &Context, request: &Request) -> Result<Answer, Refusal> {
         Some(Ok(length)) if length > 0 => length.min(SNAP_LENGTH_MAX),
         Some(_) => {
             return Err(Refusal::bad_request(
-                "snap-length is no number of bytes",
+                "snap-length is not a number of bytes",
                 "write a number above 0",
             ));
         }
@@ -68,11 +68,11 @@ fn get(context: &Context, request: &Request) -> Result<Answer, Refusal> {
         .parse()
         .map_err(|error| Refusal::bad_request(format!("filter: {error}"), "see hawser capture --help"))?;
     let rules = CaptureRules { snap_length, filter };
-    let busy = |error| Refusal::conflict(error, "one capture of a port at a time");
+    let busy = |error| Refusal::conflict(error, "only one capture of a port can run at a time");
     let started = nic.capture(place, rules).ok_or_else(|| match place {
         CapturePlace::Nic => super::not_ours(&nic),
         CapturePlace::Tunnel => Refusal::conflict(
-            format!("{} is on no network that spans nodes", nic.name()),
+            format!("{} is not on a network that spans nodes", nic.name()),
             "name a port in layer2 mode with ?port=",
         ),
     })?;

@@ -25,7 +25,7 @@ pub(crate) const ROUTES: &[Route] = &[
         path: PATH,
         handler: |context, request| context.nic(request).map(|nic| list(&nic)),
         describe: |generator| {
-            Operation::new("The ports that reach a guest")
+            Operation::new("Lists the port forwards")
                 .port()
                 .answers::<Forwards>(generator)
         },
@@ -35,7 +35,7 @@ pub(crate) const ROUTES: &[Route] = &[
         path: PATH,
         handler: add,
         describe: |generator| {
-            Operation::new("Has one more port, or range, reach a guest in masquerade")
+            Operation::new("Adds a port forward, for one port or a range")
                 .port()
                 .takes::<Change>(generator)
                 .answers::<Forwards>(generator)
@@ -46,7 +46,7 @@ pub(crate) const ROUTES: &[Route] = &[
         path: PATH,
         handler: remove,
         describe: |generator| {
-            Operation::new("Lets go of a port, or range, as it was added; connections that came by it stay")
+            Operation::new("Removes a port forward, as it was added; its open connections stay")
                 .port()
                 .takes::<Change>(generator)
                 .answers::<Forwards>(generator)
@@ -62,7 +62,7 @@ pub(crate) struct Change {
     pub forward: String,
 }
 
-/// The ports that reach a guest.
+/// The port forwards.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub(crate) struct Forwards {
     /// Forwards in the order in which they were added.
@@ -140,11 +140,11 @@ fn refusal(error: ForwardError) -> Refusal {
     match error {
         ForwardError::NoGateway => Refusal::conflict(
             error,
-            "ask for a port in masquerade mode, or on a layer2 network with a gateway",
+            "choose a port in masquerade mode, or on a layer2 network with a gateway",
         ),
         ForwardError::EveryPort => Refusal::conflict(error, "give --port beside --port=all when hawser is started"),
-        ForwardError::Unknown(_) => Refusal::not_found(error, format!("GET {PATH} lists those there are")),
-        ForwardError::Listen(_) => Refusal::conflict(error, "nothing listens that did not before"),
+        ForwardError::Unknown(_) => Refusal::not_found(error, format!("GET {PATH} lists the existing ones")),
+        ForwardError::Listen(_) => Refusal::conflict(error, "no new socket was opened"),
         ForwardError::Watch(_) => Refusal::internal(error, "raise the limits on open files and epoll watches"),
     }
 }

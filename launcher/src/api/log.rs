@@ -47,9 +47,9 @@ pub(crate) struct LogLevel {
 
 fn put(_context: &Context, request: &Request) -> Result<Answer, Refusal> {
     let wanted: LogLevel = super::body(request)?;
-    let bad = |remedy| Refusal::bad_request(format!("filter: {:?} is no filter", wanted.filter), remedy);
+    let bad = |remedy| Refusal::bad_request(format!("filter: {:?} is not a filter", wanted.filter), remedy);
     let filter = logging::parse_filter(&wanted.filter).map_err(bad)?;
     logging::set_filter(&filter);
-    log::info!("what is logged is now {filter}");
+    log::info!("the log filter is now {filter}");
     Ok(super::json(200, &LogLevel { filter }))
 }

@@ -81,7 +81,7 @@ impl Collector for Samples {
                     .encode_counter(&sample.nic.counters.count(count), NO_EXEMPLAR)?;
             }
         }
-        let help = "What went nowhere, by reason: frames, or messages in them";
+        let help = "Dropped frames, or messages in them, by reason";
         let mut metric = encoder.encode_descriptor("port_drops", help, None, MetricType::Counter)?;
         for sample in &self.0 {
             for &reason in DropReason::ALL {
@@ -101,11 +101,9 @@ impl Collector for Samples {
         }
         self.encode_peers(&mut encoder)?;
         let states: [(&str, &str, Holds); 2] = [
-            (
-                "port_link_up",
-                "Whether the guest is shown a link that is up",
-                |sample| sample.nic.link_up,
-            ),
+            ("port_link_up", "Whether the guest sees its link as up", |sample| {
+                sample.nic.link_up
+            }),
             (
                 "port_failed",
                 "Whether the port has failed and is no longer served",

@@ -101,7 +101,7 @@ impl Context {
         let remedy = format!("name one with ?port=: {}", names.join(", "));
         let at = match request.query.get("port") {
             None if nics.len() == 1 => 0,
-            None => return Err(Refusal::bad_request("there is not just one port", remedy)),
+            None => return Err(Refusal::bad_request("there are several ports", remedy)),
             Some(name) => {
                 let at = names.iter().position(|known| known == name);
                 at.ok_or_else(|| Refusal::not_found(format!("there is no port {name:?}"), remedy))?
@@ -113,7 +113,7 @@ impl Context {
 
 /// Refusal for a NIC whose packets pass through a device of the host instead of hawser.
 fn not_ours(nic: &ServedNic) -> Refusal {
-    let error = format!("the packets of {} do not pass through hawser", nic.name());
+    let error = format!("packets of {} do not pass through hawser", nic.name());
     Refusal::conflict(error, "use the tools of its device")
 }
 

@@ -41,7 +41,7 @@ impl Operation {
     /// An operation with a short summary, without responses yet.
     pub(crate) fn new(summary: &str) -> Self {
         let refusal = json!({
-            "description": "Not granted, and nothing changed",
+            "description": "The request was refused, and nothing was changed",
             "content": {JSON: {"schema": {"$ref": "#/components/schemas/Refusal"}}}
         });
         let operation = json!({"summary": summary, "responses": {"default": refusal}});
@@ -63,7 +63,7 @@ impl Operation {
     pub(crate) fn port(self) -> Self {
         self.parameter(Parameter::text(
             "port",
-            "Name of the port; it may be left out where there is one",
+            "Name of the port; optional if there is only one",
         ))
     }
 
@@ -117,7 +117,8 @@ pub(crate) fn document() -> Value {
         "openapi": "3.1.0",
         "info": {
             "title": "hawser",
-            "description": "A running hawser, asked and told on the Unix socket of --api-socket. See docs/api.md.",
+            "description": "Watches and changes a running hawser through the Unix socket of --api-socket. See \
+                docs/api.md.",
             "version": "1",
         },
         "servers": [{"url": "http://localhost"}],

@@ -25,7 +25,7 @@ pub(crate) const ROUTES: &[Route] = &[
         path: PLUG,
         handler: |context, request| Ok(later(hotplug(context)?.plug(body(request)?))),
         describe: |generator| {
-            Operation::new("Makes the VM's NICs those of its manifests")
+            Operation::new("Changes the VM's NICs to match its manifests")
                 .takes::<Plug>(generator)
                 .answers::<Changes>(generator)
         },
@@ -38,7 +38,7 @@ pub(crate) const ROUTES: &[Route] = &[
             Ok(later(hotplug(context)?.unplug(interface)))
         },
         describe: |generator| {
-            Operation::new("Takes a NIC out of the VM, when its guest lets go of it")
+            Operation::new("Unplugs a NIC from the VM when the guest releases it")
                 .takes::<Unplug>(generator)
                 .answers::<Changes>(generator)
         },
@@ -48,7 +48,7 @@ pub(crate) const ROUTES: &[Route] = &[
         path: LINK,
         handler: |context, request| Ok(link(context, body(request)?)),
         describe: |generator| {
-            Operation::new("Takes the link of a NIC up or down, as the guest sees it")
+            Operation::new("Sets the link that the guest sees on a NIC up or down")
                 .takes::<Link>(generator)
                 .answers::<Changes>(generator)
         },
@@ -92,12 +92,17 @@ fn link(context: &Context, wanted: Link) -> Answer {
 }
 
 fn body<T: DeserializeOwned>(request: &Request) -> Result<T, Refusal> {
-    serde_json::from_slice(&request.body)
-        .map_err(|error| Refusal::bad_request(format!("the body is not as described: {error}"), "see /v1/openapi.json"))
+    serde_json::from_slice(&request.body).map_err(|error| {
+        Refusal::bad_request(
+            format!("the body does not match the description: {error}"),
+            "see \
+            /v1/openapi.json",
+        )
+    })
 }
 
 fn hotplug(context: &Context) -> Result<&Hotplug, Refusal> {
-    let remedy = "serve the VM's manifests, with hawser run";
+    let remedy = "serve the VM's manifests with hawser run";
     let refusal = || Refusal::conflict("this process serves one NIC of its command line", remedy);
     context.hotplug.as_ref().ok_or_else(refusal)
 }
@@ -116,17 +121,21 @@ fn answer(outcome: Outcome) -> Document {
 }
 
 fn refusal(error: &HotplugError) -> Refusal {
-    let remedy = "all is as it was";
+    let remedy = "nothing was changed";
     match error {
         HotplugError::Manifests(_) | HotplugError::OtherVm { .. } => {
             Refusal::bad_request(error, "correct the manifests")
         }
-        HotplugError::Unknown(_) => Refusal::not_found(error, "hawser status lists those there are"),
+        HotplugError::Unknown(_) => Refusal::not_found(error, "hawser status lists the existing ones"),
         HotplugError::Changed(_) => Refusal::conflict(error, "unplug it first"),
         HotplugError::NoVmm => Refusal::conflict(error, "hawser unplug and hawser link need none"),
         HotplugError::Port(_) => Refusal::conflict(error, remedy),
         HotplugError::Vmm(vmm) => match vmm {
-            vmm if vmm.is_unreachable() => Refusal::internal(error, "see that the VMM runs and takes orders there"),
+            vmm if vmm.is_unreachable() => Refusal::internal(
+                error,
+                "check that the VMM is running and accepts \
+                commands there",
+            ),
             RunningError::Qemu(_) | RunningError::Answer { .. } => Refusal::internal(error, remedy),
             _ => Refusal::conflict(error, remedy),
         },

@@ -18,7 +18,7 @@ pub(crate) const ROUTES: &[Route] = &[
         path: PATH,
         handler: get,
         describe: |generator| {
-            Operation::new("How much may cross a port")
+            Operation::new("Shows the rate limits of a port")
                 .port()
                 .answers::<Rates>(generator)
         },
@@ -28,7 +28,7 @@ pub(crate) const ROUTES: &[Route] = &[
         path: PATH,
         handler: put,
         describe: |generator| {
-            Operation::new("Sets how much may cross a port; what is left out is not limited")
+            Operation::new("Sets the rate limits of a port; limits that are left out are removed")
                 .port()
                 .takes::<Rates>(generator)
                 .answers::<Rates>(generator)
@@ -86,7 +86,7 @@ fn put(context: &Context, request: &Request) -> Result<Answer, Refusal> {
 impl Limit {
     fn checked(self, direction: &str) -> Result<RateLimit, Refusal> {
         let refused = |field: &str, remedy: String| Refusal::bad_request(format!("{direction}.{field}"), remedy);
-        let without = |field: &str| refused(field, "give the rate it belongs to, or leave it out".into());
+        let without = |field: &str| refused(field, "give the rate that it belongs to, or leave it out".into());
         if self.bits_per_second.is_none() && self.burst_bytes.is_some() {
             return Err(without("burstBytes"));
         }

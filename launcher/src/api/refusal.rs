@@ -45,7 +45,11 @@ impl Refusal {
     }
 
     pub(super) fn wrong_method(method: &str, path: &str, allowed: &str) -> Self {
-        Self::new(405, format!("{path} does not take {method}"), format!("use {allowed}"))
+        Self::new(
+            405,
+            format!("{path} does not support {method}"),
+            format!("use {allowed}"),
+        )
     }
 
     pub(super) fn unknown_method(method: &str) -> Self {
@@ -61,7 +65,7 @@ impl Refusal {
     }
 
     pub(super) fn timeout() -> Self {
-        Self::new(408, "the request did not come whole in time", "send it at once")
+        Self::new(408, "the request was not complete in time", "send it at once")
     }
 
     pub(super) fn too_large(error: impl ToString) -> Self {

@@ -128,8 +128,9 @@ pub(crate) enum AttachError {
     LinkDown(String),
     /// The process may not create or change links.
     #[error(
-        "{what} takes CAP_NET_ADMIN in the network namespace; start hawser with it (AmbientCapabilities=, setcap), or \
-         have a TAP device made for its user (ip tuntap add NAME mode tap user USER vnet_hdr) and give --tap=NAME"
+        "{what} needs CAP_NET_ADMIN in the network namespace; start hawser with it (AmbientCapabilities=, \
+            setcap), or create a TAP device for its user (ip tuntap add NAME mode tap user USER vnet_hdr) and \
+            give --tap=NAME"
     )]
     NoPrivilege {
         /// The operation that needs the right.
@@ -164,7 +165,7 @@ pub(crate) enum AttachError {
     #[error("{0} has no {1} that a guest could take over; attach the guest with --bridge, --macvtap or --tap instead")]
     Nothing(String, &'static str),
     /// The link was removed during the survey.
-    #[error("{0} was removed meanwhile; try again")]
+    #[error("{0} was removed in the meantime; try again")]
     Vanished(String),
     /// A link cannot be created on top of another.
     #[error("cannot create {kind} on {lower}: {source}; {remedy}")]
@@ -190,8 +191,8 @@ pub(crate) enum AttachError {
     },
     /// The mode cannot deliver packets for the address.
     #[error(
-        "the guest's address {0} cannot be reached through an ipvtap in l3s, which passes IPv4 on and no IPv6; leave it \
-         out, or choose mode l3"
+        "the guest's address {0} cannot be reached through an ipvtap in l3s, which forwards only IPv4; leave it \
+            out, or choose mode l3"
     )]
     Ipv6InL3s(IpAddr),
     /// Addresses were given for an ipvtap that hawser does not create.

@@ -316,6 +316,6 @@ fn make_remedy(error: &io::Error) -> &'static str {
         Some(libc::EOPNOTSUPP) => "this kernel has no such kind of link: load its module",
         Some(libc::EBUSY) => "another process or a passthru already uses the link: release it, or name another",
         Some(libc::EINVAL) => "it cannot be in that mode beside the others on the link: choose another mode or link",
-        _ => "see that the link can have it",
+        _ => "check that the link can have it",
     }
 }

@@ -33,7 +33,7 @@ pub(super) fn look(netlink: &mut Netlink, name: String, spec: &NicSpec) -> Resul
             return Err(AttachError::Kind {
                 found: "a TUN device, which carries no Ethernet".into(),
                 wanted: "a TAP device",
-                remedy: "make it anew (ip tuntap add NAME mode tap vnet_hdr), or name another".into(),
+                remedy: "create it again (ip tuntap add NAME mode tap vnet_hdr), or name another".into(),
                 name,
             });
         }
@@ -43,7 +43,7 @@ pub(super) fn look(netlink: &mut Netlink, name: String, spec: &NicSpec) -> Resul
         "macvtap" => format!("give --macvtap={name} instead"),
         "ipvtap" => format!("give --ipvtap={name} instead"),
         "bridge" => format!("give --bridge={name} instead"),
-        _ => "name a TAP device, or one that is not there yet".into(),
+        _ => "name a TAP device, or a device that does not exist yet".into(),
     };
     Err(AttachError::Kind {
         found: article(&link.kind),

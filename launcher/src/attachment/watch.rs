@@ -135,7 +135,7 @@ fn watch(mut keeper: Keeper, events: &Netlink, mut netlink: Netlink, port: &Port
         match end.or_event(events) {
             Ok(Wake::Event) => events.drain(),
             Ok(Wake::End) => return,
-            Err(error) => return log::error!("the segment is not watched any more: {error}"),
+            Err(error) => return log::error!("the segment is no longer watched: {error}"),
         }
     }
 }

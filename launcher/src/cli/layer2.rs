@@ -14,8 +14,8 @@ pub(crate) struct Layer2Args {
     /// Identifier of the network in the tunnel, 0 to 16777215
     #[arg(long, value_name = "N", help_heading = "Network across nodes (--mode=layer2)", value_parser = values::vni)]
     pub vni: Option<Vni>,
-    /// Address of this host or pod to which peers send, or the family of the default route whose
-    /// source address that is [default: that of the default route, in the family of the peers, else IPv4]
+    /// Address of this host or pod to which peers send, or the address family of the default route whose source address
+    /// is used [default: that of the default route, in the family of the peers, or else in IPv4]
     #[arg(
         long,
         value_name = "ADDR|ipv4|ipv6",
@@ -41,10 +41,9 @@ pub(crate) struct Layer2Args {
         value_parser = values::gateway
     )]
     pub gateway: Option<GatewaySpec>,
-    /// A guest of the network that another process serves: its MAC, its addresses, and address and
-    /// port of the process [default port: 6081]; any in place of the MAC for an endpoint with many;
-    /// frames if both processes are hawser and name each other so; name=NAME for its name in the
-    /// gateway's DNS; may be repeated
+    /// A guest of the network that another process serves: its MAC, its addresses, and address and port of the process
+    /// [default port: 6081]; any instead of the MAC for an endpoint with many MACs; frames if both processes are hawser
+    /// and both name each other with it; name=NAME for its name in the gateway's DNS; may be repeated
     #[arg(
         long = "peer",
         value_name = "MAC[,ADDR…]@ADDR[:PORT][,frames][,name=NAME]",
@@ -52,8 +51,8 @@ pub(crate) struct Layer2Args {
         value_parser = values::peer
     )]
     pub peers: Vec<PeerConfig>,
-    /// File of such guests, one a line; # starts a comment; lines of this process's own endpoint do
-    /// not count; changes are followed while hawser runs
+    /// File of such guests, one per line; # starts a comment; lines with this process's own endpoint are ignored; the
+    /// file is read again when it changes
     #[arg(
         long = "peers",
         value_name = "FILE",

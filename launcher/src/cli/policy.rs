@@ -45,10 +45,10 @@ pub(crate) struct PolicyArgs {
         value_parser = own_network
     )]
     pub ip_spoof_check: Vec<IpNet>,
-    /// Drop DHCP and DHCPv6 server messages of the guest
+    /// Drop DHCP and DHCPv6 server messages from the guest
     #[arg(long, help_heading = "Checks")]
     pub dhcp_guard: bool,
-    /// Drop router advertisements and redirects of the guest
+    /// Drop router advertisements and redirects from the guest
     #[arg(long, help_heading = "Checks")]
     pub router_guard: bool,
 

@@ -55,7 +55,7 @@ pub(crate) enum OptionError {
     #[error("--mode=layer2 needs {0}: give it, see hawser --help")]
     Missing(&'static str),
     /// An option of the gateway, and the network has none.
-    #[error("{0} has no effect with --gateway=off: the gateway would do it; leave one of them out")]
+    #[error("{0} has no effect with --gateway=off, because it needs the gateway; leave one of them out")]
     NoGateway(&'static str),
     /// Options of the policy contradict each other.
     #[error(transparent)]

@@ -64,12 +64,12 @@ impl EventFile {
         let text = [separator, lines].concat();
         match self.out.write_all(&text).and_then(|()| self.out.flush()) {
             Ok(()) if self.state == State::Failed => {
-                log::info!("the event log is written again");
+                log::info!("the event log can be written again");
                 self.state = State::Written;
             }
             Ok(()) => {}
             Err(error) if self.state == State::Written => {
-                log::error!("the event log cannot be written, its events are lost until it can: {error}");
+                log::error!("the event log cannot be written; events are lost until it can: {error}");
                 self.state = State::Failed;
             }
             Err(_) => {}
@@ -91,8 +91,8 @@ impl EventFile {
             }
             Err(error) => {
                 log::error!(
-                    "--event-log={}: it was moved, and cannot be made anew: {error}; it is written where it is now, from \
-                     now on whatever becomes of its name",
+                    "--event-log={}: it was moved, and cannot be created again: {error}; from now on hawser \
+                        writes to the moved file, whatever happens to its name",
                     path.display()
                 );
                 self.place = None;

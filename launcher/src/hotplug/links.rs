@@ -62,7 +62,7 @@ impl DownLinks {
         match take_down(socket, &due) {
             Ok(()) => self.held.extend(due.iter().map(|nic| nic.name.clone())),
             Err(error) => {
-                log::warn!("the VMM may show a link as up that is down: {error}");
+                log::warn!("the VMM may show a link as up although it is down: {error}");
                 self.next = Instant::now() + LEAVE;
             }
         }
@@ -73,7 +73,7 @@ fn take_down(socket: &VmmSocket, nics: &[&NicPlan]) -> Result<(), RunningError> 
     let mut vmm = socket.meet()?;
     for nic in nics {
         vmm.set_link(&nic.name, false)?;
-        log::info!("interface {}: its link is set down in the VMM", nic.name);
+        log::info!("interface {}: set its link down in the VMM", nic.name);
     }
     Ok(())
 }

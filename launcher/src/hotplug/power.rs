@@ -38,7 +38,7 @@ impl PowerDown {
         match asked {
             Ok(()) => {
                 log::info!(
-                    "the guest is asked to shut down within {grace:?}; a second signal \
+                    "asked the guest to shut down within {grace:?}; a second signal \
                     stops the VMM at once"
                 );
                 ending.deadline = Some(Instant::now() + grace);

@@ -106,8 +106,8 @@ impl Preview {
         match &self.without_mac[..] {
             [] => Ok(()),
             [interface, ..] => Err(Failure::usage(
-                "no MAC is kept for it yet, and --print-args reserves none: hawser leases allocate -f FILE does, as \
-                 does hawser run when it serves; or give macAddress",
+                "no MAC is reserved for it yet, and --print-args does not reserve one: use hawser leases \
+                    allocate -f FILE or hawser run, or give macAddress",
             )
             .of(interface)),
         }

@@ -104,7 +104,7 @@ impl Follower {
             Ok(None) => self.file.change(|state| state.refused = None),
             Ok(Some(count)) => {
                 let (name, path) = (&self.port.config().name, self.file.path.display());
-                log::info!("port {name}: {path} has changed: {count} peers from now on");
+                log::info!("port {name}: {path} has changed and now has {count} peers");
                 self.file.change(|state| {
                     *state = PeersState {
                         taken: state.taken + 1,
@@ -224,7 +224,7 @@ mod tests {
             "with the peer of the option"
         );
         for (text, number, word) in [
-            (line(13) + &line(13), 2, "line 1 already"),
+            (line(13) + &line(13), 2, "already in line 1"),
             (line(13) + "nonsense\n", 2, "give MAC"),
             (
                 line(13) + "\n" + &line(12),

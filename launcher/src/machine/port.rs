@@ -178,7 +178,7 @@ impl ServedPort {
             return;
         }
         log::info!(
-            "port {}: the guest gets other name servers, as {} changed",
+            "port {}: the guest gets new name servers because {} has changed",
             self.name(),
             resolv::PATH
         );

@@ -44,7 +44,7 @@ impl Qemu {
         if made.is_err()
             && let Err(error) = self.sweep(&names)
         {
-            log::error!("cannot put back what was made in QEMU for {}: {error}", card.port.name);
+            log::error!("cannot undo what was created in QEMU for {}: {error}", card.port.name);
         }
         made
     }

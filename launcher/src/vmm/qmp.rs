@@ -20,7 +20,7 @@ const EVENTS_MAX: usize = 256;
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum QmpError {
     /// No answer in time.
-    #[error("QEMU does not answer on its monitor, which may have another client: give hawser a monitor of its own")]
+    #[error("QEMU does not answer on its monitor, which may already have a client: give hawser a monitor of its own")]
     Silent,
     /// The socket failed.
     #[error("QEMU's monitor: {0}")]

@@ -73,7 +73,7 @@ pub struct Bound {
 pub enum BindError {
     /// The port is not at the epoch that the process passed.
     #[error(
-        "{port} {}: this process must not send for it; stop it, or take the port over from that state",
+        "{port} {}: this process must not send for it; stop this process, or take over the port from that state",
         found.as_ref().map_or_else(
             || "is no longer bound".to_owned(),
             |bound| format!("is bound to {} at epoch {}", bound.binding.process, bound.epoch)

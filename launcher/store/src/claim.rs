@@ -103,7 +103,7 @@ pub enum ClaimError {
     #[error("every address of {0} is in use: widen the ranges, or release VMs that are gone (hawser leases list)")]
     NoAddress(String),
     /// The random number generator fails.
-    #[error("the system gives no random numbers: {0}")]
+    #[error("the system provides no random numbers: {0}")]
     Random(String),
     /// The interface's network excludes another one.
     #[error(transparent)]

@@ -125,7 +125,7 @@ pub enum GeneveError {
         kind: u8,
     },
     /// [`FrameOption`] appears twice.
-    #[error("hawser's frame option is there twice")]
+    #[error("hawser's frame option occurs twice")]
     Repeated,
     /// The O bit: the payload is a control message and goes to no tenant.
     #[error("a control packet")]

@@ -39,7 +39,7 @@ pub enum LoadError {
     },
     /// A field has a value that no flow has.
     #[error(
-        "a saved flow has {field} {found}, allowed is {allowed}: the flow is left out, and the guest has to open it \
+        "a saved flow has {field} {found}; allowed is {allowed}: the flow is left out, and the guest has to open it \
          again; report the versions on both sides"
     )]
     OutOfRange {
@@ -57,7 +57,7 @@ pub enum LoadError {
     )]
     Contradiction(&'static str),
     /// A flow with these ends already exists.
-    #[error("a saved flow has the ends of one that exists; load into a process without flows")]
+    #[error("a saved flow has the endpoints of an existing one; load into a process without flows")]
     Duplicate,
     /// The table has no room.
     #[error(

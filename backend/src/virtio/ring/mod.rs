@@ -68,7 +68,7 @@ pub enum RingError {
     #[error("the ring part at {0:#x} is not in guest memory")]
     Unmapped(u64),
     /// The available index is further ahead than the ring has entries.
-    #[error("the available index runs {0} entries ahead of a ring of {1}")]
+    #[error("the available index is {0} entries ahead in a ring of {1}")]
     AvailIndex(u16, u16),
     /// A descriptor index beyond its table.
     #[error("descriptor {0} is not in its table")]

@@ -480,7 +480,8 @@ fn what_is_written_fits_and_asks_for_what_is_handed_out() {
     assert_eq!(written(BRIDGE, LAN, ranges), format!("{HEAD}{only4}    mtu: 1400\n"));
     let dhcp = "\"ipam\": {\"type\": \"dhcp\"}";
     assert_eq!(written(BRIDGE, LAN, dhcp), format!("{HEAD}{only4}"));
-    let nobody = "    # hawser knows of no addresses that are handed out here: give addresses, or dhcp4: true.\n    dhcp4: \
+    let nobody = "    # hawser does not know what addresses are handed out here: give addresses, or dhcp4: \
+        true.\n    dhcp4: \
                   false\n    dhcp6: false\n    accept-ra: true\n";
     assert_eq!(written(BRIDGE, LAN, "\"vlan\": 7"), format!("{HEAD}{nobody}"));
 }

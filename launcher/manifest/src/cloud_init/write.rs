@@ -54,7 +54,7 @@ fn ethernet(text: &mut String, number: usize, nic: &NicPlan, mac: Option<MacAddr
     if matches!((&offer.ipv4, &offer.ipv6), (Told::Nothing, Told::Nothing)) {
         line(
             4,
-            "# hawser knows of no addresses that are handed out here: give addresses, or dhcp4: true.",
+            "# hawser does not know what addresses are handed out here: give addresses, or dhcp4: true.",
         );
     }
     let asks4 = !written && !matches!(offer.ipv4, Told::Nothing);

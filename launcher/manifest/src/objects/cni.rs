@@ -419,7 +419,7 @@ fn bridge(object: &Object<'_>) -> Option<Attached> {
         error_at(
             object,
             "promiscMode",
-            "it excludes hairpinMode: leave out one of them".into(),
+            "it cannot be combined with hairpinMode: leave out one of them".into(),
         );
     }
     Some(Ok((AttachmentSpec::Bridge(port), Some(rules))))

@@ -77,7 +77,7 @@ fn check(interface: &Object<'_>, all: &[PortRange], istio: bool) {
     for (n, range) in all.iter().enumerate() {
         let before = &all[..n];
         if before.iter().any(|b| b.collides(range)) {
-            interface.error_at(&range.spot, "these ports are in the list already: remove them here");
+            interface.error_at(&range.spot, "these ports are already in the list: remove them here");
         }
         if range.name.is_some() && before.iter().any(|b| b.name == range.name) {
             interface.error_at(&range.spot, "another port has the same name: give each its own");

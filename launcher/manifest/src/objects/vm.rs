@@ -146,7 +146,7 @@ fn read_spec(object: &Object<'_>, metadata: Metadata, spec: Option<&Item<'_>>) -
         .and_then(|domain| domain.object(&table::DOMAIN));
     let devices = domain
         .as_ref()
-        .and_then(|domain| domain.need("devices", "give {} if it has no more than KubeVirt adds"))
+        .and_then(|domain| domain.need("devices", "give {} if it has only what KubeVirt adds"))
         .and_then(|devices| devices.object(&table::DEVICES));
     let of_devices = |name| devices.as_ref().and_then(|devices| devices.boolean(name));
     let istio = is_injected(&metadata);

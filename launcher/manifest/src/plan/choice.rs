@@ -76,7 +76,7 @@ fn is_same(a: &Vm, b: &Vm) -> bool {
 
 fn twice(first: &Vm, second: &Vm, report: &Report) {
     let message = format!(
-        "a VM of this name is at {}:{} already: leave one out",
+        "a VM of this name is already at {}:{}: leave one out",
         first.spot.file, first.spot.line
     );
     report.error(&second.spot, message);
@@ -89,7 +89,7 @@ fn nothing_fits(machines: &[Vm], setup: &PlanSetup<'_>, report: &Report) {
         .filter_map(|(option, value)| Some(format!("{option}={}", value.as_ref()?)));
     let options: Vec<String> = options.collect();
     let message = format!(
-        "no VM of the files is that of {}: they have {}",
+        "none of the VMs in the files is that of {}: they have {}",
         options.join(" "),
         names(machines)
     );

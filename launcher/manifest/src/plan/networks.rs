@@ -99,13 +99,13 @@ impl Planner<'_> {
         let mut found = self.named(Some(namespace), name).into_iter();
         let Some(network) = found.next() else {
             let message =
-                format!("no NetworkAttachmentDefinition {namespace}/{name} is in the files: give it with -f too");
+                format!("the files contain no NetworkAttachmentDefinition {namespace}/{name}: give it with -f too");
             self.report.error(spot, message);
             return None;
         };
         for other in found {
             let message = format!(
-                "a network of this name is at {}:{} already: leave one out",
+                "a network of this name is already at {}:{}: leave one out",
                 network.spot.file, network.spot.line
             );
             self.report.error(&other.spot, message);

@@ -71,7 +71,7 @@ impl Planner<'_> {
             TargetPort::Number(number) if open(port.transport, *number) => Some(*number),
             TargetPort::Number(number) => {
                 let message = format!(
-                    "targetPort {number} is not among the ports of interface {:?}: add it there, or lead elsewhere",
+                    "targetPort {number} is not among the ports of interface {:?}: add it there, or give another port",
                     interface.name
                 );
                 self.report.error(&port.spot, message);
@@ -84,7 +84,8 @@ impl Planner<'_> {
                 let found = ports.unwrap_or_default().iter().find(named);
                 if found.is_none() {
                     let message = format!(
-                        "targetPort {name:?} is the name of no {} port of interface {:?}: name one there, or give its number",
+                        "targetPort {name:?} is not the name of a {} port of interface {:?}: name one there, or \
+                            give its number",
                         port.transport, interface.name
                     );
                     self.report.error(&port.spot, message);

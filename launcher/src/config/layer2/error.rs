@@ -14,21 +14,21 @@ pub(crate) enum Layer2Error {
     NoVni,
     /// The guest has neither a MAC nor an address that determines one.
     #[error(
-        "a guest of a layer2 network is known to the others by its MAC, and this network has no subnet to derive \
-         it from: give --mac or macAddress"
+        "other guests of a layer2 network need this guest's MAC, and this network has no subnet to derive it \
+            from: give --mac or macAddress"
     )]
     NoMac,
     /// A network has a gateway but no subnet.
     #[error("a network with a gateway needs a subnet: give --ipv4, --ipv6 or both, or --gateway=off")]
     NoSubnet,
     /// The guest's address is not in the network's subnets.
-    #[error("--guest-address={0} is no host's address of the network: choose one in --ipv4 or --ipv6")]
+    #[error("--guest-address={0} is not a host address of the network: choose one in --ipv4 or --ipv6")]
     GuestOutside(IpAddr),
     /// The guest's address is the gateway's.
     #[error("--guest-address={0} is the network's gateway: choose another address")]
     GuestIsGateway(IpAddr),
     /// The gateway's address is not in the network's subnets.
-    #[error("--gateway={0} is no host's address of the network: choose one in --ipv4 or --ipv6")]
+    #[error("--gateway={0} is not a host address of the network: choose one in --ipv4 or --ipv6")]
     GatewayOutside(IpAddr),
     /// A subnet of the network contains an address of the underlay.
     #[error(
@@ -86,7 +86,7 @@ pub(crate) enum VtepError {
     },
     /// No family has a default route.
     #[error(
-        "there is no default route, neither of IPv4 nor of IPv6: add one, or give the address that peers send to with \
+        "there is no default route for IPv4 or IPv6: add one, or give the address that peers send to with \
          --vtep=ADDR"
     )]
     NoRoutes,

@@ -26,10 +26,10 @@ const MAX_FILE: u64 = 4 << 20;
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum PeersError {
     /// The file cannot be read.
-    #[error("--peers={path}: {1}; give a readable file with one peer a line", path = .0.display())]
+    #[error("--peers={path}: {1}; give a readable file with one peer per line", path = .0.display())]
     Unreadable(PathBuf, String),
     /// The file is larger than any list of peers.
-    #[error("--peers={path} has more than {MAX_FILE} bytes: give a file with one peer a line", path = .0.display())]
+    #[error("--peers={path} has more than {MAX_FILE} bytes: give a file with one peer per line", path = .0.display())]
     TooLarge(PathBuf),
     /// A line of the file, by itself.
     #[error("{path}:{1}", path = .0.display())]
@@ -81,8 +81,8 @@ pub(crate) enum PeerFault {
     },
     /// Loopback and another link: no datagram crosses between them.
     #[error(
-        "{peer} cannot be reached from {own}: a loopback address reaches only processes of this host that use one too; \
-         give addresses that both reach"
+        "{peer} cannot be reached from {own}: a loopback address works only between processes of this host that \
+            both use one; give addresses that reach both"
     )]
     Loopback {
         /// End of the peer.

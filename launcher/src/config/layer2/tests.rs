@@ -129,13 +129,13 @@ fn the_gateway_is_the_first_host_or_the_one_asked_for_and_never_the_guest() {
     for (options, message) in [
         (
             &["--gateway=10.101.0.1"][..],
-            "--gateway=10.101.0.1 is no host's address",
+            "--gateway=10.101.0.1 is not a host address",
         ),
         (
             &["--gateway=10.100.0.255"],
-            "--gateway=10.100.0.255 is no host's address",
+            "--gateway=10.100.0.255 is not a host address",
         ),
-        (&["--gateway=fd00:1::1"], "--gateway=fd00:1::1 is no host's address"),
+        (&["--gateway=fd00:1::1"], "--gateway=fd00:1::1 is not a host address"),
         (
             &["--gateway=10.100.0.9", "--guest-address=10.100.0.9"],
             "--guest-address=10.100.0.9 is the network's gateway",
@@ -261,7 +261,10 @@ fn default_routes_on_two_links_or_of_one_family_only_are_refused_with_both() {
     let error = end([v4.clone(), None], &["--gateway=off", "--vtep=ipv6"]).unwrap_err();
     assert!(error.starts_with("there is no default route of IPv6"), "{error}");
     let error = end([None, None], &dual).unwrap_err();
-    assert!(error.starts_with("there is no default route, neither"), "{error}");
+    assert!(
+        error.starts_with("there is no default route for IPv4 or IPv6"),
+        "{error}"
+    );
     // With an address given, there is nothing to decide.
     end([v4, v6], &[&dual[..], &["--vtep=192.0.2.7"]].concat()).unwrap();
 }

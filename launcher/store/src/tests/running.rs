@@ -143,7 +143,7 @@ fn a_process_that_names_a_stale_epoch_is_fenced_and_changes_nothing<P: Place>() 
     assert_eq!(
         text,
         "interface blue of VM default/a on network default/blue is bound to target on node n1 at epoch 2: this \
-         process must not send for it; stop it, or take the port over from that state"
+         process must not send for it; stop this process, or take over the port from that state"
     );
     let refused = [
         source.bind(&port("a"), None, &binding("source")).map(drop),

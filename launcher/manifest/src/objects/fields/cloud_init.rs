@@ -25,7 +25,7 @@ pub static CLOUD_INIT: ObjectType = ObjectType {
             "networkDataSecretRef",
             "a warning says that the content of the Secret is not known",
         ),
-        passed_over("userData", "the guest's affair"),
+        passed_over("userData", "handled by the guest"),
         passed_over("userDataBase64", "as userData"),
         passed_over("secretRef", "as userData"),
     ],

@@ -15,7 +15,7 @@ const MTU: Field = honoured("mtu", "bytes, 68 to 65535; by default that of the s
 const MAC: Field = honoured("mac", "the guest's MAC if its interface has no macAddress");
 const ARGUMENTS: Field = honoured("args", "`cni`: see below");
 const RUNTIME: Field = honoured("runtimeConfig", "as if from the runtime: see below");
-const CAPABILITIES: Field = passed_over("capabilities", "the cluster's affair");
+const CAPABILITIES: Field = passed_over("capabilities", "handled by the cluster");
 const DNS_PASSED_OVER: Field = passed_over("dns", "name servers are those of /etc/resolv.conf");
 const DNS: Field = honoured(
     "dns",
@@ -415,10 +415,7 @@ pub static WHEREABOUTS: ObjectType = ObjectType {
             "only the cluster's controller knows the node's slice: leave it out, and give each \
              node a range",
         ),
-        ignored(
-            "configuration_path",
-            "the configuration must contain everything to read",
-        ),
+        ignored("configuration_path", "the configuration must contain all settings"),
         passed_over("datastore", "leases are in hawser's own store"),
         passed_over("kubernetes", "as datastore"),
         passed_over("etcd_host", "as datastore"),

@@ -99,8 +99,7 @@ pub static VMI_SPEC: ObjectType = ObjectType {
         honoured("hostname", "the guest's host name: one label"),
         honoured(
             "terminationGracePeriodSeconds",
-            "how long the guest may take to shut down if hawser starts the VMM; 30 by default, 0 \
-             for no time",
+            "seconds in which the guest must shut down if hawser started the VMM; 30 by default, 0 for none",
         ),
         ignored(
             "subdomain",
@@ -207,7 +206,7 @@ pub static INTERFACE: ObjectType = ObjectType {
         honoured("acpiIndex", "1 or more; part of the flags for QEMU"),
         ignored(
             "tag",
-            "cloud-init's metadata pass it to the guest, which hawser does not produce",
+            "it reaches the guest in cloud-init's metadata, which hawser does not produce",
         ),
         refused("slirp", "KubeVirt has removed it; use masquerade"),
         refused(

@@ -61,7 +61,7 @@ pub static SERVICE_SPEC: ObjectType = ObjectType {
             "externalTrafficPolicy",
             "the guest sees the client's address either way",
         ),
-        passed_over("clusterIP", "the cluster's affair"),
+        passed_over("clusterIP", "handled by the cluster"),
         honoured(
             "ipFamilies",
             "one family: hawser listens on addresses of that family, unless `ipFamilyPolicy` \
@@ -92,8 +92,7 @@ pub static SERVICE_PORT: ObjectType = ObjectType {
         ),
         honoured(
             "nodePort",
-            "the port on which hawser listens; without it the cluster would choose one, hawser \
-             does not",
+            "the port on which hawser listens; without it the cluster would choose one, but hawser does not",
         ),
         honoured("protocol", "`TCP` (default) or `UDP`"),
         honoured("name", "required if there are several ports"),

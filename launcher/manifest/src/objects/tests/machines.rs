@@ -61,7 +61,7 @@ fn nothing_is_added_where_anything_is_written_or_it_is_declined() {
     let declined = with_domain("VirtualMachine", "{devices: {autoattachPodInterface: false}}");
     assert_eq!(
         problems(&declined),
-        ["vm.yaml:1: it has no interfaces, and autoattachPodInterface: false adds none: nothing is to be served"]
+        ["vm.yaml:1: it has no interfaces, and autoattachPodInterface: false adds none: there is nothing to serve"]
     );
     let network = "apiVersion: kubevirt.io/v1\nkind: VirtualMachineInstance\nmetadata: {name: vm}\nspec:\n  \
                    domain: {devices: {}}\n  networks: [{name: default, pod: {}}]\n";
@@ -370,7 +370,7 @@ fn one_of_several_vms_is_chosen_and_the_others_do_not_matter() {
     }
     assert_eq!(
         problems_with(&text, &args(Some("x"), Some("shop"))),
-        ["-f: no VM of the files is that of --vm=x --namespace=shop: they have shop/web, shop/db, lab/web"]
+        ["-f: none of the VMs in the files is that of --vm=x --namespace=shop: they have shop/web, shop/db, lab/web"]
     );
     // Problems of the other VM are not reported.
     let broken = text.replacen("port: 22", "port: 0", 1);

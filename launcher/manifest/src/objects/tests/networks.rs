@@ -447,7 +447,7 @@ fn a_network_of_another_namespace_is_named_unless_namespaces_are_isolated() {
     let twice = problems(&(in_shop("net") + &of("shop") + &of("shop")));
     assert_eq!(
         twice,
-        ["vm.yaml:18: a network of this name is at vm.yaml:12 already: leave one out"]
+        ["vm.yaml:18: a network of this name is already at vm.yaml:12: leave one out"]
     );
 }
 
@@ -478,7 +478,7 @@ fn a_network_of_the_cluster_is_in_the_namespaces_it_selects() {
         let primary = problems(&(on_pod.clone() + &network(selector, "Primary")));
         assert_eq!(primary.len(), usize::from(selects), "{selector}: {primary:?}");
         let secondary = problems(&(in_shop("net") + &network(selector, "Secondary"))).join("\n");
-        let missing = secondary.contains("no NetworkAttachmentDefinition shop/net is in the files");
+        let missing = secondary.contains("the files contain no NetworkAttachmentDefinition shop/net");
         assert_eq!(missing, !selects, "{selector}: {secondary}");
         assert_eq!(secondary.is_empty(), selects, "{selector}: {secondary}");
     }

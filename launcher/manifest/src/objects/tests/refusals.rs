@@ -97,7 +97,7 @@ fn ports_are_checked() {
         ),
         (
             "ports: [{port: 7}, {port: 7, protocol: TCP}]",
-            ".ports[1]: these ports are in the list already: remove them here",
+            ".ports[1]: these ports are already in the list: remove them here",
         ),
         (
             "ports: [{port: 7, name: a}, {port: 8, name: a}]",
@@ -125,7 +125,7 @@ fn ports_are_checked() {
         ),
         (
             "portRanges: [{start: 1, end: 9, protocol: TCP}, {start: 9, end: 9, protocol: TCP}]",
-            ".portRanges[1]: these ports are in the list already: remove them here",
+            ".portRanges[1]: these ports are already in the list: remove them here",
         ),
     ];
     for (fields, expected) in cases {
@@ -164,7 +164,7 @@ fn interfaces_and_networks_must_meet() {
     let found = problems(&two).join("\n");
     for expected in [
         "vm.yaml:9: spec.domain.devices.interfaces[1]: another interface is also named \"a\": give each its own name",
-        "vm.yaml:11: spec.networks[0].multus.networkName: no NetworkAttachmentDefinition other/net is in the files: give it with -f too",
+        "vm.yaml:11: spec.networks[0].multus.networkName: the files contain no NetworkAttachmentDefinition other/net: give it with -f too",
         "vm.yaml:12: spec.networks[1]: it has no source: give pod: {} or multus.networkName",
         "vm.yaml:12: spec.networks[1]: no interface is named \"c\": add it, or leave the network out",
     ] {
@@ -231,7 +231,7 @@ fn what_a_bridge_port_cannot_be_is_refused_at_its_field() {
     for (fields, expected) in [
         (
             r#""hairpinMode": true, "promiscMode": true"#,
-            "promiscMode: it excludes hairpinMode: leave out one of them",
+            "promiscMode: it cannot be combined with hairpinMode: leave out one of them",
         ),
         (
             r#""vlan": 5, "vlanTrunk": [{"minID": 1, "maxID": 9}]"#,
@@ -378,7 +378,7 @@ fn services_lead_to_ports_the_guest_has() {
     let more = "{port: 22, nodePort: 30022}\n---\napiVersion: v1\nkind: Service\nmetadata: {name: t}\nspec:\n  \
                 type: LoadBalancer\n  selector: {app: x}\n  ports: [{port: 1, targetPort: 22, nodePort: NODE}]";
     assert_eq!(service(&more.replace("NODE", "30023")), "");
-    assert!(service(&more.replace("NODE", "30022")).contains("hawser listens on this port for vm.yaml:"));
+    assert!(service(&more.replace("NODE", "30022")).contains("hawser already listens on this port for vm.yaml:"));
     for (port, expected) in [
         (
             "{port: 80, nodePort: 30080}",
@@ -386,11 +386,11 @@ fn services_lead_to_ports_the_guest_has() {
         ),
         (
             "{port: 80, targetPort: web, nodePort: 30080}",
-            "targetPort \"web\" is the name of no tcp port of interface \"d\"",
+            "targetPort \"web\" is not the name of a tcp port of interface \"d\"",
         ),
         (
             "{port: 22, nodePort: 22}",
-            "hawser listens on this port for vm.yaml:8 already",
+            "hawser already listens on this port for vm.yaml:8",
         ),
         (
             "{port: 22}",
@@ -445,12 +445,12 @@ fn there_is_one_vm() {
     let vm = machine("{name: d, masquerade: {}, ports: [{port: 1}]}", POD);
     assert!(
         problems("kind: Secret\napiVersion: v1\n")[0]
-            .contains("no VirtualMachine or VirtualMachineInstance is in the files")
+            .contains("the files contain no VirtualMachine or VirtualMachineInstance")
     );
     assert!(
         problems(&format!("{vm}---\n{vm}"))
             .iter()
-            .any(|p| p.starts_with("vm.yaml:12: a VM of this name is at vm.yaml:1 already"))
+            .any(|p| p.starts_with("vm.yaml:12: a VM of this name is already at vm.yaml:1"))
     );
     assert!(problems("[1]")[0].starts_with("vm.yaml:1: this is not a Kubernetes object"));
     assert!(problems("").len() == 1 && problems("\u{0}").len() == 1);
@@ -540,7 +540,7 @@ fn the_range_of_kubemacpool_is_checked_as_kubemacpool_does_and_said_at_its_line(
     );
     assert_eq!(
         problems(&twice),
-        ["vm.yaml:8: KubeMacPool's range is at vm.yaml:1 already: leave one out"]
+        ["vm.yaml:8: KubeMacPool's range is already given at vm.yaml:1: leave one out"]
     );
     let other = format!("apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: other}}\n---\n{vm}");
     assert_eq!(
