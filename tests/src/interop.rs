@@ -286,7 +286,7 @@ impl<F: Far> Interop<F> {
         self.guest
             .sh("for n in $(seq 100); do grep -q 'listening on' /run/ecn.log && exit; usleep 50000; done; cat /run/ecn.log; exit 1")?;
         let before = self.hawser.counters()?;
-        let mut expected = BTreeSet::new();
+        let (mut expected, mut seen) = (BTreeSet::new(), BTreeSet::new());
         for outer in ECN_FIELDS {
             relay.set(Faults {
                 marked: Some(outer),
@@ -302,13 +302,13 @@ impl<F: Far> Interop<F> {
                     expected.extend(decapsulated(inner, outer).map(|ecn| (size, is_ipv6, ecn)));
                 }
             }
+            // The relay marks what arrives at it while it has this setting.
+            until("the guest has these datagrams", || {
+                seen = marks(&self.guest.sh(&format!("tcpdump -Z root -r {file} -n -v"))?);
+                Ok(seen.len() >= expected.len())
+            })?;
         }
         relay.set(Faults::default());
-        let mut seen = BTreeSet::new();
-        until("the guest has all datagrams", || {
-            seen = marks(&self.guest.sh(&format!("tcpdump -Z root -r {file} -n -v"))?);
-            Ok(seen.len() >= expected.len())
-        })?;
         self.guest.kill(&capture)?;
         assert_eq!(seen, expected, "bytes, IPv6, ECN field");
         let dropped = self.hawser.counters()?.dropped("tunnel_congestion") - before.dropped("tunnel_congestion");

@@ -30,7 +30,7 @@ pub struct Nodes {
     pub world: Namespace,
     mtu: u32,
     folder: TempDir,
-    _machine: Turn,
+    _machine: Option<Turn>,
 }
 
 /// A guest of a network.
@@ -83,7 +83,14 @@ impl Port {
 impl Nodes {
     /// Waits for a share of the machine, and creates `count` nodes on an underlay with this MTU.
     pub fn new(count: usize, mtu: u32) -> Result<Self> {
-        let machine = share_machine()?;
+        Ok(Self {
+            _machine: Some(share_machine()?),
+            ..Self::beside(count, mtu)?
+        })
+    }
+
+    /// Creates nodes for a caller that has the machine.
+    pub fn beside(count: usize, mtu: u32) -> Result<Self> {
         let folder = tempfile::Builder::new().prefix("hawser-nodes-").tempdir()?;
         let world = Namespace::new()?;
         for line in [
@@ -120,7 +127,7 @@ impl Nodes {
             world,
             mtu,
             folder,
-            _machine: machine,
+            _machine: None,
         })
     }
 

@@ -3,12 +3,11 @@
 use hawser_testkit::interop::{FAR, Far, GUEST, Interop, VNI, vtep};
 use hawser_testkit::netns::Namespace;
 use hawser_testkit::nodes::{Nodes, PORT};
-use hawser_testkit::ovs::Ovs;
+use hawser_testkit::ovs::{Ovs, Tunnel};
 use hawser_testkit::process::Background;
 use hawser_testkit::sniffer::Sniffer;
-use hawser_testkit::{Result, peers, until};
+use hawser_testkit::{Result, peers};
 use serde_json::Value;
-use std::fs;
 
 /// A host on the local port of a bridge, and the bridge's Geneve port.
 #[derive(Debug)]
@@ -33,29 +32,13 @@ impl Switch {
     /// Lays the bridges on the far node. `key` is the network's identifier as the Geneve port has it.
     fn lay(nodes: &Nodes, underlay6: bool, key: u32) -> Result<Self> {
         let (node, folder) = (&nodes.nodes[FAR.node], nodes.path("ovs"));
-        fs::create_dir(&folder)?;
         nodes.complete_frames(FAR.node)?;
-        let ovs = Ovs::start(node, &folder)?;
-        ovs.add_bridge("br-phy", "")?;
-        ovs.vsctl("add-port br-phy eth0")?;
-        ovs.add_bridge("br-int", &format!("other-config:hwaddr={}", FAR.mac()))?;
-        let (own, remote) = (vtep(FAR.node, underlay6), vtep(GUEST.node, underlay6));
-        node.run("ip addr flush dev eth0 scope global")?;
-        node.run("ip link set br-phy up")?;
-        node.run(&match underlay6 {
-            false => format!("ip addr add {own}/24 dev br-phy"),
-            true => format!("ip -6 addr add {own}/64 dev br-phy nodad"),
-        })?;
-        ovs.vsctl(&format!(
-            "add-port br-int tunnel -- set interface tunnel type=geneve options:remote_ip={remote} options:key={key} \
-             options:csum=true"
-        ))?;
+        let (own, remote) = (&vtep(FAR.node, underlay6), &vtep(GUEST.node, underlay6));
+        let ovs = Ovs::endpoint(node, &folder, &Tunnel { own, remote, key }, "")?;
+        ovs.vsctl(&format!("set bridge br-int other-config:hwaddr=\"{}\"", FAR.mac()))?;
         node.run(&format!("ip link set br-int mtu {} up", nodes.inner_mtu(underlay6)))?;
         node.run(&format!("ip addr add {}/24 dev br-int", FAR.address4()))?;
         node.run(&format!("ip -6 addr add {}/64 dev br-int nodad", FAR.address6()))?;
-        until("OVS knows the route to the other node", || {
-            Ok(ovs.appctl(&format!("ovs/route/lookup {remote}"))?.contains("br-phy"))
-        })?;
         let server = peers::serve(node, &folder, format!("[::]:{PORT}").parse()?)?;
         Ok(Self { ovs, _server: server })
     }

@@ -1,6 +1,6 @@
 //! Serves a guest from a TAP device, as the plain reference of the benches.
 //!
-//!     tap SOCKET TAP-NAME GUEST-MAC [without-mrg-rxbuf|as-cloud-hypervisor]
+//!     tap SOCKET TAP-NAME GUEST-MAC [without-offloads|without-mrg-rxbuf|as-cloud-hypervisor]
 
 use hawser_backend::config::{MasqueradeConfig, ModeConfig, PaceConfig, PolicyConfig, PortConfig};
 use hawser_backend::port::Port;
@@ -16,12 +16,14 @@ use std::thread;
 fn main() -> Result<(), Box<dyn Error>> {
     let mut arguments = std::env::args().skip(1);
     let (Some(socket), Some(name), Some(mac)) = (arguments.next(), arguments.next(), arguments.next()) else {
-        return Err("usage: tap SOCKET TAP-NAME GUEST-MAC [without-mrg-rxbuf|as-cloud-hypervisor]".into());
+        return Err(
+            "usage: tap SOCKET TAP-NAME GUEST-MAC [without-offloads|without-mrg-rxbuf|as-cloud-hypervisor]".into(),
+        );
     };
     let as_what = arguments.next();
     let tap = Tap::new(&name)?;
     let mut tap = Some(match as_what.as_deref() {
-        Some("as-cloud-hypervisor") => tap.without_offloads(),
+        Some("as-cloud-hypervisor" | "without-offloads") => tap.without_offloads(),
         _ => tap,
     });
     let config = PortConfig {
@@ -40,7 +42,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     })?;
     let socket = PathBuf::from(socket);
     let withheld = match as_what.as_deref() {
-        None => return serve(socket, port),
+        None | Some("without-offloads") => return serve(socket, port),
         Some("without-mrg-rxbuf") => feature::MRG_RXBUF,
         Some("as-cloud-hypervisor") => feature::MRG_RXBUF | feature::INDIRECT_DESC,
         Some(other) => return Err(format!("no features are known as '{other}'").into()),

@@ -1,0 +1,143 @@
+//! Tests guests of layer2 mode over an underlay that loses, duplicates and reorders, and what a guest hears that is not
+//! for it.
+
+use hawser_testkit::guest::{Guest, Kind};
+use hawser_testkit::hawser::Hawser;
+use hawser_testkit::interop::{BAD_UNDERLAY, assert_faults, vtep};
+use hawser_testkit::nodes::{Nodes, PORT, Port};
+use hawser_testkit::relay::Faults;
+use hawser_testkit::{Result, until};
+use std::time::Duration;
+
+const VNI: u32 = 4711;
+const LIFETIME: Duration = Duration::from_secs(600);
+
+/// A process and a guest at `port`, whose peers are `others`; `form` follows each of them, such as `,frames`.
+fn member(
+    nodes: &Nodes,
+    vni: u32,
+    port: Port,
+    others: &[Port],
+    underlay6: bool,
+    form: &str,
+) -> Result<(Hawser, Guest)> {
+    let mut arguments = vec![format!("--vtep={}", vtep(port.node, underlay6))];
+    arguments.extend(others.iter().map(|other| format!("{}{form}", other.peer(underlay6))));
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let hawser = nodes.hawser(vni, port, &arguments)?;
+    let guest = nodes.guest(Kind::Uml, &hawser)?;
+    Ok((hawser, guest))
+}
+
+#[test]
+fn streams_between_guests_arrive_whole_over_an_underlay_that_loses_duplicates_and_reorders() -> Result<()> {
+    for (underlay6, form) in [(false, ""), (true, ",frames")] {
+        let nodes = Nodes::new(2, 1500)?;
+        let relay = nodes.relay(1)?;
+        let [first, second] = [Port::new(0, 11), Port::new(1, 12)];
+        let (mut process, guest) = member(&nodes, VNI, first, &[second], underlay6, form)?;
+        let (mut other_process, other) = member(&nodes, VNI, second, &[first], underlay6, form)?;
+        let _server = other.serve(&format!("[::]:{PORT}"))?;
+        relay.set(BAD_UNDERLAY);
+        for to in [
+            format!("{}:{PORT}", second.address4()),
+            format!("[{}]:{PORT}", second.address6()),
+        ] {
+            for command in ["send", "receive"] {
+                guest.traffic(&format!("{command} to={to} bytes=500000"))?;
+                guest.traffic(&format!("{command} to={to} bytes=200001 connections=2"))?;
+            }
+        }
+        relay.set(Faults::default());
+        assert_faults(&relay);
+        // What the relay does to whole datagrams makes none of them wrong.
+        for counters in [process.counters()?, other_process.counters()?] {
+            for reason in ["tunnel_malformed", "tunnel_option", "tunnel_spoofed_mac"] {
+                assert_eq!(counters.dropped(reason), 0, "{reason}");
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Captures what a guest hears, in the file `/run/heard.pcap` of the guest.
+fn listen(guest: &Guest) -> Result<()> {
+    guest.start(
+        "tcpdump -Z root -i eth0 --immediate-mode -U -w /run/heard.pcap 2>/run/heard.log",
+        LIFETIME,
+    )?;
+    until("the guest listens", || {
+        Ok(guest.sh("cat /run/heard.log || true")?.contains("listening on"))
+    })
+}
+
+/// Frames of IP addresses and ARP that a guest heard which mention a guest of the network.
+fn heard(guest: &Guest, port: Port) -> Result<Vec<String>> {
+    let filter = format!(
+        "host {} or host {} or ether host {}",
+        port.address4(),
+        port.address6(),
+        port.mac()
+    );
+    let text = guest.sh(&format!("tcpdump -Z root -nn -e -r /run/heard.pcap '{filter}'"))?;
+    Ok(text.lines().map(str::to_owned).collect())
+}
+
+#[test]
+fn a_third_guest_hears_no_frame_between_two_others_and_a_guest_of_another_network_hears_none_at_all() -> Result<()> {
+    let nodes = Nodes::new(3, 1500)?;
+    let ports = [Port::new(0, 11), Port::new(1, 12), Port::new(2, 13)];
+    let mut members = Vec::new();
+    for port in ports {
+        let others: Vec<Port> = ports.into_iter().filter(|other| other.number != port.number).collect();
+        members.push(member(&nodes, VNI, port, &others, false, "")?);
+    }
+    // On the third node too, with the same subnet and the same endpoints as peers.
+    let stranger = Port {
+        vtep_port: 6082,
+        ..Port::new(2, 14)
+    };
+    let (_process, other_network) = member(&nodes, VNI + 1, stranger, &ports, false, "")?;
+    let wire = nodes.listen(2)?;
+    for guest in [&members[2].1, &other_network] {
+        listen(guest)?;
+    }
+    let (first, second) = (&members[0].1, &members[1].1);
+    let _server = second.serve(&format!("[::]:{PORT}"))?;
+    for to in [
+        format!("{}:{PORT}", ports[1].address4()),
+        format!("[{}]:{PORT}", ports[1].address6()),
+    ] {
+        for command in ["send", "receive"] {
+            first.traffic(&format!("{command} to={to} bytes=5000000"))?;
+        }
+        first.traffic(&format!("udp to={to} sizes=1,1300 count=50"))?;
+    }
+    // A neighbour that nobody has, and a MAC that nobody has.
+    first.run("ping -c 2 -W 1 10.100.0.99")?;
+    first.sh("ip neigh replace 10.100.0.98 lladdr 52:54:00:00:09:99 dev eth0")?;
+    first.run("ping -c 2 -W 1 10.100.0.98")?;
+    // The listeners do hear: the third guest a ping of its own, each of them itself.
+    members[2].1.sh(&format!("ping -c 1 -W 5 {}", ports[1].address4()))?;
+    other_network.sh("ping -c 1 -W 5 10.100.0.1")?;
+    until("the third guest hears its own ping", || {
+        Ok(heard(&members[2].1, ports[2])?.len() >= 2)
+    })?;
+    until("the stranger hears itself", || {
+        Ok(heard(&other_network, stranger)?.len() >= 2)
+    })?;
+    let between = heard(&members[2].1, ports[0])?;
+    let unicast: Vec<&String> = between
+        .iter()
+        .filter(|line| !line.contains(&format!("> {}", ports[2].mac())))
+        .filter(|line| !line.contains("> ff:ff") && !line.contains("> 33:33") && !line.contains("> 01:00:5e"))
+        .collect();
+    assert_eq!(unicast, Vec::<&String>::new(), "flooded unicast");
+    for port in ports {
+        assert_eq!(heard(&other_network, port)?, Vec::<String>::new(), "in another network");
+    }
+    // Nothing of it reached the third node's link either.
+    let tcp = format!("udp dst port 6081 and src host {} and greater 1000", vtep(0, false));
+    assert_eq!(wire.seen(&tcp)?, Vec::<String>::new());
+    Ok(())
+}
