@@ -182,3 +182,53 @@ fn a_hundred_processes_give_out_ten_thousand_leases_without_a_double_and_lose_no
     );
     Ok(())
 }
+
+/// A VM on the primary network of a namespace.
+fn on_primary_network(namespace: &str, vm: &str) -> String {
+    format!(
+        "apiVersion: kubevirt.io/v1
+kind: VirtualMachineInstance
+metadata: {{name: {vm}, namespace: {namespace}}}
+spec:
+  domain: {{devices: {{interfaces: [{{name: udn, binding: {{name: l2bridge}}}}]}}}}
+  networks: [{{name: udn, pod: {{}}}}]
+---
+apiVersion: k8s.ovn.org/v1
+kind: UserDefinedNetwork
+metadata: {{name: primary-udn, namespace: {namespace}}}
+spec: {{topology: Layer2, layer2: {{role: Primary, subnets: [192.168.254.0/24]}}}}
+"
+    )
+}
+
+#[test]
+fn an_identifier_belongs_to_one_network_and_a_network_has_one_identifier() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let allocate = |namespace: &str, vm: &str, vni: u32| -> Result<(bool, String)> {
+        fs::write(folder.path().join("vm.yaml"), on_primary_network(namespace, vm))?;
+        let mut command = Command::new(artifacts::hawser()?);
+        command.args(["leases", "allocate", "-f", "vm.yaml", "--store=store.db"]);
+        let output = command
+            .arg(format!("--vni={vni}"))
+            .current_dir(folder.path())
+            .output()?;
+        let said = [output.stdout, output.stderr].concat();
+        Ok((output.status.success(), String::from_utf8_lossy(&said).into_owned()))
+    };
+    let (given, said) = allocate("shop", "vm1", 4711)?;
+    assert!(given && said.contains("0a:58:c0:a8:fe:03 192.168.254.3/24"), "{said}");
+    let (given, said) = allocate("other", "vm2", 4711)?;
+    let place = "network shop_primary-udn, where interface udn of VM shop/vm1 has a lease";
+    assert!(!given && said.contains(place), "{said}");
+    let (given, said) = allocate("shop", "vm2", 4712)?;
+    assert!(
+        !given && said.contains("identifier 4711 and 192.168.254.0/24 for interface udn"),
+        "{said}"
+    );
+    let (given, said) = allocate("shop", "vm2", 4711)?;
+    assert!(given && said.contains("0a:58:c0:a8:fe:04 192.168.254.4/24"), "{said}");
+    // Another network may have the same subnet, and gives its addresses out anew.
+    let (given, said) = allocate("other", "vm2", 4712)?;
+    assert!(given && said.contains("0a:58:c0:a8:fe:03 192.168.254.3/24"), "{said}");
+    Ok(())
+}
