@@ -135,7 +135,8 @@ const EVERY_CHECKED: &[Call] = &[
     only(SYS_prctl, &[is(0, PR_SET_NAME)]),
     only(SYS_prctl, &[is(0, PR_GET_NAME)]).because("to name the thread that made a forbidden call"),
     only(SYS_prctl, &[is(0, PR_SET_VMA)]).because("newer C libraries name memory regions"),
-    only(SYS_fcntl, &[is(1, F_GETFL), is(1, F_SETFL), is(1, F_DUPFD_CLOEXEC)]),
+    only(SYS_fcntl, &[is(1, F_DUPFD_CLOEXEC)]),
+    only(SYS_fcntl, &[is(1, F_GETFL), is(1, F_SETFL)]).because("flows that another process has saved"),
     only(SYS_fcntl, &[is(1, F_GETFD)]).because("debug builds check descriptors that they close"),
     only(SYS_fcntl, &[is(1, F_SETFD)]).because("descriptors received without CLOEXEC get it"),
 ];
@@ -155,15 +156,13 @@ const TALKING: &[Call] = always![
 /// Many datagrams at once.
 const BATCHES: &[Call] = always![SYS_sendmmsg, SYS_recvmmsg];
 
-/// Accepting clients, and opening sockets to others.
+/// Opening sockets, to listen and to others.
 const MEETING: &[Call] = always![
     SYS_bind,
     SYS_connect,
     SYS_listen,
-    SYS_accept4,
     SYS_sendto,
     SYS_recvfrom,
-    SYS_shutdown,
     SYS_getsockopt,
     SYS_setsockopt,
 ];
@@ -270,6 +269,8 @@ const SIGNALS: &[Call] = &[
 /// The API: its clients, the agent in the guest, and added forwards.
 const API: &[Call] = &[
     only(SYS_socket, &[is(0, AF_UNIX), is(0, AF_INET), is(0, AF_INET6)]),
+    only(SYS_accept4, &[]),
+    only(SYS_shutdown, &[]),
     // The log's destination.
     only(SYS_ioctl, &[request(TCGETS)]),
 ];
