@@ -26,7 +26,7 @@ impl From<Unreadable> for Failure {
 }
 
 impl Unreadable {
-    /// The error as a problem of that file.
+    /// Reports the error as a problem of that file.
     fn rejected(&self) -> Rejected {
         let problem = Problem {
             severity: Severity::Error,

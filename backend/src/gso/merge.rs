@@ -1,8 +1,8 @@
 //! Merges datagrams of one UDP flow into one frame (UDP segmentation offload).
 //!
 //! In the kernel a frame costs a system call, a buffer and a pass through the bridge, whatever its length. Datagrams
-//! that are merged before the write share that cost. They are split again when they leave the host, at the socket, or
-//! by the receiving guest.
+//! that are merged before the write share that cost. They are split again when they leave the host or reach a socket,
+//! or by the receiving guest.
 //!
 //! Datagrams are merged only if the kernel's own receive offload would merge them, and if splitting restores them byte
 //! for byte. They must be adjacent in the burst, with the same headers except for lengths and checksums. All must have

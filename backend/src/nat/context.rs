@@ -9,7 +9,7 @@ use crate::packet::FlowId;
 use crate::poller::Poller;
 use crate::time::Instant;
 
-/// The surroundings of one call.
+/// The context of one call.
 pub struct Context<'a> {
     /// The time of the call.
     pub now: Instant,

@@ -26,7 +26,7 @@ use std::sync::Arc;
 /// The station on one worker.
 #[derive(Debug)]
 pub(super) struct Local {
-    /// Its MAC; `None`: there is no station.
+    /// MAC of the station; `None` if there is none.
     mac: Option<MacAddr>,
     services: GatewayServices,
     beyond: Beyond,

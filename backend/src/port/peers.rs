@@ -11,14 +11,14 @@ use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-/// An endpoint of the network, and what has crossed to and from it.
+/// An endpoint of the network and the traffic with it.
 #[derive(Debug)]
 pub struct PeerReport {
-    /// Where it receives.
+    /// The address and port at which it receives.
     pub endpoint: SocketAddr,
-    /// It understands hawser's Geneve option.
+    /// Whether it understands hawser's Geneve option.
     pub knows_frame_option: bool,
-    /// Any MAC may be behind it.
+    /// Whether any MAC may be behind it.
     pub has_other_macs: bool,
     /// MACs that are bound to it, with their addresses.
     pub guests: BTreeMap<MacAddr, Vec<IpAddr>>,
@@ -34,7 +34,7 @@ impl Port {
         }
     }
 
-    /// Packet capture on the tunnel, outside of it; `None` without a tunnel.
+    /// Capture of the tunnel's outer packets; `None` without a tunnel.
     pub fn outer_capture(&self) -> Option<&Arc<Capture>> {
         (!self.tunnel.is_empty()).then_some(&self.outer)
     }
@@ -45,7 +45,7 @@ impl Port {
         self.tunnel.first().map_or(0, count)
     }
 
-    /// The endpoints of the network without what is behind them, and their counters over all workers.
+    /// The endpoints of the network, and their counters summed over all workers.
     pub fn peer_counters(&self) -> Vec<(SocketAddr, PeerCounters)> {
         let workers: Vec<_> = self.tunnel.iter().map(|view| view.peers()).collect();
         let Some(first) = workers.first() else {
@@ -53,7 +53,7 @@ impl Port {
         };
         let sum = |(endpoint, _)| {
             let total = PeerCounters::default();
-            // A worker may have another table for a moment.
+            // A worker may still have a different table for a moment.
             for counters in workers.iter().filter_map(|peers| peers.of(endpoint)) {
                 total.merge(counters);
             }

@@ -26,7 +26,7 @@ pub const GUEST: &str = "192.0.2.2";
 pub const MAC: [u8; 6] = [0x52, 0x54, 0, 0x68, 0x61, 0x77];
 /// Port of the host's socket, and of the guest's.
 pub const PORT: u16 = 9000;
-/// Payload of a datagram in a frame of 64 bytes, frame check sequence left out.
+/// Payload of a datagram in a 64-byte frame, without the frame check sequence.
 pub const PAYLOAD: usize = 22;
 /// Bytes of Ethernet, IPv4 and UDP header.
 pub const HEADERS: usize = 42;

@@ -123,7 +123,7 @@ impl Collector for Samples {
 }
 
 impl Samples {
-    /// What crosses the tunnels, by peer. Nothing if there is no tunnel.
+    /// Traffic of the tunnels, by peer. Nothing if there is no tunnel.
     fn encode_peers(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let peers = || {
             let of_nic = |sample: &'_ Sample| {

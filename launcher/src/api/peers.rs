@@ -1,4 +1,4 @@
-//! `/v1/peers`: the tunnel of a layer2 port, and what crosses it to and from each peer.
+//! `/v1/peers`: the tunnel of a layer2 port, and its traffic with each peer.
 
 use super::http::{Answer, Method, Request};
 use super::openapi::Operation;
@@ -47,7 +47,7 @@ pub(crate) struct Tunnel {
     pub endpoint: SocketAddr,
     /// Number of peers.
     pub peers: usize,
-    /// Peers to which the host does not split batches of datagrams as it should.
+    /// Number of peers to which the host does not split batches of datagrams properly.
     pub limited_peers: u64,
     /// The file of `--peers`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -61,7 +61,7 @@ pub(crate) struct Peer {
     /// Address and port.
     #[schemars(with = "String")]
     pub endpoint: SocketAddr,
-    /// Whether frames may cross whole, with hawser's Geneve option.
+    /// Whether frames may be sent whole, with hawser's Geneve option.
     pub frames: bool,
     /// Whether any MAC may be behind it.
     pub any: bool,
@@ -69,11 +69,11 @@ pub(crate) struct Peer {
     pub guests: Vec<Guest>,
     /// Bytes of the longest IP packet that the path carries; 0: not known yet.
     pub path_mtu: u64,
-    /// Datagrams that the host takes in one piece (UDP_SEGMENT); 1: it does not split.
+    /// Maximum datagrams that the host accepts in one buffer (UDP_SEGMENT); 1 if it does not split.
     pub batch_datagrams: u64,
-    /// What was sent to it.
+    /// Traffic sent to the peer.
     pub sent: Traffic,
-    /// What came from it.
+    /// Traffic received from the peer.
     pub received: Traffic,
 }
 
@@ -87,7 +87,7 @@ pub(crate) struct Guest {
     pub ip_addresses: Vec<IpAddr>,
 }
 
-/// What crossed in one direction.
+/// The traffic in one direction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Traffic {

@@ -1,8 +1,7 @@
 //! Follows the file of a layer2 NIC's peers while the NIC is served.
 //!
-//! Each version of the file is read and checked as a whole. A good one becomes the port's next
-//! forwarding table. A bad one is refused with its line in the log and in the event log, and the
-//! table in use stays.
+//! Each version of the file is read and checked as a whole. A valid version becomes the port's next forwarding table.
+//! An invalid one is refused: the log and the event log name the line, and the current table stays in use.
 
 use crate::config::{PeerSource, PeersError};
 use crate::failure::Failure;
@@ -15,31 +14,31 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-/// Time for a program to finish a file that it writes in place.
+/// Time that a program gets to finish writing the file in place.
 const WRITING: Duration = Duration::from_millis(50);
-/// Readings of a file that does not stop changing, before it is taken as it is.
+/// Number of attempts to read a file that keeps changing before the last one is used.
 const READINGS: usize = 20;
 
-/// The file of a NIC's peers, and what became of it.
+/// The peers file of a NIC and its state.
 #[derive(Debug)]
 pub(crate) struct PeersFile {
     path: PathBuf,
     state: Mutex<PeersState>,
 }
 
-/// What became of a file of peers.
+/// The state of a peers file.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct PeersState {
-    /// Versions of the file that were taken over since the start.
+    /// Number of versions of the file that were applied since the start.
     pub taken: u64,
-    /// Peers of the version taken over last; `None` before the first.
+    /// Number of peers in the version that was applied last; `None` before the first.
     pub peers: Option<usize>,
-    /// Why the file as it is now is not used.
+    /// The reason why the current version of the file is not used.
     pub refused: Option<String>,
 }
 
 impl PeersFile {
-    /// The file of `source`, if it has one.
+    /// The peers file of `source`, if it has one.
     pub(super) fn of(source: &PeerSource) -> Option<Self> {
         source.file().map(|path| Self {
             path: path.to_owned(),
@@ -52,7 +51,7 @@ impl PeersFile {
         &self.path
     }
 
-    /// What became of it.
+    /// Its state.
     pub(crate) fn state(&self) -> PeersState {
         self.state.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -61,7 +60,7 @@ impl PeersFile {
         change(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
-    /// Starts a thread that hands each good version of the file to `port`.
+    /// Starts a thread that applies each valid version of the file to `port`.
     ///
     /// # Errors
     /// The system has no thread or inotify instance left.
@@ -88,17 +87,17 @@ impl PeersFile {
     }
 }
 
-/// What the thread works with.
+/// State of the thread.
 struct Follower {
     file: Arc<PeersFile>,
     source: PeerSource,
     port: Arc<Port>,
-    /// Why the version that was read last is not used.
+    /// The reason why the version that was read last is not used.
     fault: Option<String>,
 }
 
 impl Follower {
-    /// Takes the file over if it has changed.
+    /// Applies the file if it has changed.
     fn look(&mut self) {
         match self.changed() {
             Ok(None) => self.file.change(|state| state.refused = None),
@@ -114,7 +113,7 @@ impl Follower {
                 });
             }
             Err(why) => {
-                // The log says it once.
+                // It is logged only once.
                 if self.file.state().refused.as_ref() != Some(&why) {
                     let name = &self.port.config().name;
                     log::warn!("port {name}: {why}; the peers stay as they were");
@@ -124,7 +123,7 @@ impl Follower {
         }
     }
 
-    /// The number of peers of a new version of the file, which the port has then.
+    /// Applies a new version of the file to the port and returns its number of peers.
     fn changed(&mut self) -> Result<Option<usize>, String> {
         let text = self.settled().map_err(|error| error.to_string())?;
         if !self.source.is_new(&text) {
@@ -135,14 +134,14 @@ impl Follower {
         taken.map(Some)
     }
 
-    /// Gives the port the peers of a version of the file, and returns their number.
+    /// Replaces the port's peers with those of a version of the file, and returns their number.
     fn take(&mut self, text: &str) -> Result<usize, String> {
         let (table, count) = self.source.table(text).map_err(|error| error.to_string())?;
         self.port.set_peers(&Arc::new(table));
         Ok(count)
     }
 
-    /// The text of the file once it does not change: a program may be writing it.
+    /// Returns the text of the file once it no longer changes, because a program may still be writing it.
     fn settled(&self) -> Result<String, PeersError> {
         let mut last = self.source.text();
         for _ in 0..READINGS {
@@ -178,7 +177,7 @@ mod tests {
         format!("52:54:00:00:01:{number:02x},10.100.0.{number}@127.0.0.{number}\n")
     }
 
-    /// A port whose file of peers has this text.
+    /// A port whose peers file has this text.
     fn port(path: &Path) -> (Arc<Port>, PeerSource) {
         let free = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let options = [
@@ -248,7 +247,7 @@ mod tests {
                 "cannot be reached from 127.0.0.1",
             ),
         ] {
-            // As editors do it.
+            // Replace the file by rename, as editors do.
             let new = folder.path().join("new");
             fs::write(&new, text).unwrap();
             fs::rename(&new, &path).unwrap();
@@ -263,7 +262,7 @@ mod tests {
         };
         fs::remove_file(&path).unwrap();
         until("a file that is gone", &says("give a readable file"));
-        // A fault of the place goes with it, one of the version that was read stays.
+        // An error of reading disappears with its cause, but an error in the version that was read remains.
         fs::write(&path, "52:54:00:00:01:0f@[::1]\n").unwrap();
         until("the version that was refused", &says("cannot be a peer"));
         fs::write(&path, "# none\n").unwrap();

@@ -1,10 +1,9 @@
 //! Follows a file while the process runs, however it is replaced.
 //!
-//! Programs write a file in place (a container engine that mounts it), rename another over it
-//! (NetworkManager, most editors), or replace the file that a link leads to (systemd-resolved, a
-//! volume of a ConfigMap). inotify reports the first for the file, and the others for the folders
-//! that the file and the target of the link lie in. A report says only that it is time to look, so
-//! that nothing is lost when reports are.
+//! Programs write a file in place (a container engine that mounts it), rename another over it (NetworkManager, most
+//! editors), or replace the file that a link leads to (systemd-resolved, a volume of a ConfigMap). inotify reports the
+//! first for the file, and the others for the folders that the file and the target of the link lie in. A report only
+//! triggers another look at the file, so lost reports do no harm.
 
 use super::{End, Wake};
 use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
@@ -45,8 +44,8 @@ impl FileWatch {
     /// The error of poll(2).
     pub(crate) fn follow(&self, end: &End, mut look: impl FnMut()) -> Result<(), Errno> {
         loop {
-            // Before the file is read, or a change between the two would be missed; each time, as
-            // another file may have taken the name.
+            // The watch must exist before the file is read; otherwise a change in between would be missed. It is
+            // renewed each time because another file may have the name by now.
             self.add_watches();
             look();
             if end.or_event(&self.reports)? == Wake::End {
@@ -57,8 +56,8 @@ impl FileWatch {
         }
     }
 
-    /// Watches the file and the folders it may be replaced in. A path that is not there is noticed
-    /// when the folder above it changes.
+    /// Watches the file and the folders in which it may be replaced. If the path does not exist, its creation is
+    /// noticed through the folder above.
     fn add_watches(&self) {
         for place in folders(&self.path).iter().chain([&self.path]) {
             let _ = inotify::add_watch(&self.reports, place, CHANGES);

@@ -1,8 +1,8 @@
 //! Keeps networks apart: one identifier and one set of subnets for each name, and one name for each
 //! identifier.
 //!
-//! The first VM that leases on a network records it. A record binds as long as another VM has a lease
-//! on its network. After that it gives way, because a network that no VM uses may be made anew.
+//! The first VM with a lease on a network records the network. The record is binding as long as another VM has a lease
+//! on the network. After that it may be replaced, because a network without VMs may be created again.
 
 use crate::error::StoreError;
 use crate::holder::{Holder, VmName};
@@ -10,7 +10,7 @@ use crate::ledger::Ledger;
 use crate::network::NetworkRecord;
 use crate::segment::Segment;
 
-/// Two networks, or two descriptions of one, exclude each other.
+/// Two networks, or two descriptions of one network, contradict each other.
 #[derive(Debug, thiserror::Error)]
 pub enum NetworkError {
     /// The identifier belongs to another network.
@@ -41,7 +41,7 @@ pub enum NetworkError {
         /// A holder on it.
         holder: Holder,
     },
-    /// The store fails.
+    /// The store has failed.
     #[error(transparent)]
     Store(#[from] StoreError),
 }

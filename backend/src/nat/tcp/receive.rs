@@ -41,7 +41,7 @@ impl Segment {
     }
 }
 
-/// The sum of a run of segments.
+/// Totals over a run of segments.
 struct Intake<'l, 'g> {
     /// Bytes for the host socket.
     run: Gather<'l, 'g>,

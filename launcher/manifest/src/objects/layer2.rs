@@ -108,7 +108,7 @@ const MAX_CIDR: usize = 43;
 const FAMILIES: usize = 2;
 const MAX_RESERVED: usize = 25;
 const MAX_INFRASTRUCTURE: usize = 4;
-/// Addresses of an IPv6 subnet that are assigned: its first ones.
+/// Number of addresses of an IPv6 subnet that are assigned, from its start.
 const IPV6_POOL: u128 = 0xffff;
 
 /// Reads `layer2` of a user-defined network. The API's own rules go to the report of `object`.

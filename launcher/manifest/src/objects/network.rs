@@ -27,7 +27,7 @@ pub struct NamedNetwork {
     pub fields: Option<Fields>,
     /// It replaces the pod network of its namespace.
     pub primary: bool,
-    /// OVN-Kubernetes made it of a user-defined network.
+    /// OVN-Kubernetes generated it from a user-defined network.
     pub is_made: bool,
     /// The namespaces of a cluster network; `None` for a network of `namespace`.
     pub namespaces: Option<Selector>,

@@ -1,4 +1,4 @@
-//! NICs on networks that span nodes: their addresses, and their place in the tunnel.
+//! NICs on networks that span nodes: their addresses and tunnel endpoints.
 
 use super::Planner;
 use crate::nic::{UnderlaySpec, VtepSpec};
@@ -37,11 +37,11 @@ pub struct TunnelPlan {
     pub vni: Option<Vni>,
     /// Local end of the tunnel.
     pub vtep: VtepSpec,
-    /// File of the network's guests, also those of this end.
+    /// File of the network's guests, including those of this process.
     pub peers: Option<PathBuf>,
 }
 
-/// What no manifest says of tunnels.
+/// Tunnel settings that manifests do not contain.
 #[derive(Clone, Debug, Default)]
 pub struct TunnelOptions {
     /// Address that peers send to; `None`: that of the default route.
@@ -64,24 +64,24 @@ pub struct OfNetwork<T> {
 }
 
 impl Layer2Plan {
-    /// True if the MAC of a NIC without one follows from its address, as OVN-Kubernetes assigns it.
+    /// True if a NIC without a MAC gets one derived from its address, as in OVN-Kubernetes.
     pub fn derives_mac(&self) -> bool {
         self.network.subnets().next().is_some()
     }
 
-    /// The MAC that follows from the guest's address, once that is known.
+    /// The MAC derived from the guest's address, once the address is known.
     pub(super) fn derived_mac(&self) -> Option<MacAddr> {
         let Ipam::Static { addresses, .. } = &self.ipam else {
             return None;
         };
-        // IPv4 first.
+        // IPv4 has priority.
         let addresses = addresses.iter().map(|given| given.address.addr());
         addresses.min_by_key(|address| address.is_ipv6()).map(mac_of_address)
     }
 }
 
 impl TunnelOptions {
-    /// The end of the tunnel for a network that answers to any of `names`.
+    /// The tunnel settings for a network that has any of `names`.
     fn of(&self, names: &[&str]) -> TunnelPlan {
         TunnelPlan {
             vni: find(&self.vnis, names).copied(),
@@ -116,7 +116,7 @@ fn find<'a, T>(values: &'a [OfNetwork<T>], names: &[&str]) -> Option<&'a T> {
 }
 
 impl Planner<'_> {
-    /// The NIC of an interface that takes the place of the pod network.
+    /// The NIC of an interface on a network that replaces the pod network.
     pub(super) fn primary_layer2(&self, interface: &Interface, pod: PodNetwork) -> Option<(String, Box<Layer2Plan>)> {
         let Some((network, _)) = self.primary() else {
             let message = "its binding is for the primary user-defined network of the namespace, and the files have \
@@ -179,7 +179,7 @@ impl Planner<'_> {
         }
     }
 
-    /// The addresses that the VM names, or that a cluster keeps for it, or free ones.
+    /// The addresses that the VM requests, those that a cluster reserves for it, or free ones.
     fn addresses_on(&self, interface: &Interface, layer2: &Layer2) -> Ipam {
         let mut ipam = layer2.ipam();
         let asked = self.vm.addresses.iter().find(|asked| asked.interface == interface.name);
@@ -222,7 +222,7 @@ impl Planner<'_> {
         ipam
     }
 
-    /// Reports networks that share what only one can have, and options that fit several networks.
+    /// Reports networks that share a value that must be unique, and options that apply to several networks.
     pub(super) fn check_tunnels(&self, nics: &[super::NicPlan]) {
         let plans: Vec<(&str, &Layer2Plan)> = nics
             .iter()
@@ -257,7 +257,7 @@ impl Planner<'_> {
         }
     }
 
-    /// In OVN-Kubernetes, a namespace has to be labelled for a primary network when it is made.
+    /// OVN-Kubernetes requires a label on a namespace with a primary network from its creation on.
     fn check_primary_namespace(&self, interface: &Interface) {
         const LABEL: &str = "k8s.ovn.org/primary-user-defined-network";
         let known = self.manifests.labels_of_namespace(&self.vm.namespace);
@@ -275,7 +275,7 @@ impl Planner<'_> {
         }
     }
 
-    /// The network of a name, if it spans nodes and all objects of its name agree.
+    /// The network of this name, if it spans nodes and all objects with this name agree.
     fn layer2_of<'a>(&'a self, interface: &Interface, network: &'a NamedNetwork) -> Option<&'a Layer2> {
         let layer2 = network.layer2()?;
         let others = self
@@ -306,7 +306,7 @@ fn is_of_family(set: &[crate::objects::ipam::Range], address: IpAddr) -> bool {
 }
 
 impl Binding {
-    /// True for the bindings of a network that takes the place of the pod network.
+    /// True for bindings to a network that replaces the pod network.
     pub const fn is_for_primary(self) -> bool {
         matches!(self, Self::L2Bridge | Self::ManagedTap)
     }

@@ -1,8 +1,8 @@
 //! The peers of a layer2 NIC: those of `--peer`, and those in the file of `--peers`.
 //!
-//! A [`PeerSource`] reads and checks them at the start, and again whenever the file has changed.
-//! One fault refuses the whole reading, so that the peers in use never mix two versions of the file.
-//! Every fault of the file has the number of its line.
+//! A [`PeerSource`] reads and checks them at the start, and again whenever the file has changed. A single fault rejects
+//! the whole version, so the peers in use never come from two versions of the file. Every fault in the file is reported
+//! with its line number.
 
 use super::subnets::{Addressing, Subnet, Subnets};
 use hawser_backend::forwarding::{self, Table, TableError};
@@ -19,7 +19,7 @@ use std::io::{self, Read as _};
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
-/// Limit on the bytes of a file of peers: some 50,000 guests.
+/// Maximum size of a peers file in bytes, enough for about 50,000 guests.
 const MAX_FILE: u64 = 4 << 20;
 
 /// Peers that cannot be used.
@@ -31,7 +31,7 @@ pub(crate) enum PeersError {
     /// The file is larger than any list of peers.
     #[error("--peers={path} has more than {MAX_FILE} bytes: give a file with one peer per line", path = .0.display())]
     TooLarge(PathBuf),
-    /// A line of the file, by itself.
+    /// A line of the file is invalid.
     #[error("{path}:{1}", path = .0.display())]
     Line(PathBuf, peers::PeersError),
     /// The peers contradict each other.
@@ -40,7 +40,7 @@ pub(crate) enum PeersError {
     /// A peer that does not suit the network or the other peers.
     #[error("{place}: {fault}")]
     Peer {
-        /// Where it is.
+        /// The place of its configuration.
         place: Place,
         /// What is wrong with it.
         fault: PeerFault,
@@ -68,10 +68,10 @@ impl Display for Place {
 /// What is wrong with a peer.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum PeerFault {
-    /// An address outside of the network.
+    /// An address outside the network.
     #[error("{0} is not in the network: choose an address in --ipv4 or --ipv6")]
     Outside(IpAddr),
-    /// A subnet of the network holds the peer's end of the tunnel.
+    /// A subnet of the network contains the peer's tunnel endpoint.
     #[error("{subnet} covers {address}, which is an end of the tunnel: choose a subnet that does not")]
     Underlay {
         /// The subnet, with its option.
@@ -79,15 +79,15 @@ pub(crate) enum PeerFault {
         /// The end of the tunnel.
         address: IpAddr,
     },
-    /// Loopback and another link: no datagram crosses between them.
+    /// One endpoint is on the loopback and the other is not, so no datagram can pass between them.
     #[error(
         "{peer} cannot be reached from {own}: a loopback address works only between processes of this host that \
             both use one; give addresses that reach both"
     )]
     Loopback {
-        /// End of the peer.
+        /// The peer's endpoint.
         peer: SocketAddr,
-        /// This end.
+        /// This process's endpoint.
         own: SocketAddr,
     },
     /// Two guests with one MAC.
@@ -99,7 +99,7 @@ pub(crate) enum PeerFault {
     /// Two guests with one name.
     #[error("two guests have the name {0}: give each its own")]
     NameTwice(String),
-    /// The end of the tunnel cannot be reached from this one.
+    /// The peer's endpoint cannot be reached from this process's endpoint.
     #[error(transparent)]
     Endpoint(#[from] TableError),
 }
@@ -117,14 +117,14 @@ pub(super) struct Placed {
 pub(super) struct PeerList {
     options: Vec<PeerConfig>,
     file: Option<PathBuf>,
-    /// Digest of the file as it was parsed last.
+    /// Digest of the file when it was last parsed.
     seen: Option<u64>,
 }
 
-/// What the peers of a NIC have to suit.
+/// The NIC's properties that its peers must fit.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct PeerRules {
-    /// The process's own end of the tunnel.
+    /// The process's own tunnel endpoint.
     pub(super) own: SocketAddr,
     /// MAC of the NIC.
     pub(super) mac: MacAddr,
@@ -157,7 +157,7 @@ impl PeerList {
         self.file.as_deref().map_or(Ok(String::new()), read)
     }
 
-    /// The peers of options and those of `text`, as they are written.
+    /// The peers of the options and those of `text`, not yet checked against each other.
     ///
     /// # Errors
     /// The first line that is wrong by itself.
@@ -178,8 +178,8 @@ impl PeerList {
         self.file.clone().unwrap_or_default()
     }
 
-    /// Checks the peers against the network and each other, and leaves out this process's own lines:
-    /// all processes can have the same file.
+    /// Checks the peers against the network and each other, and leaves out the lines for this process itself, so that
+    /// all processes can share one file.
     ///
     /// # Errors
     /// The first peer with a fault.
@@ -244,7 +244,7 @@ impl PeerSource {
         self.list.text()
     }
 
-    /// Whether the file has another content than at the last call of [`table`](Self::table).
+    /// True if the content of the file has changed since the last call of [`table`](Self::table).
     pub(crate) fn is_new(&self, text: &str) -> bool {
         self.list.seen != Some(digest(text))
     }
@@ -263,7 +263,7 @@ impl PeerSource {
     }
 }
 
-/// What belongs to a guest already, or to the gateway.
+/// MACs, addresses and names that already belong to a guest or the gateway.
 struct Seen {
     macs: HashSet<MacAddr>,
     addresses: HashSet<IpAddr>,

@@ -122,7 +122,7 @@ fn usable(net: IpNet) -> (IpAddr, IpAddr) {
     (first, last)
 }
 
-/// True for the network's first or last address. A bound there stands for the whole network.
+/// True for the network's first or last address. A bound at that address means the whole network.
 fn is_edge(net: IpNet, address: IpAddr) -> bool {
     address == net.network() || address == net.broadcast()
 }
