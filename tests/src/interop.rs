@@ -1,4 +1,4 @@
-//! Layer2 mode against an endpoint that is not hawser's: what must hold whichever it is.
+//! Layer2 mode against a foreign endpoint: the checks that every kind of endpoint must pass.
 //!
 //! A guest of hawser is on the first node, the foreign endpoint on the second, with a host behind
 //! it. Every check here runs against Open vSwitch's user-space datapath
@@ -48,7 +48,7 @@ pub trait Far {
 #[derive(Debug)]
 pub struct Interop<F> {
     _server: Running,
-    /// The guest on hawser, which serves on [`PORT`] too.
+    /// The guest on hawser, which also serves on [`PORT`].
     pub guest: Guest,
     /// Its process.
     pub hawser: Hawser,
@@ -69,8 +69,8 @@ pub fn vtep(node: usize, underlay6: bool) -> String {
 }
 
 impl<F: Far> Interop<F> {
-    /// Starts the foreign endpoint by `lay`, then hawser and its guest. `form` is what follows the
-    /// foreign endpoint in `--peer`, such as `,frames`.
+    /// Starts the foreign endpoint with `lay`, then hawser and its guest. `form` is appended to the foreign endpoint in
+    /// `--peer`, such as `,frames`.
     pub fn new(underlay6: bool, form: &str, lay: impl FnOnce(&Nodes) -> Result<F>) -> Result<Self> {
         let nodes = Nodes::new(2, UNDERLAY_MTU)?;
         let far = lay(&nodes)?;
@@ -136,8 +136,8 @@ impl<F: Far> Interop<F> {
         Ok(())
     }
 
-    /// Streams that end in a short segment, in one byte, and on the edge of a segment; from one
-    /// segment to more than a frame of 64 KiB holds.
+    /// Streams that end with a short segment, with one byte, and at the end of a full segment; from one segment to more
+    /// than a 64 KiB frame.
     pub fn assert_odd_tails_cross(&self) -> Result<()> {
         for (to, headers) in Self::to(FAR).into_iter().zip([52, 72]) {
             let segment = self.mtu() - headers;
@@ -200,8 +200,8 @@ impl<F: Far> Interop<F> {
         Ok(number.trim().parse()?)
     }
 
-    /// A guest that sends more than the MTU is told of it, or has its packet cut if it allows that.
-    /// A link of the underlay that shrinks is followed. No outer packet is a fragment.
+    /// A guest that sends packets above the MTU gets an error, or its packet is fragmented if it allows that. When the
+    /// MTU of an underlay link shrinks, hawser follows. No outer packet is a fragment.
     pub fn assert_mtu(&mut self) -> Result<()> {
         let (wire, mtu) = (self.nodes.listen(GUEST.node)?, self.mtu());
         self.guest.sh(&format!("ip link set eth0 mtu {}", mtu + 1))?;
@@ -312,12 +312,12 @@ impl<F: Far> Interop<F> {
         self.guest.kill(&capture)?;
         assert_eq!(seen, expected, "bytes, IPv6, ECN field");
         let dropped = self.hawser.counters()?.dropped("tunnel_congestion") - before.dropped("tunnel_congestion");
-        // More if the far host spoke by itself meanwhile.
+        // More if the far host sent packets of its own in the meantime.
         assert!(dropped >= 2, "Not-ECT inside a mark, of each family: {dropped}");
         Ok(())
     }
 
-    /// Streams arrive whole over an underlay that loses, duplicates and reorders.
+    /// Streams arrive complete over an underlay that loses, duplicates and reorders datagrams.
     pub fn assert_streams_recover(&mut self, relay: &Relay, bytes: u64) -> Result<()> {
         relay.set(BAD_UNDERLAY);
         for to in Self::to(FAR) {
@@ -339,7 +339,7 @@ pub const BAD_UNDERLAY: Faults = Faults {
     marked: None,
 };
 
-/// The relay had every fault, and forwarded the rest.
+/// The relay produced every fault and forwarded the rest.
 pub fn assert_faults(relay: &Relay) {
     let counts = relay.counts();
     for count in [counts.lost, counts.duplicated, counts.overtaken] {
@@ -377,7 +377,7 @@ fn marks(text: &str) -> BTreeSet<(usize, bool, u8)> {
     all
 }
 
-/// Nothing that came through the tunnel was dropped.
+/// Asserts that no datagram from the tunnel was dropped.
 fn assert_no_drops(before: &Counters, after: &Counters) {
     for reason in [
         "tunnel_malformed",

@@ -1,12 +1,11 @@
 //! A bad underlay: a relay that loses, duplicates, delays and marks the datagrams of the tunnel.
 //!
-//! The kernel of a test machine may lack netem, so the relay is a thread with a packet socket on
-//! either side. It takes a node's link out of the underlay's bridge and forwards every frame between
-//! the two. Faults hit only datagrams to Geneve's port: addresses are resolved as usual. What is
-//! lost, and when, follows from a fixed seed.
+//! The kernel of a test machine may lack netem, so the relay is a thread with a packet socket on either side. It takes
+//! a node's link out of the underlay's bridge and forwards every frame between the two. Faults hit only datagrams to
+//! Geneve's port: addresses are resolved as usual. A fixed seed determines which datagrams are affected.
 //!
-//! A packet socket sees frames before they are cut and checksums before they are computed. The links
-//! on both sides therefore leave neither to their receiver ([`Nodes::relay`](crate::nodes::Nodes::relay)).
+//! A packet socket sees frames before segmentation and before checksums are computed. The links on both sides therefore
+//! have these offloads disabled ([`Nodes::relay`](crate::nodes::Nodes::relay)).
 
 use crate::netns::Namespace;
 use crate::{Result, failure};
@@ -41,7 +40,7 @@ pub struct Faults {
     pub marked: Option<u8>,
 }
 
-/// How many datagrams had which fault.
+/// Number of datagrams with each fault.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Counts {
     /// Datagrams of the tunnel.
@@ -62,7 +61,7 @@ struct Shared {
     counts: Counts,
 }
 
-/// A running relay. It ends on drop, and the link stays cut.
+/// A running relay. It stops on drop, and the link stays interrupted.
 #[derive(Debug)]
 pub struct Relay {
     shared: Arc<Mutex<Shared>>,
@@ -96,12 +95,12 @@ impl Relay {
         })
     }
 
-    /// Has these faults from now on.
+    /// Sets the faults to apply from now on.
     pub fn set(&self, faults: Faults) {
         lock(&self.shared).faults = faults;
     }
 
-    /// What happened so far.
+    /// The counts so far.
     pub fn counts(&self) -> Counts {
         lock(&self.shared).counts
     }
@@ -218,7 +217,7 @@ impl Wire {
     }
 }
 
-/// Where the IP header of a datagram of the tunnel begins; `None` for any other frame.
+/// Offset of the IP header of a tunnel datagram; `None` for any other frame.
 fn outer_header(frame: &[u8]) -> Option<usize> {
     const ETHERNET: usize = 14;
     let word = |at: usize| Some(u16::from_be_bytes([*frame.get(at)?, *frame.get(at + 1)?]));
@@ -312,7 +311,7 @@ fn open(link: &str) -> io::Result<OwnedFd> {
     }
 }
 
-/// Makes a namespace for a relay, in which no kernel speaks on the links.
+/// Creates a namespace for a relay, in which the kernel sends nothing on the links.
 pub(crate) fn namespace() -> Result<Namespace> {
     let namespace = Namespace::new()?;
     namespace

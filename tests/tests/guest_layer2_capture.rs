@@ -1,4 +1,4 @@
-//! Captures of a layer2 network before and after the tunnel, read by tshark.
+//! Captures of a layer2 network inside and outside the tunnel, read by tshark.
 
 use hawser_testkit::guest::Kind;
 use hawser_testkit::nodes::{Nodes, Port};
@@ -96,7 +96,7 @@ fn a_capture_shows_frames_at_the_guest_and_their_packets_outside_of_the_tunnel()
         ];
         let packets = wait_for(&outside, "geneve && icmp", &fields, 6)?;
         let (near, away) = (vtep(&ports[0]), vtep(&ports[1]));
-        // tshark calls a checksum that is right 1.
+        // tshark reports a correct checksum as 1.
         assert_eq!(packets[0], format!("{near}\t{away}\t6081\t0x{VNI:06x}\t1\t8"));
         assert_eq!(packets[1], format!("{away}\t{near}\t6081\t0x{VNI:06x}\t1\t0"));
         hawser.assert_alive()?;

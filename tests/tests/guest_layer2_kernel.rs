@@ -8,7 +8,7 @@ use hawser_testkit::netns::Namespace;
 use hawser_testkit::nodes::{Nodes, PORT};
 use serde_json::Value;
 
-/// MAC of the lab VM's card on the underlay.
+/// MAC of the lab VM's NIC on the underlay.
 const UNDERLAY_MAC: &str = "52:54:00:00:02:02";
 
 /// The lab VM, which is the far node's endpoint and the host behind it.
@@ -32,7 +32,7 @@ impl Far for Kernel {
             (true, true) => "noudp6zerocsumtx",
             (true, false) => "udp6zerocsumtx",
         };
-        // The kernel changes no link's checksums.
+        // The kernel cannot change the checksum setting of an existing link.
         self.machine.sh("ip link del gnv0")?;
         self.add_link(&format!("{} {words}", self.tunnel()))
     }
@@ -157,7 +157,7 @@ fn options_of_the_kernel_are_skipped() -> Result<()> {
 #[test]
 fn the_kernel_drops_frames_with_the_option_that_only_a_hawser_may_get() -> Result<()> {
     let mut interop = interop(false, ",frames")?;
-    // A frame that leaves its receiver nothing to do, such as a ping, goes without the option.
+    // A frame without work left for the receiver, such as a ping, is sent without the option.
     interop.guest.sh(&format!("ping -c 1 -W 5 {}", FAR.address4()))?;
     let heard = |interop: &Interop<Kernel>| interop.far.machine.sh("cat /sys/class/net/gnv0/statistics/rx_packets");
     let [to, _] = Interop::<Kernel>::to(FAR);

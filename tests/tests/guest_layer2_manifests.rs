@@ -7,7 +7,7 @@ use hawser_testkit::nodes::{Nodes, PORT, WORLD4};
 use std::fs;
 use std::path::PathBuf;
 
-/// A VM as a tutorial for OpenShift has it, with disks and cloud-init.
+/// A VM from a tutorial for OpenShift, with disks and cloud-init.
 const VM: &str = r"apiVersion: kubevirt.io/v1
 kind: VirtualMachine
 metadata:
@@ -88,12 +88,12 @@ spec:
 
 /// Name of the VMs' interface.
 const NIC: &str = "primary-udn";
-/// What the first VM gets: the first address after those of gateway and node.
+/// Address of the first VM: the first one after those of the gateway and the node.
 const FIRST: &str = "192.168.254.3";
-/// What the second VM names.
+/// Address that the second VM requests.
 const SECOND: &str = "192.168.254.11";
 
-/// A VM on a node: its manifests, and what runs it.
+/// A VM on a node: its manifests, its hawser and its guest.
 struct Placed {
     folder: PathBuf,
     hawser: Hawser,
@@ -128,7 +128,7 @@ fn serve(nodes: &Nodes, node: usize, folder: &std::path::Path) -> Result<(Hawser
 fn a_vm_on_a_user_defined_network_reaches_a_vm_of_another_node_and_the_world() -> Result<()> {
     let mut nodes = Nodes::new(2, 1500)?;
     nodes.serve_world(WORLD4)?;
-    // The MACs follow from the addresses, so that the file can be written before anything runs.
+    // The MACs are derived from the addresses, so the file can be written before anything runs.
     let peers = format!(
         "0a:58:c0:a8:fe:03,{FIRST}@{}\n0a:58:c0:a8:fe:0b,{SECOND}@{}\n",
         Nodes::vtep4(0),

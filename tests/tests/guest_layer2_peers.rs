@@ -1,4 +1,4 @@
-//! Peers of a layer2 network that come and go while hawser runs.
+//! Adding and removing peers of a layer2 network while hawser runs.
 
 use hawser_testkit::Result;
 use hawser_testkit::guest::Kind;
@@ -10,7 +10,7 @@ use std::time::Duration;
 const VNI: u32 = 4711;
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Replaces the file of peers as editors do, by another of its name.
+/// Replaces the peers file as editors do, by renaming another file over it.
 fn write(file: &Path, ports: &[Port]) -> Result<()> {
     let lines = ports.iter().map(|port| port.peer(false));
     let lines: Vec<String> = lines.map(|line| line.replace("--peer=", "")).collect();
@@ -69,7 +69,7 @@ fn a_peer_that_is_added_to_the_file_becomes_reachable_and_a_removed_one_is_no_lo
         .wait_until("the third version", PATIENCE, |log| log.contains("now has 1 peers"))?;
     ping(ports[1], false)?;
     ping(ports[2], true)?;
-    // What the removed peer still sends is dropped.
+    // Frames that the removed peer still sends are dropped.
     let (_, second) = &others[0];
     second.run(&format!("ping -c 1 -W 1 {}", ports[0].address4()))?;
     hawser.wait_for_counters("the removed peer's frames", |counters| {

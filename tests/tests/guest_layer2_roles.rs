@@ -1,4 +1,4 @@
-//! Guests of networks with another gateway than the first host, and with none.
+//! Guests of networks with a gateway other than the first host, and without a gateway.
 
 use hawser_testkit::guest::{Guest, Kind, Plan};
 use hawser_testkit::hawser::Hawser;
@@ -7,7 +7,7 @@ use hawser_testkit::nodes::{Nodes, PORT, Port, WORLD4, WORLD6};
 use hawser_testkit::{Result, artifacts};
 
 const VNI: u32 = 4712;
-/// Configures the card by DHCPv6 where no router is advertised.
+/// Configures the NIC by DHCPv6 if no router is advertised.
 const DHCPV6: &str = "dhclient -6 -1 -sf /etc/hawser/dhclient6 -lf /run/l6 -pf /run/p6 eth0";
 
 /// Two ports, on two nodes.
@@ -28,7 +28,7 @@ fn boot(nodes: &Nodes, start: impl Fn(Port, Port) -> Result<Hawser>) -> Result<V
     Ok(vec![boot(first, second)?, boot(second, first)?])
 }
 
-/// Asserts that no route leads out of the guest's networks, and no packet.
+/// Asserts that there is no route out of the guest's networks, and that no packet leaves them.
 fn assert_closed(guest: &Guest) -> Result<()> {
     assert_eq!(guest.sh("ip route show default; ip -6 route show default")?.trim(), "");
     guest.sh("ip route add default via 10.100.0.1 dev eth0 onlink; ip -6 route add default via fe80::1 dev eth0")?;
@@ -126,7 +126,7 @@ fn the_gateway_is_at_the_address_that_was_asked_for() -> Result<()> {
     Ok(())
 }
 
-/// What hawser says when it does not start on a node.
+/// The message with which hawser refuses to start on a node.
 fn refusal(node: &Namespace, socket: &str, options: &[&str]) -> Result<String> {
     let mut command = node.command("timeout");
     command

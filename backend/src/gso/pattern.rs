@@ -1,8 +1,8 @@
 //! The headers that a frame must have to follow those of a train.
 //!
 //! Between the frames of a train only lengths, identification, sequence number, checksums and PSH differ. A [`Pattern`]
-//! is made from the first frame. It compares all other bytes in words of eight, and takes the sums over them once, so
-//! that a further frame costs a few additions. No I/O.
+//! is made from the first frame. It compares all other bytes in words of eight, and sums them only once, so that each
+//! further frame costs a few additions. No I/O.
 
 use super::headers::{DONT_FRAGMENT, IPV6, Place, Sums, Transport};
 use crate::frame::HEAD_MAX;
@@ -21,10 +21,11 @@ pub(super) struct Pattern {
     place: Place,
     /// Bytes of all headers.
     headers: usize,
-    /// The bytes that every frame has, zero elsewhere: whole words from the start, and the last eight bytes.
+    /// The bytes that are the same in every frame, and zero elsewhere: whole words from the start, and the last eight
+    /// bytes.
     same: [u64; WORDS],
     last_same: u64,
-    /// Ones where every frame has the same.
+    /// Ones at the bits that are the same in every frame.
     mask: [u64; WORDS],
     last_mask: u64,
     sums: Sums,
@@ -35,8 +36,8 @@ pub(super) struct Pattern {
 }
 
 impl Pattern {
-    /// The pattern of a frame with these places of its headers, which have `headers` bytes: at least a word and at
-    /// most [`HEAD_MAX`]. Its IPv4 header has no options, its IPv6 header no extension.
+    /// The pattern of a frame with its headers at `place`, which are `headers` bytes long: at least a word and at most
+    /// [`HEAD_MAX`]. The frame must have neither IPv4 options nor IPv6 extension headers.
     pub(super) fn new(frame: &[u8], place: Place, headers: usize) -> Self {
         let Place { transport, ip, l4 } = place;
         let mut mask = [0; HEAD_MAX];
@@ -76,8 +77,8 @@ impl Pattern {
         }
     }
 
-    /// True if splitting would give a piece exactly the headers of `frame`, which is longer than they are: `segments`
-    /// with `payload` bytes are before it. The checksum of the transport is not verified.
+    /// True if splitting would give the next piece exactly the headers of `frame`, after `segments` segments with
+    /// `payload` bytes. `frame` must be longer than the headers. The transport checksum is not verified.
     #[inline]
     pub(super) fn precedes(&self, frame: &[u8], segments: usize, payload: usize) -> bool {
         let Place { transport, ip, l4 } = self.place;
@@ -108,7 +109,7 @@ impl Pattern {
             }
     }
 
-    /// True if the checksum of the transport of a frame is right.
+    /// True if the transport checksum of a frame is correct.
     #[inline]
     pub(super) fn has_good_checksum(&self, frame: &[u8]) -> bool {
         let l4 = self.place.l4;
@@ -116,7 +117,7 @@ impl Pattern {
         self.sums.transport.word(length).bytes(&frame[l4..]).fold() == u16::MAX
     }
 
-    /// True if a frame that follows has PSH, behind which nothing can join.
+    /// True if a following frame has PSH, so that no other can join after it.
     #[inline]
     pub(super) fn is_last(&self, frame: &[u8]) -> bool {
         self.place.transport == Transport::Tcp && TcpFlags(frame[self.place.l4 + TCP_FLAGS]).has(TcpFlags::PSH)

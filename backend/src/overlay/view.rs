@@ -1,8 +1,8 @@
-//! What a tunnel shows of its peers while it runs.
+//! Makes the peers of a running tunnel and their counters readable from other threads.
 //!
 //! Each worker has [`Peers`]: the forwarding table and, in its order, the counters of each peer. The worker is the only
-//! writer, by plain stores, and takes no lock to count. With another table it makes the next [`Peers`], copies the
-//! counts of the peers that stay, and publishes it: only then is the lock of the [`TunnelView`] taken.
+//! writer; it uses plain stores and takes no lock to count. For a new table it creates new [`Peers`], copies the counts
+//! of the peers that stay, and publishes them. The lock of the [`TunnelView`] is taken only then.
 
 use crate::counters::{PeerCount, PeerCounters, PeerLevel};
 use crate::forwarding::Table;
@@ -19,7 +19,7 @@ pub struct TunnelView(Mutex<Arc<Peers>>);
 #[derive(Debug)]
 pub struct Peers {
     table: Arc<Table>,
-    /// In the order of the table's endpoints.
+    /// Sorted like the table's endpoints.
     counters: Box<[PeerCounters]>,
 }
 
@@ -28,7 +28,7 @@ impl TunnelView {
         Self(Mutex::new(peers))
     }
 
-    /// The peers that the worker has now.
+    /// The worker's current peers.
     pub fn peers(&self) -> Arc<Peers> {
         Arc::clone(&self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
@@ -39,7 +39,7 @@ impl TunnelView {
 }
 
 impl Peers {
-    /// The peers of `table`, with the counts of those that `before` had too.
+    /// The peers of `table`, with the counts of peers that were also in `before`.
     pub(super) fn follow(table: Arc<Table>, before: Option<&Self>) -> Self {
         let counters = |endpoint: &SocketAddr| {
             let counters = PeerCounters::default();
@@ -82,7 +82,7 @@ impl Peers {
         self.counters.get(index)
     }
 
-    /// Counts what the kernel took for the endpoint at `to`.
+    /// Counts datagrams that the kernel accepted for the endpoint at `to`.
     pub(super) fn sent(&self, to: SocketAddr, datagrams: usize, bytes: usize) {
         if let Some(peer) = self.of(to) {
             peer.add(PeerCount::SentDatagrams, datagrams as u64);
@@ -90,7 +90,7 @@ impl Peers {
         }
     }
 
-    /// Counts what was not sent to the endpoint at `to`.
+    /// Counts datagrams that were not sent to the endpoint at `to`.
     pub(super) fn not_sent(&self, to: SocketAddr, datagrams: usize) {
         if let Some(peer) = self.of(to) {
             peer.add(PeerCount::SendDrops, datagrams as u64);
@@ -105,7 +105,7 @@ impl Peers {
     }
 
     /// Index of the peer that sent a datagram from `source`. Several peers may have that address, and the source port
-    /// says nothing: the one with the inner source MAC counts, and otherwise the first of them.
+    /// does not distinguish them: the peer of the inner source MAC is used, or otherwise the first one.
     pub(super) fn sender(&self, source: IpAddr, mac: Option<MacAddr>) -> Option<usize> {
         let source = source.to_canonical();
         let endpoints = self.table.endpoints();
@@ -121,7 +121,7 @@ impl Peers {
 pub(super) struct LastSender(Option<(IpAddr, Option<MacAddr>, Option<usize>)>);
 
 impl LastSender {
-    /// Counts a message of datagrams whose first is `datagram`.
+    /// Counts a message of datagrams that begins with `datagram`.
     pub(super) fn received(
         &mut self,
         peers: &Peers,

@@ -1,9 +1,9 @@
-//! Shows the outer packets of a tunnel to a capture.
+//! Passes the outer packets of a tunnel to a capture.
 //!
-//! hawser sends and receives UDP payload; the kernel has the headers before it. They are written here as the peers see
-//! them: addresses, ports, traffic class and checksums are those of the wire. What the kernel does not tell is filled
-//! in: the Ethernet addresses are zero, as on the loopback, the identification is zero, and the TTL is that with which
-//! hawser sends.
+//! hawser sends and receives only UDP payload, and the kernel handles the headers. This module writes them as the peers
+//! see them: addresses, ports, traffic class and checksums are those on the wire. Values that the kernel does not
+//! report are filled in: the Ethernet addresses are zero, as on the loopback, the identification is zero, and the TTL
+//! is the one that hawser sends with.
 
 use super::sender::TTL;
 use crate::capture::{Capture, CaptureTap, Direction};
@@ -37,7 +37,7 @@ impl Wire {
         }
     }
 
-    /// Follows the capture. To be called once for each turn.
+    /// Follows the state of the capture; call this once per turn.
     #[inline]
     pub(super) fn look(&mut self) {
         self.tap.look();
@@ -49,13 +49,13 @@ impl Wire {
         self.tap.is_on()
     }
 
-    /// Shows a datagram that is sent.
+    /// Captures a datagram that is sent.
     #[cold]
     pub(super) fn sent(&self, outer: Outer, payload: &[u8], dropped: Option<DropReason>) {
         self.show(Direction::FromGuest, outer, payload, dropped);
     }
 
-    /// Shows a datagram that was received.
+    /// Captures a datagram that was received.
     #[cold]
     pub(super) fn received(&self, outer: Outer, payload: &[u8], dropped: Option<DropReason>) {
         self.show(Direction::ToGuest, outer, payload, dropped);
@@ -70,7 +70,7 @@ impl Wire {
 }
 
 impl Outer {
-    /// Writes the headers before `payload` and returns their length; `None` for ends of two families.
+    /// Writes the headers before `payload` and returns their length; `None` if the ends are of different families.
     fn emit(&self, payload: &[u8], out: &mut [u8; HEADERS]) -> Option<usize> {
         let (source, destination) = (self.source.ip().to_canonical(), self.destination.ip().to_canonical());
         let len = UdpHeader::LEN + payload.len();

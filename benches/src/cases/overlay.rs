@@ -1,5 +1,5 @@
-//! The overlay's two sides, each on its own: what the other does is not counted. System calls are part of a case's
-//! time, not of its instructions.
+//! The two directions of the overlay, measured separately. System calls are part of a case's time but not of its
+//! instructions.
 
 use super::{Round, count, measured};
 use crate::tunnel::Pair;

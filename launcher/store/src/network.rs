@@ -1,4 +1,4 @@
-//! The identity of a network that all nodes share: what every port of it must agree on.
+//! The identity of a network that all nodes share; all its ports must agree on it.
 
 use hawser_packet::geneve::Vni;
 use ipnet::IpNet;

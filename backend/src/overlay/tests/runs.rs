@@ -1,4 +1,4 @@
-//! Datagrams that the kernel hands over as one message.
+//! Tests of datagrams that the kernel delivers as one message.
 
 use super::*;
 use crate::frame::GuestSlice;
@@ -19,7 +19,7 @@ fn send_as_one(to: SocketAddr, datagrams: &[Vec<u8>]) {
     assert_eq!(out.transmit(&socket, 0).unwrap(), 1);
 }
 
-/// A header that was admitted admits the same header only: of several datagrams in one message each is checked.
+/// An admitted header admits only identical headers: each of several datagrams in one message is checked.
 #[test]
 fn each_datagram_of_a_run_is_admitted_on_its_own() {
     let (a, b) = (vtep(2), vtep(3));

@@ -20,7 +20,7 @@ fn all(stream: &CaptureStream) -> Vec<Packet> {
     std::iter::from_fn(|| stream.ready()).collect()
 }
 
-/// Ports and payload of an outer packet whose headers are right.
+/// Ports and payload of an outer packet with correct headers.
 fn payload(packet: &Packet) -> (u16, u16, &[u8]) {
     let headers = Headers::parse(&packet.bytes, packet.len).unwrap();
     let (kind, at, len) = headers.network.transport().unwrap();
@@ -51,7 +51,7 @@ fn a_capture_of_the_tunnel_shows_each_datagram_with_its_headers_in_both_directio
     // A capture is noticed at the end of a burst.
     first.send(&[]);
     first.send(&[OwnedFrame::new(tcp.frame()).with_offload(tcp.offload(1000))]);
-    // It waits for the guest once, and is shown once.
+    // It waits for the guest once, and is captured only once.
     second.sink.room = 0;
     let started = Clock::now();
     while second.counters.count(Count::TunnelReceived) < 3 {

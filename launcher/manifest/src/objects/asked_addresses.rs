@@ -1,5 +1,5 @@
-//! Addresses that a VM names for its interfaces: the annotation `network.kubevirt.io/addresses`, as
-//! KubeVirt's ipam-extensions reads it.
+//! Addresses that a VM requests for its interfaces: the annotation `network.kubevirt.io/addresses`, as KubeVirt's
+//! ipam-extensions reads it.
 
 use super::metadata::Metadata;
 use super::reader::Object;

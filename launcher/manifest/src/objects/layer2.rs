@@ -6,10 +6,10 @@
 //!  NetworkAttachmentDefinition, overlay ──┘
 //! ```
 //!
-//! [`Settings`] holds the fields with their positions, however they were written. [`check_api`] has
-//! the rules of the API server, in its own words. [`Layer2::new`] has the rules of addresses: which
-//! one the gateway has, and which ones guests may have (OVN-Kubernetes keeps the second host of a
-//! subnet for its node, and so does hawser, so that a guest can move between the two).
+//! [`Settings`] contains the fields with their positions, however they were written. [`check_api`] implements the rules
+//! of the API server, with its messages. [`Layer2::new`] implements the rules for the addresses of the gateway and the
+//! guests. OVN-Kubernetes reserves the second host of a subnet for its node, and so does hawser, so that a guest can
+//! move between the two.
 
 use super::fields::network as table;
 use super::ipam::{Choice, DEFAULT_ROUTES, Ipam, Range, Ranges, hosts, is_wide, without};
@@ -24,9 +24,9 @@ use std::net::{IpAddr, Ipv6Addr};
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Layer2 {
-    /// Name of the network in the cluster. Objects of one name stand for one network.
+    /// Name of the network in the cluster. All objects with one name describe the same network.
     pub network: String,
-    /// It replaces the pod network of its namespaces, and has a gateway.
+    /// Whether it replaces the pod network of its namespaces and has a gateway.
     pub primary: bool,
     /// IPv4 subnet.
     pub ipv4: Option<Ipv4Net>,
@@ -36,11 +36,11 @@ pub struct Layer2 {
     pub gateways: Vec<IpAddr>,
     /// Addresses that no guest may have.
     pub taken: Vec<IpNet>,
-    /// Addresses that a guest has only if it names them.
+    /// Addresses that a guest gets only if it requests them.
     pub reserved: Vec<IpNet>,
     /// `mtu`
     pub mtu: Option<u16>,
-    /// Addresses outlive the VM's runs in a cluster too. hawser keeps them in any case.
+    /// Whether the cluster keeps addresses when the VM stops. hawser always keeps them.
     pub persistent: bool,
 }
 
@@ -65,7 +65,7 @@ pub struct Addresses {
 /// The fields of a network.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Position of the whole.
+    /// Position of the whole object.
     pub spot: Spot,
     /// Role of the network.
     pub primary: bool,
@@ -100,7 +100,7 @@ pub struct IpamSettings {
 const MTUS: std::ops::RangeInclusive<i64> = 576..=65_536;
 /// Least MTU of IPv6 (RFC 8200 section 5).
 pub const MIN_IPV6_MTU: u16 = 1280;
-/// The API's rule about it.
+/// The API's message about it.
 pub const MTU_RULE: &str = "MTU should be greater than or equal to 1280 when IPv6 subnet is used";
 /// Longest text of a network.
 const MAX_CIDR: usize = 43;
@@ -113,7 +113,7 @@ const IPV6_POOL: u128 = 0xffff;
 
 /// Reads `layer2` of a user-defined network. The API's own rules go to the report of `object`.
 pub fn read(object: &Object<'_>, primary: bool) -> Option<Settings> {
-    // All are read before the first that is refused ends it, so that every problem is told.
+    // All fields are read before any refusal ends the function, so that every problem is reported.
     let nets = |name, most| cidrs(object, name, most);
     let (subnets, reserved) = (nets("subnets", FAMILIES), nets("reservedSubnets", MAX_RESERVED));
     let infrastructure = nets("infrastructureSubnets", MAX_INFRASTRUCTURE);
@@ -138,7 +138,7 @@ pub fn read(object: &Object<'_>, primary: bool) -> Option<Settings> {
 pub fn mtu(object: &Object<'_>) -> Option<(Spot, u16)> {
     let item = object.get("mtu")?;
     let mtu: u32 = item.integer(MTUS)?;
-    // No link carries the largest one, which the check against the route refuses.
+    // The check against the route refuses the largest value, because no link supports it.
     Some((item.spot().clone(), u16::try_from(mtu).unwrap_or(u16::MAX)))
 }
 
@@ -237,7 +237,7 @@ pub fn read_ipam(object: &Object<'_>) -> Option<IpamSettings> {
     })
 }
 
-/// Whether the MTU is one that the families of the subnets work with.
+/// True if the MTU is large enough for the address families of the subnets.
 pub fn is_mtu_for_families(settings: &Settings) -> bool {
     let has_ipv6 = settings.subnets.nets.iter().any(|(_, net)| net.addr().is_ipv6());
     let mtu = settings.mtu.as_ref().map(|(_, mtu)| *mtu);
@@ -306,7 +306,7 @@ fn check_api(settings: &Settings, object: &Object<'_>) -> bool {
     holds
 }
 
-/// Which networks contain which others, for user-defined networks and NetworkAttachmentDefinitions.
+/// Checks which networks contain others, for user-defined networks and NetworkAttachmentDefinitions.
 pub fn check_containment(settings: &Settings, refuse: &mut impl FnMut(&Option<Spot>, &str)) {
     let Settings {
         subnets,
@@ -361,7 +361,7 @@ pub fn check_containment(settings: &Settings, refuse: &mut impl FnMut(&Option<Sp
 }
 
 impl Layer2 {
-    /// The network of these fields. What cannot be served goes to `problems`.
+    /// The network described by these fields. Anything that cannot be served is reported to `problems`.
     pub fn new(network: String, settings: &Settings, problems: &Report) -> Option<Self> {
         let mut this = Self {
             network,
@@ -398,7 +398,7 @@ impl Layer2 {
         (!is_full).then_some(this)
     }
 
-    /// Takes the addresses of gateway and node out of a subnet.
+    /// Removes the addresses of the gateway and the node from a subnet.
     fn take_infrastructure(&mut self, subnet: IpNet, settings: &Settings, problems: &Report) -> Option<()> {
         let ipv4 = subnet.addr().is_ipv4();
         let named = settings
@@ -446,7 +446,7 @@ impl Layer2 {
         self.gateways.iter().copied().find(|gateway| gateway.is_ipv4() == ipv4)
     }
 
-    /// Addresses for a guest that names none.
+    /// Addresses for a guest that requests none.
     pub fn ipam(&self) -> Ipam {
         let ranges = self.ranges();
         if ranges.ranges.is_empty() {
@@ -480,10 +480,10 @@ impl Layer2 {
         }
     }
 
-    /// An address that a guest names, with its network.
+    /// An address that a guest requests, with its network.
     ///
     /// # Errors
-    /// A description of why it cannot have it.
+    /// A description of the reason why the guest cannot have it.
     pub fn ask_for(&self, asked: IpAddr) -> Result<StaticAddress, String> {
         let Some(subnet) = self.subnets().find(|subnet| subnet.contains(&asked)) else {
             return Err(format!("{asked} is in no subnet of the network: choose one that is"));

@@ -56,7 +56,7 @@ fn a_network_has_one_identifier_and_one_set_of_subnets_while_vms_use_it<P: Place
     // Its only user may change it.
     tell(&mut store, "vm1", &record("red", 8, "10.0.0.0/24")).unwrap();
     tell(&mut place.open(), "vm2", &record("blue", 7, "10.1.0.0/24")).unwrap();
-    // Nobody uses blue.
+    // No VM uses blue.
     tell(&mut store, "vm3", &record("green", 7, "10.3.0.0/24")).unwrap();
     let networks = store.step(|ledger| ledger.networks()).unwrap();
     let names: Vec<&str> = networks.iter().map(|network| &*network.name).collect();
