@@ -120,6 +120,31 @@ pub struct Table {
     macs: HashMap<MacAddr, Place>,
     addresses: HashMap<IpAddr, MacAddr>,
     sources: HashMap<IpAddr, Kind>,
+    names: Names,
+}
+
+/// Names of interfaces, in lower case, and the addresses that they stand for.
+#[derive(Default)]
+struct Names {
+    addresses: HashMap<Box<str>, Box<[IpAddr]>>,
+    names: HashMap<IpAddr, Box<str>>,
+}
+
+impl Names {
+    /// The names of configured peers other than `own`. The first peer with a name has it.
+    fn of(own: SocketAddr, peers: &[PeerConfig]) -> Self {
+        let mut all = Self::default();
+        let others = peers.iter().filter(|peer| canonical(peer.vtep) != canonical(own));
+        for (name, peer) in others.filter_map(|peer| Some((peer.name.as_deref()?, peer))) {
+            let name: Box<str> = name.to_ascii_lowercase().into();
+            let addresses: Box<[IpAddr]> = peer.addresses.iter().map(IpAddr::to_canonical).collect();
+            for address in &addresses {
+                all.names.entry(*address).or_insert_with(|| name.clone());
+            }
+            all.addresses.entry(name).or_insert(addresses);
+        }
+        all
+    }
 }
 
 impl Table {
@@ -140,7 +165,9 @@ impl Table {
                 epoch: None,
             })
         });
-        Self::of(vni, own, endpoints, bindings)
+        let (mut table, errors) = Self::of(vni, own, endpoints, bindings);
+        table.names = Names::of(own, peers);
+        (table, errors)
     }
 
     /// Builds the table for the process with endpoint `own`. Also returns an error for each entry that was left out.
@@ -174,6 +201,7 @@ impl Table {
             macs: HashMap::with_capacity(bindings.len()),
             addresses: HashMap::with_capacity(bindings.iter().map(|binding| binding.addresses.len()).sum()),
             sources,
+            names: Names::default(),
         };
         for binding in bindings {
             let counts = table.bind(&binding).unwrap_or_else(|error| {
@@ -270,6 +298,16 @@ impl Table {
             addresses.sort_unstable();
             (self.endpoints[place.peer as usize], *mac, addresses)
         })
+    }
+
+    /// The addresses of the interface with a name in lower case.
+    pub fn addresses_of(&self, name: &str) -> Option<&[IpAddr]> {
+        self.names.addresses.get(name).map(|addresses| &**addresses)
+    }
+
+    /// The name of the interface with an address.
+    pub fn name_of(&self, address: IpAddr) -> Option<&str> {
+        self.names.names.get(&address.to_canonical()).map(|name| &**name)
     }
 
     /// All endpoints, without duplicates. Broadcasts go to each of them.

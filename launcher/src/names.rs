@@ -14,6 +14,8 @@ pub(crate) struct NameSource {
     dns: Option<Vec<IpAddr>>,
     /// Search domains from the operator; `None`: those of resolv.conf.
     search: Option<Vec<String>>,
+    /// The guest's own domain.
+    domain: Option<String>,
     way: Way,
 }
 
@@ -22,6 +24,9 @@ pub(crate) struct NameSource {
 enum Way {
     /// Through hawser's gateway, which forwards queries to servers that the guest cannot reach.
     Gateway(Links),
+    /// Through the gateway of a network with names of its own: it answers for those and forwards all
+    /// other queries.
+    Network(Links),
     /// On a segment, from which the pod's loopback is unreachable.
     Segment,
 }
@@ -30,6 +35,15 @@ impl NameSource {
     /// For a guest in masquerade.
     pub(crate) fn through_gateway(names: &NameSpec, links: Links) -> Self {
         Self::new(names, Way::Gateway(links))
+    }
+
+    /// For a guest of a network that spans nodes. Name servers from the operator are used as they are.
+    pub(crate) fn of_network(names: &NameSpec, links: Links) -> Self {
+        let way = match &names.servers {
+            Some(_) => Way::Gateway(links),
+            None => Way::Network(links),
+        };
+        Self::new(names, way)
     }
 
     /// For a guest on a segment.
@@ -41,6 +55,7 @@ impl NameSource {
         Self {
             dns: names.servers.clone(),
             search: names.search.clone(),
+            domain: names.domain.clone(),
             way,
         }
     }
@@ -59,6 +74,10 @@ impl NameSource {
         for &server in self.servers(resolv) {
             let told = match self.way {
                 Way::Segment => Some(server).filter(|server| !server.is_loopback()),
+                Way::Network(_) => {
+                    resolvers.forward.push(server);
+                    None
+                }
                 Way::Gateway(links) if is_reachable(&links, server) => Some(server),
                 Way::Gateway(links) => {
                     resolvers.forward.push(server);
@@ -68,6 +87,13 @@ impl NameSource {
             let known = &resolvers.dns;
             let new = told.filter(|told| !known.contains(told));
             resolvers.dns.extend(new);
+        }
+        if let Way::Network(links) = self.way {
+            resolvers.dns = links.gateways().collect();
+            if let Some(domain) = &self.domain {
+                resolvers.search.retain(|other| other != domain);
+                resolvers.search.insert(0, domain.clone());
+            }
         }
         resolvers
     }
@@ -102,4 +128,45 @@ impl NameSource {
 /// True if a guest on `links` can send packets to `server` directly.
 fn is_reachable(links: &Links, server: IpAddr) -> bool {
     !server.is_loopback() && links.has_family_of(server) && !links.covers(server)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    fn resolve(names: &NameSpec) -> Resolvers {
+        let links = Links::new("10.1.0.0/24".parse().ok(), "fd00:1::/64".parse().ok());
+        let resolv = ResolvConf {
+            name_servers: vec![ip("10.96.0.10"), ip("127.0.0.53")],
+            search: vec!["svc.cluster.local".into(), "blue".into()],
+        };
+        NameSource::of_network(names, links).resolve(&resolv)
+    }
+
+    #[test]
+    fn a_network_has_its_gateway_as_name_server_which_forwards_to_those_of_the_system() {
+        let domain = NameSpec {
+            domain: Some("blue".into()),
+            ..NameSpec::default()
+        };
+        let resolvers = resolve(&domain);
+        assert_eq!(resolvers.dns, [ip("10.1.0.1"), ip("fd00:1::1")]);
+        assert_eq!(resolvers.forward, [ip("10.96.0.10"), ip("127.0.0.53")]);
+        assert_eq!(resolvers.search, ["blue", "svc.cluster.local"]);
+        assert_eq!(resolve(&NameSpec::default()).search, ["svc.cluster.local", "blue"]);
+    }
+
+    #[test]
+    fn name_servers_of_the_operator_are_asked_by_the_guest_itself() {
+        let names = NameSpec {
+            servers: Some(vec![ip("192.0.2.53")]),
+            ..NameSpec::default()
+        };
+        let resolvers = resolve(&names);
+        assert_eq!((resolvers.dns, resolvers.forward), (vec![ip("192.0.2.53")], vec![]));
+    }
 }

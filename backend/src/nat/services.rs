@@ -94,11 +94,16 @@ impl GatewayServices {
     }
 
     fn flush(&mut self, sink: &mut dyn GuestSink) {
-        for reply in self.replies.iter() {
-            if sink.send(Offload::NONE, &[reply]).is_err() {
-                self.counters.count_drop(DropReason::NoRoom);
-            }
-        }
-        self.replies.clear();
+        deliver(&mut self.replies, &self.counters, sink);
     }
+}
+
+/// Sends replies to the guest. Those that it has no room for are dropped.
+pub fn deliver(replies: &mut Replies, counters: &Counters, sink: &mut dyn GuestSink) {
+    for reply in replies.iter() {
+        if sink.send(Offload::NONE, &[reply]).is_err() {
+            counters.count_drop(DropReason::NoRoom);
+        }
+    }
+    replies.clear();
 }

@@ -5,20 +5,21 @@
 //! forward. Without a subnet there is no station.
 
 use super::OverlaySetup;
+use super::services::LocalServices;
 use crate::config::{Ipv4Link, Ipv6Link, Layer2Config, NetworkRole, PrimaryNetwork, Resolvers, SecondaryNetwork};
 use crate::counters::{Counters, DropReason};
+use crate::forwarding::Table;
 use crate::frame::{GuestBurst, GuestFrame, GuestSink};
-use crate::mode::{FlowCount, ForwardChange};
+use crate::mode::{BoundForward, FlowCount, ForwardChange};
 use crate::nat::address_map::AddressMap;
 use crate::nat::engine::{Engine, EngineConfig, EngineError, Service, Services as _};
 use crate::nat::icmp::TooBigReporter;
 use crate::nat::link::{GuestAddresses, Link};
 use crate::nat::listen::ListenError;
-use crate::nat::services::GatewayServices;
 use crate::packet::MacAddr;
 use crate::packet::membership::is_membership;
 use crate::poller::{Readiness, Token};
-use crate::responder::{Neighbours, ServiceConfig, Station, is_router_solicitation};
+use crate::responder::{ServiceConfig, Station, is_router_solicitation};
 use crate::time::Instant;
 use std::io;
 use std::sync::Arc;
@@ -28,7 +29,7 @@ use std::sync::Arc;
 pub(super) struct Local {
     /// MAC of the station; `None` if there is none.
     mac: Option<MacAddr>,
-    services: GatewayServices,
+    services: LocalServices,
     beyond: Beyond,
 }
 
@@ -90,7 +91,7 @@ impl Local {
     ///
     /// # Errors
     /// [`GatewayError`]
-    pub(super) fn new(setup: OverlaySetup<'_>, neighbours: Arc<dyn Neighbours>) -> Result<Self, GatewayError> {
+    pub(super) fn new(setup: OverlaySetup<'_>, table: &Arc<Table>) -> Result<Self, GatewayError> {
         let mode = setup.mode;
         let mac = mode.station_mac();
         let (links, station) = match &mode.role {
@@ -110,8 +111,7 @@ impl Local {
             // The network assigns addresses, as in OVN-Kubernetes.
             autoconfigures: false,
         };
-        let mut services = GatewayServices::new(services, Arc::clone(&setup.counters));
-        services.set_peers(neighbours);
+        let services = LocalServices::new(services, mode, table, Arc::clone(&setup.counters));
         let has_subnet = links.ipv4.is_some() || links.ipv6.is_some();
         Ok(Self {
             mac: has_subnet.then_some(mac),
@@ -136,7 +136,9 @@ impl Local {
     pub(super) fn takes(&self, frame: &GuestFrame<'_>) -> bool {
         match frame.parsed.destination_mac(frame.head) {
             Some(mac) if Some(mac) == self.mac => true,
-            Some(mac) if mac.is_multicast() => self.services.wants(frame) && !is_membership(frame.head, &frame.parsed),
+            Some(mac) if mac.is_multicast() => {
+                self.services.link.wants(frame) && !is_membership(frame.head, &frame.parsed)
+            }
             Some(_) => false,
             None => true,
         }
@@ -177,15 +179,15 @@ impl Local {
     }
 
     pub(super) fn set_resolvers(&mut self, now: Instant, resolvers: &Resolvers) {
-        self.services.set_resolvers(now, resolvers);
+        self.services.link.set_resolvers(now, resolvers);
         if let Some(engine) = self.engine() {
             engine.set_dns_forward(&resolvers.forward);
         }
     }
 
-    /// Replaces the neighbours for which the station answers.
-    pub(super) fn set_neighbours(&mut self, neighbours: Arc<dyn Neighbours>) {
-        self.services.set_peers(neighbours);
+    /// Replaces the peers for which the station answers.
+    pub(super) fn set_peers(&mut self, table: &Arc<Table>) {
+        self.services.set_peers(table);
     }
 
     /// Changes the forwards.
@@ -201,6 +203,11 @@ impl Local {
                 Ok(())
             }
         }
+    }
+
+    /// Stops serving forwards and returns their sockets, still listening. Flows stay.
+    pub(super) fn release_listeners(&mut self) -> Vec<BoundForward> {
+        self.engine().map(Engine::release_listeners).unwrap_or_default()
     }
 
     pub(super) fn on_event(&mut self, now: Instant, token: Token, ready: Readiness, sink: &mut dyn GuestSink) {
@@ -219,7 +226,7 @@ impl Local {
         if let Some(engine) = self.engine() {
             engine.on_timer(now, sink);
         }
-        self.services.on_timer(now, sink);
+        self.services.link.on_timer(now, sink);
     }
 
     pub(super) fn deadline(&self) -> Option<Instant> {
@@ -227,7 +234,7 @@ impl Local {
             Beyond::World(engine) => engine.deadline(),
             Beyond::Nothing { .. } => None,
         };
-        [engine, self.services.deadline()].into_iter().flatten().min()
+        [engine, self.services.link.deadline()].into_iter().flatten().min()
     }
 
     pub(super) fn has_backlog(&self) -> bool {
@@ -245,7 +252,7 @@ impl Local {
     }
 
     pub(super) fn on_link_up(&mut self, now: Instant, sink: &mut dyn GuestSink) {
-        self.services.on_link_up(now, sink);
+        self.services.link.on_link_up(now, sink);
         if let Some(engine) = self.engine() {
             engine.on_link_up(now, sink);
         }
@@ -255,7 +262,7 @@ impl Local {
         if let Some(engine) = self.engine() {
             engine.on_link_down(now);
         }
-        self.services.on_link_down();
+        self.services.link.on_link_down();
     }
 
     pub(super) fn on_reset(&mut self) {

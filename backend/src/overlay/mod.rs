@@ -22,6 +22,7 @@ mod outbound;
 mod paths;
 mod probe;
 mod sender;
+mod services;
 mod view;
 mod wire;
 
@@ -30,11 +31,12 @@ use crate::config::Layer2Config;
 use crate::counters::{Count, Counters, DropReason};
 use crate::forwarding::{Table, TableError};
 use crate::frame::{GuestBurst, GuestFrame, GuestSink, GuestSlice, Offload};
-use crate::mode::{FlowCount, Mode, ModeCommand};
+use crate::mode::{BoundForward, FlowCount, Mode, ModeCommand};
 use crate::nat::setup::NatSetup;
 use crate::packet::{Head, MacAddr};
 use crate::poller::{Interest, Readiness, Token};
 use crate::responder::Neighbours;
+use crate::responder::dns::Names;
 use crate::sys::datagram;
 use crate::sys::traffic_class::watch_traffic_class;
 use crate::time::Instant;
@@ -122,7 +124,7 @@ impl Overlay {
             inbound: Inbound::new(mode.vtep, Arc::clone(&counters)),
             groups: Groups::new(memberships, mode.station_mac(), setup.worker, Arc::clone(&counters)),
             outbound: Outbound::new(sender, port.mtu, Arc::clone(&counters)),
-            local: Local::new(setup, table as _)?,
+            local: Local::new(setup, &table)?,
             view: Arc::new(TunnelView::new(Arc::clone(&peers))),
             peers,
             counters,
@@ -140,6 +142,11 @@ impl Overlay {
         Arc::clone(&self.view)
     }
 
+    /// Stops serving forwards and returns their sockets, still listening, to be handed over. Flows stay.
+    pub fn release_listeners(&mut self) -> Vec<BoundForward> {
+        self.local.release_listeners()
+    }
+
     /// Replaces the table. Frames that wait for the guest are also checked against the new table.
     fn set_peers(&mut self, now: Instant, table: Arc<Table>) {
         let known = self.peers.table().endpoints();
@@ -149,7 +156,7 @@ impl Overlay {
         self.peers = Arc::new(Peers::follow(Arc::clone(&table), Some(&self.peers)));
         self.outbound.set_peers(Arc::clone(&self.peers));
         self.inbound.forget_sender();
-        self.local.set_neighbours(table as _);
+        self.local.set_peers(&table);
         self.view.publish(Arc::clone(&self.peers));
     }
 
@@ -198,6 +205,16 @@ impl Overlay {
 impl Neighbours for Table {
     fn mac_of(&self, address: IpAddr) -> Option<MacAddr> {
         self.mac_of(address)
+    }
+}
+
+impl Names for Table {
+    fn addresses_of(&self, name: &str) -> Option<Vec<IpAddr>> {
+        self.addresses_of(name).map(<[IpAddr]>::to_vec)
+    }
+
+    fn name_of(&self, address: IpAddr) -> Option<String> {
+        self.name_of(address).map(str::to_owned)
     }
 }
 

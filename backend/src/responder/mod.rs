@@ -9,6 +9,7 @@
 mod arp;
 mod dhcp4;
 mod dhcp6;
+pub mod dns;
 mod echo;
 mod held;
 mod lease;

@@ -50,6 +50,13 @@ impl Links {
         self.covering(addr).is_some()
     }
 
+    /// The gateway's addresses, IPv4 first.
+    pub fn gateways(&self) -> impl Iterator<Item = IpAddr> {
+        let v4 = self.ipv4.map(|link| IpAddr::from(link.gateway));
+        let v6 = self.ipv6.map(|link| IpAddr::from(link.gateway));
+        [v4, v6].into_iter().flatten()
+    }
+
     /// The gateway's address for `server`: of the server's family if the guest has it.
     pub fn gateway_for(&self, server: IpAddr) -> Option<IpAddr> {
         let v4 = self.ipv4.map(|link| IpAddr::from(link.gateway));

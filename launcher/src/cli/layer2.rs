@@ -41,6 +41,14 @@ pub(crate) struct Layer2Args {
         value_parser = values::gateway
     )]
     pub gateway: Option<GatewaySpec>,
+    /// Domain of the guests' names in the gateway's DNS, such as blue.example [default: none, names alone]
+    #[arg(
+        long,
+        value_name = "NAME",
+        help_heading = "Network across nodes (--mode=layer2)",
+        value_parser = values::search_domain
+    )]
+    pub domain: Option<String>,
     /// A guest of the network that another process serves: its MAC, its addresses, and address and port of the process
     /// [default port: 6081]; any instead of the MAC for an endpoint with many MACs; frames if both processes are hawser
     /// and both name each other with it; name=NAME for its name in the gateway's DNS; may be repeated
@@ -63,12 +71,13 @@ pub(crate) struct Layer2Args {
 
 impl Layer2Args {
     /// The options by name, and whether they were given.
-    pub(crate) fn given(&self) -> [(bool, &'static str); 6] {
+    pub(crate) fn given(&self) -> [(bool, &'static str); 7] {
         [
             (self.vni.is_some(), "--vni"),
             (self.vtep.is_some(), "--vtep"),
             (self.vtep_port != geneve::PORT, "--vtep-port"),
             (self.gateway.is_some(), "--gateway"),
+            (self.domain.is_some(), "--domain"),
             (!self.peers.is_empty(), "--peer"),
             (self.peers_file.is_some(), "--peers"),
         ]

@@ -143,6 +143,7 @@ impl PortArgs {
                 hostname: self.hostname.clone(),
                 servers: (!self.dns.is_empty()).then(|| self.dns.clone()),
                 search: (!self.search.is_empty()).then(|| self.search.clone()),
+                domain: self.layer2.domain.clone(),
                 ..NameSpec::default()
             },
             link_up: true,

@@ -101,7 +101,7 @@ pub(super) fn resolve(spec: &NicSpec, mode: &Layer2Spec, host: &Host) -> Result<
 fn names(spec: &NicSpec, addressing: Addressing, host: &Host) -> (NameSource, Resolvers, Vec<String>) {
     match addressing {
         Addressing::Gateway { ipv4, ipv6 } => {
-            let names = NameSource::through_gateway(&spec.names, Links { ipv4, ipv6 });
+            let names = NameSource::of_network(&spec.names, Links { ipv4, ipv6 });
             let (resolvers, notices) = (names.resolve(&host.resolv), names.notices(&host.resolv));
             (names, resolvers, notices)
         }

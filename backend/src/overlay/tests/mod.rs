@@ -1,6 +1,7 @@
 //! Tests with the modes of two processes on one host, whose guests are plain memory.
 
 mod frame_option;
+mod gateway;
 mod multicast;
 mod peers;
 mod roles;
