@@ -1,7 +1,7 @@
-//! Options of the networks of manifests that span nodes, as clap sees them.
+//! Command-line options for networks in manifests that span nodes.
 //!
-//! A value may name its network, as in `--vni=shop/primary-udn=4711`, and must if the VM is on several
-//! such networks.
+//! A value may name its network, as in `--vni=shop/primary-udn=4711`; it must do so if the VM is on several such
+//! networks.
 
 use clap::Args;
 use hawser_backend::packet::geneve::Vni;
@@ -10,13 +10,13 @@ use hawser_manifest::plan::layer2::{OfNetwork, TunnelOptions};
 use hawser_manifest::values;
 use std::path::PathBuf;
 
-/// What no manifest says of tunnels.
+/// Tunnel settings that manifests do not contain.
 #[derive(Clone, Debug, Default, Args)]
 #[group(skip)]
 pub(crate) struct TunnelArgs {
-    /// Address of this host or pod to which the processes of other nodes send, or the family of the
-    /// default route whose source address that is [default: that of the default route, in the family
-    /// of the peers, else IPv4]
+    /// Address of this host or pod to which the processes of other nodes send, or the address family of the default
+    /// route whose source address is used [default: that of the default route, in the family of the peers, or else in
+    /// IPv4]
     #[arg(
         long,
         value_name = "ADDR|ipv4|ipv6",
@@ -33,8 +33,8 @@ pub(crate) struct TunnelArgs {
         value_parser = port
     )]
     pub vtep_ports: Vec<OfNetwork<u16>>,
-    /// Identifier of a network in the tunnel, 0 to 16777215, the same on every node; NETWORK is NAME
-    /// or NAMESPACE/NAME, and may be left out if the VM is on one such network
+    /// Identifier of a network in the tunnel, 0 to 16777215, the same on every node; NETWORK is NAME or NAMESPACE/NAME,
+    /// and is optional if the VM is on only one such network
     #[arg(
         long = "vni",
         value_name = "[NETWORK=]N",
@@ -42,8 +42,8 @@ pub(crate) struct TunnelArgs {
         value_parser = vni
     )]
     pub vnis: Vec<OfNetwork<Vni>>,
-    /// File of a network's guests, one a line, as --peers of --mode=layer2 reads it; lines of this
-    /// process's own endpoint do not count; changes are followed while hawser runs
+    /// File of a network's guests, one per line, as for --peers with --mode=layer2; lines with this process's own
+    /// endpoint are ignored; the file is read again when it changes
     #[arg(
         long,
         value_name = "[NETWORK=]FILE",

@@ -200,7 +200,7 @@ fn settings(object: &Object<'_>, primary: bool, persistent: bool) -> Option<Sett
     })
 }
 
-/// The parts of a field that lists them with commas; a layer3 network's have a node's prefix too.
+/// The parts of a comma-separated field; those of a layer3 network also have a node's prefix.
 type Listed<T> = (Option<Spot>, Vec<(Spot, T)>);
 
 fn listed<T>(object: &Object<'_>, name: &str, parse: impl Fn(&str) -> Result<T, String>) -> Option<Listed<T>> {
@@ -227,7 +227,7 @@ fn listed<T>(object: &Object<'_>, name: &str, parse: impl Fn(&str) -> Result<T, 
     Some((spot, all))
 }
 
-/// One subnet of each family at most.
+/// At most one subnet of each family.
 fn of_two_families(object: &Object<'_>, subnets: Nets) -> Option<Nets> {
     let of = |ipv4: bool| {
         subnets

@@ -1,5 +1,5 @@
-//! The topologies of user-defined networks: `Layer2`, which spans nodes; `Localnet`, which is a
-//! segment of the node; `Layer3`, which hawser checks and does not serve.
+//! The topologies of user-defined networks: `Layer2`, which spans nodes; `Localnet`, which is a segment of the node;
+//! `Layer3`, which hawser checks but does not serve.
 
 use super::cni::{self, Fields, LAYER3, Medium, PortRules, Segment};
 use super::fields::network as table;
@@ -16,7 +16,7 @@ pub enum Topology {
     Layer2,
     /// A subnet for each node, with routers between them.
     Layer3,
-    /// A network that the nodes are on already.
+    /// A network that the nodes are already connected to.
     Localnet,
 }
 
@@ -45,17 +45,17 @@ impl Topology {
         }
     }
 
-    /// The rule of the API for the field.
+    /// The API's rule for the field.
     fn rule(self) -> String {
         let (name, field) = (self.name(), self.field());
         format!("spec.{field} is required when topology is {name} and forbidden otherwise")
     }
 }
 
-/// What a user-defined network is made of.
+/// A user-defined network as it was read.
 #[derive(Debug)]
 pub struct Network {
-    /// It replaces the pod network of its namespaces.
+    /// Whether it replaces the pod network of its namespaces.
     pub primary: bool,
     /// `None` if a problem was found.
     pub medium: Option<Medium>,
@@ -106,7 +106,7 @@ pub fn read(spec: &Object<'_>, allowed: &[Topology], network: String, problems: 
     })
 }
 
-/// Positions of what the host may contradict.
+/// Positions of fields that may contradict the host.
 pub fn fields(object: &Object<'_>, settings: Option<&Settings>) -> Fields {
     let here = object.spot();
     let subnets = settings.and_then(|settings| settings.subnets.spot.clone());
@@ -160,8 +160,7 @@ fn read_localnet(object: &Object<'_>) -> Option<Settings> {
     Some(settings)
 }
 
-/// A network that the nodes are on already: the Linux bridge with the physical network's name, and
-/// the VLAN.
+/// A network that the nodes are already connected to: the Linux bridge with the physical network's name, and the VLAN.
 fn localnet(object: &Object<'_>, network: String, settings: Option<&Settings>, problems: &Report) -> Option<Medium> {
     const MAX_NAME: usize = 253;
     let physical = object.need("physicalNetworkName", "name the physical network")?;
@@ -199,7 +198,7 @@ fn localnet(object: &Object<'_>, network: String, settings: Option<&Settings>, p
     })))
 }
 
-/// The bridge that stands for a physical network: hawser knows no mappings of Open vSwitch.
+/// The bridge of a physical network; hawser does not use the mappings of Open vSwitch.
 pub fn bridge_of(physical: &str) -> Result<String, String> {
     cni::device_name(physical)
         .map_err(|_| "hawser looks for a Linux bridge of this name, which is no name of a device: give one".to_owned())
@@ -265,7 +264,7 @@ fn check_layer3(object: &Object<'_>, primary: bool) {
     }
 }
 
-/// A network that nodes get subnets of.
+/// A network from which nodes get subnets.
 struct NodeSubnets {
     spot: Spot,
     net: IpNet,

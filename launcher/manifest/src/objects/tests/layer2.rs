@@ -1,4 +1,4 @@
-//! Networks that span nodes: what is planned of them, and each rule of the API with its message.
+//! Networks that span nodes: their plans, and each rule of the API with its message.
 
 use super::{machine, planned, problems};
 use crate::nic::{GatewaySpec, ModeSpec, UnderlaySpec};
@@ -33,7 +33,7 @@ fn plan(text: &str) -> VmPlan {
         .plan
 }
 
-/// The addresses that are assigned, as the plan tells them.
+/// The addresses that are assigned, as printed in the plan.
 fn addresses(fields: &str) -> String {
     let text = plan_text::text(&plan(&(vm("") + &network(fields))));
     let line = text.lines().find_map(|line| line.strip_prefix("  address  "));
@@ -88,7 +88,7 @@ fn addresses_that_are_not_for_guests_are_not_assigned() {
     }
 }
 
-/// Fields of a primary network that the API or OVN-Kubernetes refuses, the field that is named, and the message.
+/// Fields of a primary network that the API or OVN-Kubernetes refuses, the field named in the message, and the message.
 const REFUSED: &[(&str, &str, &str)] = &[
     (
         "mtu: 500",
@@ -212,7 +212,7 @@ const REFUSED: &[(&str, &str, &str)] = &[
     ),
 ];
 
-/// The same of a secondary network.
+/// The same for a secondary network.
 const REFUSED_SECONDARY: &[(&str, &str, &str)] = &[
     (
         "ipam: {mode: Disabled}, subnets: [10.0.0.0/24]",
@@ -366,7 +366,7 @@ fn a_localnet_is_a_bridge_with_its_vlan_and_ranges() {
     }
 }
 
-/// The plan's NIC of a VM that names addresses.
+/// The planned NIC of a VM that requests addresses.
 fn asking(annotation: &str, network: &str) -> Vec<String> {
     let vm = vm(&format!(
         ", annotations: {{network.kubevirt.io/addresses: '{annotation}'}}"
@@ -388,7 +388,7 @@ fn a_vm_gets_the_addresses_it_names_and_its_mac_follows() {
     };
     let guests: Vec<String> = spec.guests.iter().map(ToString::to_string).collect();
     assert_eq!(guests, ["192.168.254.200", "fd00:254::c8"]);
-    // What a cluster keeps has priority.
+    // Addresses reserved by the cluster have priority.
     let claim = "---\napiVersion: k8s.cni.cncf.io/v1alpha1\nkind: IPAMClaim\nmetadata: {name: vm.primary-udn, namespace: \
                  shop}\nspec: {network: primary-udn, interface: ovn-udn1}\nstatus: {ips: [192.168.254.7/24, \
                  \"fd00:254::7/64\"]}\n";
@@ -462,7 +462,7 @@ fn bindings_and_primary_networks_must_meet() {
         two,
         ["vm.yaml:19: primary network already exist in namespace shop: it is at vm.yaml:12, leave one out"]
     );
-    // What OVN-Kubernetes makes of the network may be among the files, and says nothing new.
+    // The object that OVN-Kubernetes generates from the network may be among the files and adds nothing.
     let made = "---\napiVersion: k8s.cni.cncf.io/v1\nkind: NetworkAttachmentDefinition\nmetadata: {name: primary-udn, \
                 namespace: shop, labels: {k8s.ovn.org/user-defined-network: \"\"}}\nspec: {config: '{\"type\": \
                 \"ovn-k8s-cni-overlay\", \"name\": \"shop_primary-udn\", \"netAttachDefName\": \"shop/primary-udn\", \
@@ -566,7 +566,7 @@ fn networks_of_one_vm_have_identifiers_and_ports_of_their_own() {
     let text_of = plan_text::text(&plan);
     for line in [
         "  mode     layer2: the secondary network default_red\n",
-        // Every host, as there is no gateway.
+        // All hosts, because there is no gateway.
         "  address  one of 10.1.0.1 to 10.1.0.254\n",
         "  MAC      one of the pool, kept for the VM\n",
     ] {
