@@ -165,7 +165,9 @@ fn without_store(nic: &mut NicPlan) -> Result<(), Failure> {
         return Ok(());
     };
     let message = match ipam {
-        Ipam::HostLocal(_) => "addresses of host-local ranges are kept in the store: leave out --store=off",
+        Ipam::HostLocal(_) => {
+            "addresses of ranges are kept in the store: name them in the manifest, or leave out --store=off"
+        }
         Ipam::Whereabouts(_) => "addresses of whereabouts ranges are kept in the store: leave out --store=off",
         Ipam::Static { .. } if !named => {
             "its address is given to a MAC, and none is known: give macAddress, or leave out --store=off"

@@ -152,7 +152,7 @@ fn without_a_store_what_needs_one_is_refused_by_name() {
         (
             "",
             r#""ipam": {"type": "host-local", "subnet": "10.0.0.0/8"}"#,
-            "interface lan: addresses of host-local ranges",
+            "interface lan: addresses of ranges are kept in the store",
         ),
         (
             "",
@@ -432,4 +432,71 @@ fn a_preview_names_each_lease_that_is_not_kept_yet() {
     assert_eq!(holders(&plan), ["lan"]);
     settle(&mut plan, &args).unwrap();
     assert_eq!(holders(&plan), [""; 0]);
+}
+
+/// The plan of a VM on the secondary network `name` with this identifier.
+fn on_network(vm: &str, name: &str, vni: u32) -> VmPlan {
+    use hawser_manifest::plan::layer2::{OfNetwork, TunnelOptions};
+    let config = format!(
+        r#"{{"type": "ovn-k8s-cni-overlay", "name": "{name}", "topology": "layer2", "subnets": "10.1.0.0/24", "excludeSubnets": "10.1.0.0/28"}}"#
+    );
+    let text = format!(
+        "apiVersion: k8s.cni.cncf.io/v1\nkind: NetworkAttachmentDefinition\nmetadata: {{name: lan}}\nspec:\n  config: \
+         '{config}'\n---\napiVersion: kubevirt.io/v1\nkind: VirtualMachineInstance\nmetadata: {{name: {vm}}}\nspec:\n  \
+         domain: {{devices: {{interfaces: [{{name: lan, bridge: {{}}}}]}}}}\n  networks: [{{name: lan, multus: \
+         {{networkName: lan}}}}]\n"
+    );
+    let source = SourceFile {
+        name: "vm.yaml".into(),
+        text,
+    };
+    let options = PlanOptions {
+        tunnels: TunnelOptions {
+            vnis: vec![OfNetwork {
+                network: None,
+                value: vni.try_into().unwrap(),
+            }],
+            ..TunnelOptions::default()
+        },
+        ..PlanOptions::default()
+    };
+    let setup = PlanSetup::new(Path::new("/run/hawser"), &options);
+    let checked = hawser_manifest::check::check_sources(&[source], &setup);
+    checked.unwrap_or_else(|rejected| panic!("{:?}", rejected.errors)).plan
+}
+
+#[test]
+fn a_guest_of_a_network_that_spans_nodes_has_the_mac_of_its_leased_address() {
+    use hawser_manifest::nic::ModeSpec;
+    let folder = tempfile::tempdir().unwrap();
+    let mut store = Sqlite::open(&folder.path().join("store.db"), Access::Make).unwrap();
+    let mut plan = on_network("a", "blue", 7);
+    let leases = reserve(&mut store, &plan, &MacRange::DEFAULT).unwrap();
+    assert_eq!(leases[0].segment, LeaseSegment::Network("blue".into()));
+    assert_eq!(held(&leases[0]), "0a:58:0a:01:00:10 10.1.0.16/24");
+    apply(&mut plan.nics[0], &leases[0]);
+    let ModeSpec::Layer2(spec) = plan.nics[0].spec().mode else {
+        panic!("{plan:?}")
+    };
+    assert_eq!(spec.guests, [std::net::IpAddr::from([10, 1, 0, 16])]);
+    assert_eq!(plan.nics[0].mac.unwrap().to_string(), "0a:58:0a:01:00:10");
+    // The next VM gets another address, and each keeps its own.
+    let next = reserve(&mut store, &on_network("b", "blue", 7), &MacRange::DEFAULT).unwrap();
+    assert_eq!(held(&next[0]), "0a:58:0a:01:00:11 10.1.0.17/24");
+    let again = reserve(&mut store, &on_network("a", "blue", 7), &MacRange::DEFAULT).unwrap();
+    assert_eq!(again, leases);
+}
+
+#[test]
+fn networks_of_one_node_have_identifiers_of_their_own() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut store = Sqlite::open(&folder.path().join("store.db"), Access::Make).unwrap();
+    reserve(&mut store, &on_network("a", "blue", 7), &MacRange::DEFAULT).unwrap();
+    let taken = reserve(&mut store, &on_network("b", "red", 7), &MacRange::DEFAULT).unwrap_err();
+    let taken = format!("{taken:?}");
+    assert!(taken.contains("which is that of network blue"), "{taken}");
+    let other = reserve(&mut store, &on_network("b", "blue", 8), &MacRange::DEFAULT).unwrap_err();
+    let other = format!("{other:?}");
+    assert!(other.contains("all VMs of a network must agree"), "{other}");
+    reserve(&mut store, &on_network("b", "red", 8), &MacRange::DEFAULT).unwrap();
 }
