@@ -10,7 +10,7 @@ use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
-/// Reaches the world from the guest, and the guest from the world.
+/// Connects from the guest to the outside, and from the outside to the guest.
 fn assert_reachable(lab: &Lab, guest: &Guest) -> Result<()> {
     guest.traffic(&format!("send to={FAR4}:{PORT} bytes=5000000"))?;
     guest.traffic(&format!("receive to={FAR4}:{PORT} bytes=5000000"))?;

@@ -41,9 +41,9 @@ impl Default for Patience {
 /// Whether the VMM can show the guest a link state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum LinkShown {
-    /// It can.
+    /// The VMM sets the link.
     ByVmm,
-    /// It cannot; only the back end's own channel remains.
+    /// The VMM cannot set links; only the back end's own channel is available.
     ByBackEnd,
 }
 

@@ -134,7 +134,7 @@ impl SavedUdpFlow {
 
 impl UdpFlows {
     /// All flows as plain values, each with its socket, the longest idle first. They stay in the table, which must not
-    /// run until the sockets have been passed on.
+    /// be used until the sockets have been transferred.
     pub fn save(&self, now: Instant) -> impl Iterator<Item = (SavedUdpFlow, &Socket)> {
         let mut flows: Vec<_> = self.table.iter().collect();
         flows.sort_by_key(|flow| flow.last_used);
