@@ -112,6 +112,14 @@ fn nat_setup<'a, M>(
     }
 }
 
+/// The configuration without the peers of a network, which may be many: they are in the forwarding table from then on.
+fn without_peers(mut config: PortConfig) -> PortConfig {
+    if let ModeConfig::Layer2(mode) = &mut config.mode {
+        mode.peers = Vec::new();
+    }
+    config
+}
+
 impl Port {
     /// Creates a port in the mode of its configuration.
     ///
@@ -167,6 +175,7 @@ impl Port {
         made.map(|port| Self {
             tunnel: views,
             outer,
+            config: without_peers(port.config),
             ..port
         })
     }
@@ -235,7 +244,7 @@ impl Port {
         Ok(port)
     }
 
-    /// The port's configuration.
+    /// The port's configuration. In layer2 mode it has no peers; [`peers`](Self::peers) has those of now.
     pub const fn config(&self) -> &PortConfig {
         &self.config
     }

@@ -5,6 +5,7 @@
 
 use crate::config::{PeerSource, PeersError};
 use crate::failure::Failure;
+use crate::memory;
 use crate::sandbox::{Sandbox, ThreadKind};
 use crate::watcher::Watcher;
 use crate::watcher::files::FileWatch;
@@ -80,6 +81,8 @@ impl PeersFile {
         };
         let name = format!("{}-peers", port.config().name);
         Watcher::start(sandbox, ThreadKind::Names, &name, move |end| {
+            // The first version was read by the thread that started this one.
+            memory::give_back();
             if let Err(error) = watch.follow(end, || follower.look()) {
                 log::error!("{} is no longer watched: {error}", follower.file.path.display());
             }
@@ -111,6 +114,7 @@ impl Follower {
                         refused: None,
                     };
                 });
+                memory::give_back();
             }
             Err(why) => {
                 // It is logged only once.
@@ -118,6 +122,7 @@ impl Follower {
                     let name = &self.port.config().name;
                     log::warn!("port {name}: {why}; the peers stay as they were");
                     self.file.change(|state| state.refused = Some(why));
+                    memory::give_back();
                 }
             }
         }
