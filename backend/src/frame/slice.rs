@@ -296,3 +296,96 @@ impl<'g> Scatter<'_, 'g> {
         unsafe { std::slice::from_raw_parts_mut(self.iovs.as_mut_ptr().cast(), self.iovs.len()) }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Ten bytes in three parts, one of them empty.
+    const PARTS: [&[u8]; 4] = [&[0, 1, 2], &[], &[3, 4, 5, 6], &[7, 8, 9]];
+    const LEN: usize = 10;
+
+    /// The bytes that every range of ten has.
+    fn expected(offset: usize, len: usize) -> Vec<u8> {
+        (0..10).skip(offset).take(len).collect()
+    }
+
+    fn bytes_of(slices: &[GuestSlice<'_>]) -> Vec<u8> {
+        let mut bytes = vec![0; 2 * LEN];
+        let n = copy_from_guest(slices, 0, &mut bytes);
+        bytes.truncate(n);
+        bytes
+    }
+
+    #[test]
+    fn every_range_of_several_slices_is_copied_and_gathered() {
+        let slices = PARTS.map(GuestSlice::from_bytes);
+        let mut list = GatherList::default();
+        let mut gather = list.start();
+        for offset in 0..=LEN + 1 {
+            for len in 0..=LEN + 1 {
+                let expected = expected(offset, len);
+                let mut copy = vec![0xff; len];
+                let n = copy_from_guest(&slices, offset, &mut copy);
+                assert_eq!(&copy[..n], expected, "{len} from {offset} on");
+                assert!(copy[n..].iter().all(|byte| *byte == 0xff), "{len} from {offset} on");
+
+                gather.clear();
+                assert_eq!(gather.push_range(&slices, offset, len), expected.len());
+                assert_eq!(gather.bytes(), expected.len());
+                assert_eq!(bytes_of(gather.slices()), expected, "{len} from {offset} on");
+                assert!(gather.slices().iter().all(|slice| !slice.is_empty()));
+            }
+        }
+    }
+
+    #[test]
+    fn a_range_stays_inside_its_slice() {
+        let bytes: Vec<u8> = (0..10).collect();
+        let slice = GuestSlice::from_bytes(&bytes);
+        for (offset, len) in [(0, 10), (3, 4), (9, usize::MAX), (10, 1), (usize::MAX, usize::MAX)] {
+            assert_eq!(bytes_of(&[slice.range(offset, len)]), expected(offset, len));
+        }
+    }
+
+    #[test]
+    fn what_is_written_to_scattered_room_is_read_back() {
+        let (mut own, mut first, mut second) = ([0u8; 2], [0u8; 3], [0u8; 5]);
+        let mut room = [&mut first[..], &mut second[..]].map(GuestSliceMut::from_bytes);
+        let mut list = ScatterList::default();
+        let mut scatter = list.start();
+        scatter.push(&mut own);
+        scatter.extend(&mut room);
+        let mut rest: &[u8] = &expected(0, LEN);
+        for slice in scatter.slices() {
+            let n = slice.copy_from(rest);
+            assert_eq!(bytes_of(&[slice.as_slice()]), rest[..n]);
+            rest = &rest[n..];
+        }
+        assert!(rest.is_empty());
+        let mut back = [0xff; LEN];
+        assert_eq!(copy_from_room(&room, 1, &mut back), 7);
+        assert_eq!(back[..7], expected(3, 7));
+        assert_eq!((own, first, second), ([0, 1], [2, 3, 4], [5, 6, 7, 8, 9]));
+    }
+
+    #[test]
+    fn a_list_starts_empty_each_time() {
+        let mut list = GatherList::default();
+        {
+            let bytes = vec![1; 4];
+            let mut gather = list.start();
+            gather.push(GuestSlice::from_bytes(&bytes));
+            assert_eq!(gather.slices().len(), 1);
+        }
+        assert!(list.start().slices().is_empty());
+        let mut list = ScatterList::default();
+        {
+            let mut bytes = vec![1; 4];
+            let mut scatter = list.start();
+            scatter.push(&mut bytes);
+            assert_eq!(scatter.slices().len(), 1);
+        }
+        assert!(list.start().slices().is_empty());
+    }
+}

@@ -26,6 +26,37 @@ pub struct TestMemory {
 
 debug_fields!(TestMemory { next });
 
+#[cfg(not(miri))]
+fn mapped(regions: &[(u64, usize)]) -> GuestMemoryMmap<DirtyBitmap> {
+    let ranges: Vec<_> = regions.iter().map(|&(at, len)| (GuestAddress(at), len)).collect();
+    GuestMemoryMmap::from_ranges(&ranges).expect("memory for a test")
+}
+
+/// Miri has no mmap(2), and the memory that vm-memory allocates there is not aligned as a ring needs it.
+#[cfg(miri)]
+fn mapped(regions: &[(u64, usize)]) -> GuestMemoryMmap<DirtyBitmap> {
+    use vm_memory::GuestRegionMmap;
+    use vm_memory::bitmap::NewBitmap as _;
+    use vm_memory::mmap::MmapRegionBuilder;
+
+    #[derive(Clone)]
+    #[repr(align(4096))]
+    struct Page {
+        _bytes: [u8; 4096],
+    }
+
+    let region = |&(at, len): &(u64, usize)| {
+        // Never freed: a snapshot may live longer than this memory.
+        let pages = vec![Page { _bytes: [0; 4096] }; len.div_ceil(4096)].leak();
+        let builder = MmapRegionBuilder::new_with_bitmap(len, DirtyBitmap::with_len(len));
+        // SAFETY: the pages are at least `len` bytes, and are never freed.
+        let builder = unsafe { builder.with_raw_mmap_pointer(pages.as_mut_ptr().cast()) };
+        let builder = builder.with_mmap_prot(libc::PROT_READ | libc::PROT_WRITE);
+        GuestRegionMmap::new(builder.build().expect("a region"), GuestAddress(at)).expect("a region")
+    };
+    GuestMemoryMmap::from_regions(regions.iter().map(region).collect()).expect("memory for a test")
+}
+
 impl TestMemory {
     /// One region of `len` bytes from address 0.
     pub fn new(len: usize) -> Self {
@@ -34,8 +65,7 @@ impl TestMemory {
 
     /// Regions of (address, length).
     pub fn with_regions(regions: &[(u64, usize)]) -> Self {
-        let ranges: Vec<_> = regions.iter().map(|&(at, len)| (GuestAddress(at), len)).collect();
-        let memory = Arc::new(GuestMemoryMmap::from_ranges(&ranges).expect("memory for a test"));
+        let memory = Arc::new(mapped(regions));
         Self {
             map: Arc::new(GuestMap::new(Arc::clone(&memory), None)),
             memory,

@@ -105,5 +105,7 @@ pub fn from_bytes<T: Payload>(bytes: &[u8]) -> Result<Vec<T>, LoadError> {
 
 #[cfg(test)]
 pub(super) mod golden;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 #[cfg(test)]
 mod tests;

@@ -21,6 +21,8 @@ mod moving;
 mod open;
 mod pressure;
 mod receive;
+#[cfg(any(test, feature = "testing"))]
+pub(super) mod rough_play;
 mod rtt;
 mod saved;
 mod saved_flow;

@@ -8,6 +8,7 @@ use crate::nat::saved::{from_bytes, to_bytes};
 use crate::nat::tcp::clock::Clock;
 use crate::nat::tcp::connection::{Connection, Opening, Progress, State};
 use crate::nat::tcp::receive::Segment;
+pub(super) use crate::nat::tcp::rough_play::Rng;
 use crate::nat::tcp::saved::Place;
 use crate::nat::tcp::saved_flow::SavedTcpFlow;
 use crate::nat::tcp::seq::Seq;
@@ -72,22 +73,6 @@ impl Default for Conditions {
             room: 64,
             guest_buffer: 60_000,
         }
-    }
-}
-
-/// A small deterministic generator (xorshift64).
-pub(super) struct Rng(u64);
-
-impl Rng {
-    pub(super) fn new(seed: u64) -> Self {
-        Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
-    }
-
-    pub(super) fn below(&mut self, n: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (self.0 >> 11) % n
     }
 }
 

@@ -1,74 +1,15 @@
 //! Saved connections from an untrusted host are either refused or become ordinary connections, and never cause a panic.
 
-use super::pair::Rng;
-use crate::frame::testing::OwnedFrame;
-use crate::frame::{GatherList, GuestSlice, GuestSliceMut};
 use crate::nat::saved::{LoadError, from_bytes, to_bytes};
 use crate::nat::tcp::connection::Connection;
-use crate::nat::tcp::receive::Segment;
+use crate::nat::tcp::rough_play::{Rng, play};
 use crate::nat::tcp::saved::Place;
 use crate::nat::tcp::saved_flow::SavedTcpFlow;
 use crate::nat::tcp::spill::SpillPool;
-use crate::nat::tcp::stream::{HostStream, SendRoom};
 use crate::nat::tcp::testing::Player;
 use crate::nat::test_support::Surroundings;
-use crate::packet::{TcpFlags, TcpHeader};
-use crate::sys::stream::PeekAt;
 use proptest::prelude::*;
 use serde_json::{Value, json};
-use std::io;
-use std::time::Duration;
-
-/// A host socket that contradicts the value.
-struct Unrelated(Rng);
-
-impl HostStream for Unrelated {
-    fn send(&mut self, data: &[GuestSlice<'_>]) -> io::Result<usize> {
-        let len: usize = data.iter().map(GuestSlice::len).sum();
-        match usize::try_from(self.0.below(4)).unwrap() {
-            0 => Err(io::ErrorKind::WouldBlock.into()),
-            part => Ok(len.div_ceil(part)),
-        }
-    }
-
-    fn send_urgent(&mut self, _: u8) -> io::Result<()> {
-        Ok(())
-    }
-
-    fn urgent_at(&mut self) -> Option<u32> {
-        u32::try_from(self.0.below(1 << 20)).ok()
-    }
-
-    fn peek(&mut self, _: PeekAt, room: &mut [GuestSliceMut<'_>]) -> io::Result<usize> {
-        let len: usize = room.iter().map(|slice| slice.len()).sum();
-        match usize::try_from(self.0.below(4)).unwrap() {
-            0 => Err(io::ErrorKind::WouldBlock.into()),
-            1 => Ok(0),
-            part => Ok(len.div_ceil(part)),
-        }
-    }
-
-    fn seek_peek(&mut self, _: u32) {}
-
-    fn discard(&mut self, _: u32) {}
-
-    fn shutdown_write(&mut self) {}
-
-    fn widen(&mut self) {}
-
-    fn silence(&mut self) -> Duration {
-        Duration::from_millis(self.0.below(5000))
-    }
-
-    fn probe_after(&mut self, _: Duration) {}
-
-    fn send_room(&mut self) -> SendRoom {
-        SendRoom {
-            bytes: u32::try_from(self.0.below(5000)).unwrap(),
-            limit: 5000,
-        }
-    }
-}
 
 /// Values of connections saved in the middle of a fuzzer run.
 fn some_values(seed: u64) -> Vec<SavedTcpFlow> {
@@ -120,46 +61,6 @@ fn damage(value: &mut Value, rng: &mut Rng) {
         _ => json!(rng.below(1 << 32)),
     };
     *value.pointer_mut(path).unwrap() = other;
-}
-
-/// Sends random segments, time and events that do not take the connection's state into account.
-fn play(connection: &mut Connection, around: &mut Surroundings, rng: &mut Rng) {
-    let mut stream = Unrelated(Rng::new(rng.below(1 << 40)));
-    let mut gather = GatherList::default();
-    for _ in 0..20 {
-        if connection.is_over() {
-            return;
-        }
-        around.sink.room = usize::try_from(rng.below(8)).unwrap();
-        around.now = around.now + Duration::from_millis(rng.below(5_000_000));
-        let near = |number: u32, rng: &mut Rng| number.wrapping_add(u32::try_from(rng.below(9)).unwrap());
-        let payload = vec![1; usize::try_from(rng.below(2000)).unwrap()];
-        let header = TcpHeader {
-            seq: near(connection.rcv_nxt.0.wrapping_sub(1), rng),
-            ack: near(connection.snd_max.0.wrapping_sub(6), rng),
-            flags: TcpFlags(if rng.below(9) == 0 { 0x3f } else { 0x31 }),
-            window: u16::try_from(rng.below(1 << 16)).unwrap(),
-            urgent: u16::try_from(rng.below(3000)).unwrap(),
-            ..TcpHeader::default()
-        };
-        let segment = Segment {
-            frame: 0,
-            header,
-            payload_offset: 0,
-            payload_len: payload.len(),
-        };
-        let frame = OwnedFrame::new(payload);
-        let slices = frame.slices();
-        let burst = [frame.view(&slices)];
-        let ctx = &mut around.context();
-        let _ = connection.on_timer(ctx, Some(&mut stream));
-        let _ = connection.on_segments(ctx, Some(&mut stream), &burst, [&segment].into_iter(), &mut gather);
-        connection.on_readable();
-        connection.on_writable(ctx, &mut stream);
-        let _ = connection.answer(ctx, &mut stream);
-        let _ = (connection.idle_for(ctx.now), connection.syn(), connection.save(ctx.now));
-    }
-    connection.abort(&mut around.context());
 }
 
 #[test]
