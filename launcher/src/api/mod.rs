@@ -142,7 +142,9 @@ fn document(status: u16, value: &impl Serialize) -> Document {
 
 #[cfg(test)]
 mod tests {
+    use super::testing::ask;
     use super::*;
+    use crate::machine::PassedThrough;
     use hawser_config::handover::Handover as _;
     use std::io::{Read as _, Write as _};
     use std::os::unix::net::UnixStream;
@@ -161,6 +163,48 @@ mod tests {
         let error = Api::start(&path, context).err().unwrap().to_string();
         assert!(error.contains("precious exists and is not a socket"), "{error}");
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "precious");
+    }
+
+    #[test]
+    fn a_nic_that_passes_hawser_by_is_reported_and_refuses_what_only_a_port_can_do() {
+        let stage = testing::context(&["net0"]);
+        stage.machine.add_passed_through(PassedThrough::new("vf0"));
+        let nic = stage.machine.nic("vf0").unwrap();
+
+        let link_state = || {
+            let status = ask(&stage, "GET", "/v1/status", "").json();
+            let port = status["interfaces"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .find(|port| port["name"] == "vf0");
+            port.unwrap()["linkState"].clone()
+        };
+        assert_eq!(link_state(), "up");
+        nic.set_link(false);
+        assert_eq!((link_state(), nic.is_link_up()), ("down".into(), false));
+        let metrics = ask(&stage, "GET", "/v1/metrics", "");
+        assert!(
+            metrics.text().contains("hawser_port_link_up{port=\"vf0\"} 0"),
+            "{}",
+            metrics.text()
+        );
+
+        for (method, path) in [("GET", "/v1/rate"), ("PUT", "/v1/rate"), ("GET", "/v1/capture")] {
+            let refused = ask(&stage, method, &format!("{path}?port=vf0"), r#"{"in": {}, "out": {}}"#);
+            let expected = "the packets of vf0 do not pass through hawser";
+            assert_eq!(
+                (refused.status, &refused.json()["error"]),
+                (409, &expected.into()),
+                "{path}"
+            );
+            assert_eq!(refused.json()["remedy"], "use the tools of its device", "{path}");
+            let served = ask(&stage, method, &format!("{path}?port=net0"), r#"{"in": {}, "out": {}}"#);
+            assert_eq!(served.status, 200, "{path}: {}", served.text());
+        }
+        let forward = r#"{"forward": "tcp:127.0.0.1:1:1"}"#;
+        let refused = ask(&stage, "POST", "/v1/forwards?port=vf0", forward);
+        assert!(refused.status >= 400, "{}", refused.text());
     }
 
     #[test]

@@ -15,6 +15,8 @@
 
 mod endpoint;
 mod nic;
+#[cfg(test)]
+mod passed_through;
 mod peers;
 mod port;
 mod served_nic;
@@ -22,6 +24,8 @@ mod summary;
 
 pub(crate) use endpoint::Endpoint;
 pub(crate) use nic::Nic;
+#[cfg(test)]
+pub(crate) use passed_through::PassedThrough;
 pub(crate) use peers::PeersState;
 pub(crate) use served_nic::{CapturePlace, NicMetrics, NicStatus, ServedNic};
 
@@ -62,6 +66,9 @@ struct Shared {
 
 struct State {
     ports: Vec<ServedPort>,
+    /// NICs without a port.
+    #[cfg(test)]
+    devices: Vec<Arc<PassedThrough>>,
     run: Run,
     /// Latest content of resolv.conf, if changes to it are followed.
     resolv: Option<ResolvConf>,
@@ -119,6 +126,8 @@ impl Machine {
         let shared = Arc::new(Shared {
             state: Mutex::new(State {
                 ports: Vec::new(),
+                #[cfg(test)]
+                devices: Vec::new(),
                 run: Run::On,
                 resolv: None,
                 outcome: Ok(()),
@@ -175,7 +184,13 @@ impl Machine {
 
     /// The NICs, in the order they were added.
     pub(crate) fn nics(&self) -> Vec<ServedNic> {
-        self.shared.lock().ports.iter().map(ServedPort::nic).collect()
+        self.shared.lock().nics()
+    }
+
+    /// Adds a NIC without a port.
+    #[cfg(test)]
+    pub(crate) fn add_passed_through(&self, device: PassedThrough) {
+        self.shared.lock().devices.push(Arc::new(device));
     }
 
     /// The NIC of that name.
@@ -299,6 +314,13 @@ impl Drop for Machine {
 }
 
 impl State {
+    fn nics(&self) -> Vec<ServedNic> {
+        let nics = self.ports.iter().map(ServedPort::nic);
+        #[cfg(test)]
+        let nics = nics.chain(self.devices.iter().cloned().map(ServedNic::PassedThrough));
+        nics.collect()
+    }
+
     fn is_over(&self) -> bool {
         let through = |entry: &ServedPort| entry.life == Life::Ended;
         self.run == Run::Stopped || (!self.ports.is_empty() && self.ports.iter().all(through))

@@ -3,6 +3,8 @@
 //! These callers do not depend on how a NIC is served. A new kind of NIC is a variant here and in [`Nic`](super::Nic).
 //! Functions that a kind does not support return `None`, and the API refuses the request with a reason.
 
+#[cfg(test)]
+use super::passed_through::PassedThrough;
 use super::peers::{PeersFile, PeersState};
 use crate::mode::Mode;
 use crate::vmm::Card;
@@ -26,6 +28,9 @@ pub(crate) enum ServedNic {
         /// The file of its network's peers, if it follows one.
         peers: Option<Arc<PeersFile>>,
     },
+    /// A device of the host that the VMM passes to the guest: the second kind, which shows that callers need no first.
+    #[cfg(test)]
+    PassedThrough(Arc<PassedThrough>),
 }
 
 /// State of a NIC.
@@ -104,6 +109,8 @@ impl ServedNic {
     pub(crate) fn name(&self) -> &str {
         match self {
             Self::VhostUser { port, .. } => &port.config().name,
+            #[cfg(test)]
+            Self::PassedThrough(device) => &device.name,
         }
     }
 
@@ -114,6 +121,8 @@ impl ServedNic {
                 warnings: warnings(port, self.peers_file()),
                 ..status(port)
             },
+            #[cfg(test)]
+            Self::PassedThrough(device) => device.status(),
         }
     }
 
@@ -125,6 +134,8 @@ impl ServedNic {
                 peers: port.peer_count(),
                 limited_peers: port.counters().level(Gauge::TunnelLimitedPeers),
             }),
+            #[cfg(test)]
+            Self::PassedThrough(_) => None,
         }
     }
 
@@ -132,6 +143,8 @@ impl ServedNic {
     pub(crate) fn peers(&self) -> Vec<PeerReport> {
         match self {
             Self::VhostUser { port, .. } => port.peers(),
+            #[cfg(test)]
+            Self::PassedThrough(_) => Vec::new(),
         }
     }
 
@@ -139,6 +152,8 @@ impl ServedNic {
     pub(crate) fn peers_file(&self) -> Option<&PeersFile> {
         match self {
             Self::VhostUser { peers, .. } => peers.as_deref(),
+            #[cfg(test)]
+            Self::PassedThrough(_) => None,
         }
     }
 
@@ -146,6 +161,8 @@ impl ServedNic {
     pub(crate) fn seen(&self) -> Vec<SeenAddress> {
         match self {
             Self::VhostUser { port, .. } => seen(port),
+            #[cfg(test)]
+            Self::PassedThrough(_) => Vec::new(),
         }
     }
 
@@ -158,6 +175,14 @@ impl ServedNic {
                 failure: port.health().failure().map(str::to_owned),
                 peers_file: self.peers_file().map(PeersFile::state).unwrap_or_default(),
                 peers: port.peer_counters(),
+            },
+            #[cfg(test)]
+            Self::PassedThrough(device) => NicMetrics {
+                counters: Counters::default(),
+                link_up: device.is_link_up(),
+                failure: None,
+                peers_file: PeersState::default(),
+                peers: Vec::new(),
             },
         }
     }
@@ -172,6 +197,8 @@ impl ServedNic {
                 device: plan.device.clone(),
                 bus: None,
             }),
+            #[cfg(test)]
+            Self::PassedThrough(_) => None,
         }
     }
 
@@ -179,6 +206,8 @@ impl ServedNic {
     pub(crate) fn is_link_up(&self) -> bool {
         match self {
             Self::VhostUser { port, .. } => port.link().is_up(),
+            #[cfg(test)]
+            Self::PassedThrough(device) => device.is_link_up(),
         }
     }
 
@@ -186,6 +215,8 @@ impl ServedNic {
     pub(crate) fn is_link_wanted(&self) -> bool {
         match self {
             Self::VhostUser { port, .. } => port.link().is_wanted(),
+            #[cfg(test)]
+            Self::PassedThrough(device) => device.is_link_up(),
         }
     }
 
@@ -193,6 +224,8 @@ impl ServedNic {
     pub(crate) fn is_link_told(&self) -> bool {
         match self {
             Self::VhostUser { port, .. } => port.link().is_told(),
+            #[cfg(test)]
+            Self::PassedThrough(_) => true,
         }
     }
 
@@ -200,6 +233,8 @@ impl ServedNic {
     pub(crate) fn set_link(&self, up: bool) {
         match self {
             Self::VhostUser { port, .. } => port.set_link(up),
+            #[cfg(test)]
+            Self::PassedThrough(device) => device.set_link(up),
         }
     }
 
@@ -207,6 +242,8 @@ impl ServedNic {
     pub(crate) fn forwards(&self) -> Vec<Forward> {
         match self {
             Self::VhostUser { port, .. } => port.forwards(),
+            #[cfg(test)]
+            Self::PassedThrough(_) => Vec::new(),
         }
     }
 
@@ -217,6 +254,8 @@ impl ServedNic {
     pub(crate) fn add_forward(&self, forward: &Forward) -> Result<(), ForwardError> {
         match self {
             Self::VhostUser { port, .. } => port.add_forward(forward),
+            #[cfg(test)]
+            Self::PassedThrough(_) => Err(ForwardError::NoGateway),
         }
     }
 
@@ -228,6 +267,8 @@ impl ServedNic {
     pub(crate) fn remove_forward(&self, forward: &Forward) -> Result<Forward, ForwardError> {
         match self {
             Self::VhostUser { port, .. } => port.remove_forward(forward),
+            #[cfg(test)]
+            Self::PassedThrough(_) => Err(ForwardError::NoGateway),
         }
     }
 
@@ -235,6 +276,8 @@ impl ServedNic {
     pub(crate) fn rates(&self) -> Option<Rates> {
         match self {
             Self::VhostUser { port, .. } => Some(port.rates()),
+            #[cfg(test)]
+            Self::PassedThrough(_) => None,
         }
     }
 
@@ -245,6 +288,8 @@ impl ServedNic {
                 port.set_rates(rates);
                 Some(())
             }
+            #[cfg(test)]
+            Self::PassedThrough(_) => None,
         }
     }
 
@@ -253,6 +298,8 @@ impl ServedNic {
         match (self, place) {
             (Self::VhostUser { port, .. }, CapturePlace::Nic) => Some(port.capture().start(rules)),
             (Self::VhostUser { port, .. }, CapturePlace::Tunnel) => Some(port.outer_capture()?.start(rules)),
+            #[cfg(test)]
+            (Self::PassedThrough(_), _) => None,
         }
     }
 }

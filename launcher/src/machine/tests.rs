@@ -61,7 +61,7 @@ fn ports_come_and_go_and_the_others_stay() {
     let machine = machine(folder.path(), &["a", "b"], Lifetime::Persistent).unwrap();
     let port = |name| match machine.nic(name) {
         Some(ServedNic::VhostUser { port, .. }) => port,
-        None => panic!("no NIC {name}"),
+        _ => panic!("no port {name}"),
     };
     let b = port("b");
     machine.add(nic(folder.path(), "c")).unwrap();
