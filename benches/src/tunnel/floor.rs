@@ -1,6 +1,7 @@
 //! The floors. [`Floor`] sends the payload with room for headers in equal datagrams: one `sendmsg` that the kernel
 //! splits, one `recvmsg` for datagrams that the kernel joins, and a copy and a checksum at each end. [`WholeFloor`]
-//! sends the payload as one datagram, without a copy in user space.
+//! sends the payload as one datagram, without a copy in user space: into one buffer that stays in the caches, or through
+//! memory as large as the guest's, which costs more to write.
 
 use super::{BURST, Burst, PAYLOAD, REGION};
 use hawser_backend::frame::GuestSlice;
@@ -11,6 +12,7 @@ use hawser_backend::sys::send_batch::SendBatch;
 use hawser_testkit::{Result, failure};
 use socket2::{Domain, Socket, Type};
 use std::hint::black_box;
+use std::io::{ErrorKind, Read};
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 
 /// Bytes of the headers of a segment: Geneve, Ethernet, IPv4, TCP with timestamps.
@@ -137,9 +139,11 @@ pub struct WholeFloor {
     receiver: Socket,
     to: SocketAddr,
     from: Vec<u8>,
+    /// Where the datagrams go, one behind the other.
+    into: Vec<u8>,
     outgoing: SendBatch,
-    incoming: ReceiveBatch,
     sent: usize,
+    received: usize,
 }
 
 impl std::fmt::Debug for WholeFloor {
@@ -149,20 +153,33 @@ impl std::fmt::Debug for WholeFloor {
 }
 
 impl WholeFloor {
-    /// A floor whose datagrams have the payload of a whole frame.
+    /// A floor whose datagrams have the payload of a whole frame, received into memory of the size of a guest's.
     ///
     /// # Errors
     /// The system cannot create the sockets.
     pub fn new() -> Result<Self> {
+        Self::into_memory(REGION)
+    }
+
+    /// The same, received into a buffer that stays in the caches.
+    ///
+    /// # Errors
+    /// The system cannot create the sockets.
+    pub fn cached() -> Result<Self> {
+        Self::into_memory(2 * PAYLOAD)
+    }
+
+    fn into_memory(bytes: usize) -> Result<Self> {
         let (sender, receiver, to) = sockets()?;
         Ok(Self {
             sender,
             receiver,
             to,
             from: vec![0x5a; REGION],
+            into: vec![0; bytes],
             outgoing: SendBatch::default(),
-            incoming: ReceiveBatch::with_capacity(MESSAGES),
             sent: 0,
+            received: 0,
         })
     }
 }
@@ -180,8 +197,12 @@ impl Burst for WholeFloor {
         }
         let mut arrived = 0;
         while arrived < BURST * PAYLOAD {
-            let count = self.incoming.receive_to_spill(&self.receiver, MESSAGES)?;
-            arrived += (0..count).map(|index| self.incoming.message(index).len).sum::<usize>();
+            let len = match (&self.receiver).read(&mut self.into[self.received..][..PAYLOAD]) {
+                Err(error) if error.kind() == ErrorKind::WouldBlock => continue,
+                read => read?,
+            };
+            self.received = (self.received + len) % (self.into.len() - PAYLOAD + 1);
+            arrived += len;
         }
         Ok(u64::try_from(arrived)?)
     }
