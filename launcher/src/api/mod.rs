@@ -192,7 +192,7 @@ mod tests {
 
         for (method, path) in [("GET", "/v1/rate"), ("PUT", "/v1/rate"), ("GET", "/v1/capture")] {
             let refused = ask(&stage, method, &format!("{path}?port=vf0"), r#"{"in": {}, "out": {}}"#);
-            let expected = "the packets of vf0 do not pass through hawser";
+            let expected = "packets of vf0 do not pass through hawser";
             assert_eq!(
                 (refused.status, &refused.json()["error"]),
                 (409, &expected.into()),
