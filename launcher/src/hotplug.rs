@@ -404,7 +404,7 @@ impl Operator {
             return Ok(changes);
         }
         let prepared = self.prepare(steps)?;
-        let mut vmm = self.setup.vmm.as_ref().map(VmmSocket::meet).transpose()?;
+        let mut vmm = self.setup.vmm.as_ref().map(VmmSocket::connect).transpose()?;
         for (done, (step, prepared)) in steps.iter().zip(prepared).enumerate() {
             if let Err(error) = self.take(step, prepared, vmm.as_mut()) {
                 for step in steps[..done].iter().rev().map(Step::undoing) {
@@ -492,7 +492,7 @@ impl Operator {
         };
         let deadline = Instant::now() + STARTING;
         let mut vmm = loop {
-            match socket.meet() {
+            match socket.connect() {
                 Err(error) if error.is_unreachable() && Instant::now() < deadline => thread::sleep(AGAIN),
                 met => break met?,
             }

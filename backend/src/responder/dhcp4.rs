@@ -6,7 +6,7 @@
 //! Requests are read through the codec's borrowed view, which parses only the needed options. Replies start as a copy
 //! of the request's fixed fields.
 
-use super::names::Told;
+use super::names::OfferedNames;
 use super::replies::{Ports, Route};
 use super::{Answer, HOP_LIMIT, HeldLeases, Packet, Replies, Station};
 use crate::config::Ipv4Link;
@@ -103,7 +103,7 @@ enum Verdict {
 
 impl Server {
     /// A server for `terms` that hands out the options in `told`; `held` records whether the guest holds the lease.
-    pub(super) fn new(terms: Terms, told: &Told, held: Arc<HeldLeases>) -> Self {
+    pub(super) fn new(terms: Terms, told: &OfferedNames, held: Arc<HeldLeases>) -> Self {
         let parameters = parameters(&terms, told);
         Self {
             terms,
@@ -113,7 +113,7 @@ impl Server {
     }
 
     /// Replaces the options, starting with the next answer.
-    pub(super) fn tell(&mut self, told: &Told) {
+    pub(super) fn tell(&mut self, told: &OfferedNames) {
         self.parameters = parameters(&self.terms, told);
     }
 
@@ -315,7 +315,7 @@ impl<'a> Request<'a> {
 }
 
 /// Options in every reply in addition to message type, server and lease.
-fn parameters(terms: &Terms, told: &Told) -> DhcpOptions {
+fn parameters(terms: &Terms, told: &OfferedNames) -> DhcpOptions {
     let mut parameters = DhcpOptions::new();
     parameters.insert(DhcpOption::SubnetMask(terms.network.netmask()));
     parameters.insert(DhcpOption::InterfaceMtu(terms.mtu));

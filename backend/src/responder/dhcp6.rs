@@ -9,7 +9,7 @@
 
 mod request;
 
-use super::names::Told;
+use super::names::OfferedNames;
 use super::replies::{Ports, Route};
 use super::{Answer, HOP_LIMIT, HeldLeases, Packet, Replies};
 use crate::config::Ipv6Link;
@@ -53,7 +53,7 @@ type Reply = (MessageType, Vec<DhcpOption>);
 impl Server {
     /// The server at the gateway of `link`, which hands out `told` and records in `held` whether the guest holds
     /// its lease.
-    pub(super) fn new(gateway: MacAddr, link: Ipv6Link, told: &Told, held: Arc<HeldLeases>) -> Self {
+    pub(super) fn new(gateway: MacAddr, link: Ipv6Link, told: &OfferedNames, held: Arc<HeldLeases>) -> Self {
         Self {
             link,
             link_local: gateway.link_local(),
@@ -64,7 +64,7 @@ impl Server {
     }
 
     /// Replaces the options, starting with the next answer.
-    pub(super) fn tell(&mut self, told: &Told) {
+    pub(super) fn tell(&mut self, told: &OfferedNames) {
         self.parameters = parameters(told);
     }
 
@@ -241,7 +241,7 @@ impl Server {
 }
 
 /// Options for every client in addition to its address.
-fn parameters(told: &Told) -> Vec<DhcpOption> {
+fn parameters(told: &OfferedNames) -> Vec<DhcpOption> {
     let mut parameters = Vec::new();
     if !told.dns6.is_empty() {
         parameters.push(DhcpOption::DomainNameServers(told.dns6.clone()));

@@ -1,7 +1,7 @@
 //! DHCPv4 server for a guest on a shared segment, with one address for one guest. All of the guest's requests to DHCP
 //! servers are answered here or not at all.
 
-use super::names::Told;
+use super::names::OfferedNames;
 use super::{Answer, HeldLeases, Packet, Replies, dhcp4, udp_dst};
 use crate::config::{LeaseConfig, NameConfig, Resolvers};
 use crate::counters::{Counters, DropReason};
@@ -29,7 +29,7 @@ impl LeaseServer {
             mtu,
         };
         Self {
-            dhcp: dhcp4::Server::new(terms, &Told::of(&config.names), held),
+            dhcp: dhcp4::Server::new(terms, &OfferedNames::of(&config.names), held),
             names: config.names.clone(),
         }
     }
@@ -37,7 +37,7 @@ impl LeaseServer {
     /// Replaces name servers and search domains, starting with the next answer.
     pub fn set_resolvers(&mut self, resolvers: &Resolvers) {
         self.names.follow(resolvers);
-        self.dhcp.tell(&Told::of(&self.names));
+        self.dhcp.tell(&OfferedNames::of(&self.names));
     }
 
     /// True for a frame to any DHCP server. `head` is the parsed form of `bytes`. The check is cheap for every frame

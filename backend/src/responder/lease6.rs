@@ -5,7 +5,7 @@
 //! announces DHCPv6. The solicitation also goes to the segment, whose routers answer it as well;
 //! the guest learns routers and routes from them.
 
-use super::names::{SearchList, Told};
+use super::names::{OfferedNames, SearchList};
 use super::{Answer, HeldLeases, NoNeighbours, Packet, Replies, Station, dhcp6, ndp, udp_dst};
 use crate::config::{GATEWAY_MAC, Ipv6Link, Lease6Config, NameConfig, Resolvers};
 use crate::counters::{Counters, DropReason};
@@ -44,7 +44,7 @@ impl Lease6Server {
         let advertisement = ndp::advertisement(advertised, &[], &SearchList::default());
         Self {
             client: config.client,
-            dhcp: dhcp6::Server::new(GATEWAY_MAC, link, &Told::of(&config.names), Arc::clone(&held)),
+            dhcp: dhcp6::Server::new(GATEWAY_MAC, link, &OfferedNames::of(&config.names), Arc::clone(&held)),
             held,
             names: config.names.clone(),
             router: ndp::Router::new(vec![link.gateway], Station::AddressServer, advertisement, false),
@@ -54,7 +54,7 @@ impl Lease6Server {
     /// Replaces name servers and search domains, starting with the next answer.
     pub fn set_resolvers(&mut self, resolvers: &Resolvers) {
         self.names.follow(resolvers);
-        self.dhcp.tell(&Told::of(&self.names));
+        self.dhcp.tell(&OfferedNames::of(&self.names));
     }
 
     /// True for a frame to any DHCPv6 server. `head` is the parsed form of `bytes`. The check is cheap for all other

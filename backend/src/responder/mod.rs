@@ -34,7 +34,7 @@ use crate::config::{Ipv4Link, Ipv6Link, NameConfig, Resolvers};
 use crate::counters::{Counters, DropReason};
 use crate::packet::{ArpPacket, EtherType, Head, MacAddr, be16, icmp, protocol};
 use crate::time::Instant;
-use names::Told;
+use names::OfferedNames;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
@@ -183,7 +183,7 @@ impl Responders {
             autoconfigures,
         } = config;
         let (aliases4, aliases6) = by_family(&aliases);
-        let told = Told::of(&names);
+        let told = OfferedNames::of(&names);
         let advertisement = Advertisement {
             gateway,
             station,
@@ -222,7 +222,7 @@ impl Responders {
     /// router advertisement soon.
     pub fn set_resolvers(&mut self, now: Instant, resolvers: &Resolvers) {
         self.names.follow(resolvers);
-        let told = Told::of(&self.names);
+        let told = OfferedNames::of(&self.names);
         if let Some(ipv4) = &mut self.ipv4 {
             ipv4.dhcp.tell(&told);
         }
@@ -350,7 +350,7 @@ struct Advertisement {
 }
 
 impl Advertisement {
-    fn message(self, link: &Ipv6Link, told: &Told) -> Vec<u8> {
+    fn message(self, link: &Ipv6Link, told: &OfferedNames) -> Vec<u8> {
         let prefix = if self.autoconfigures && link.autoconfigures() {
             ndp::Prefix::Autonomous
         } else {

@@ -15,7 +15,7 @@ const MAX_NAME: usize = 255;
 
 /// The parts of a [`NameConfig`] that can be handed out. Invalid parts are logged once.
 #[derive(Debug)]
-pub(super) struct Told {
+pub(super) struct OfferedNames {
     pub hostname: Option<String>,
     pub dns4: Vec<Ipv4Addr>,
     pub dns6: Vec<Ipv6Addr>,
@@ -24,7 +24,7 @@ pub(super) struct Told {
     pub options: Vec<(u8, Vec<u8>)>,
 }
 
-impl Told {
+impl OfferedNames {
     pub(super) fn of(names: &NameConfig) -> Self {
         let (dns4, dns6) = servers(&names.dns);
         Self {

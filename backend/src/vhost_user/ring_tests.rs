@@ -3,7 +3,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use vm_memory::{Bytes, GuestAddress, GuestAddressSpace, GuestMemoryAtomic, GuestMemoryMmap};
 
 #[derive(Debug, PartialEq, Eq)]
-enum Told {
+enum HostCall {
     Start { size: u16, used: u64, next_avail: u16 },
     Stop,
     Enabled(bool),
@@ -13,13 +13,13 @@ enum Told {
 
 /// A worker that records its commands and always advances by `ahead` chains.
 struct FakeHost {
-    told: Sender<Told>,
+    told: Sender<HostCall>,
     ahead: Option<u16>,
 }
 
 impl RingHost for FakeHost {
     fn start(&self, setup: RingSetup) {
-        let told = Told::Start {
+        let told = HostCall::Start {
             size: setup.size,
             used: setup.used,
             next_avail: setup.next_avail,
@@ -28,20 +28,20 @@ impl RingHost for FakeHost {
     }
 
     fn stop(&self) -> Option<u16> {
-        self.told.send(Told::Stop).unwrap();
+        self.told.send(HostCall::Stop).unwrap();
         self.ahead
     }
 
     fn set_enabled(&self, enabled: bool) {
-        self.told.send(Told::Enabled(enabled)).unwrap();
+        self.told.send(HostCall::Enabled(enabled)).unwrap();
     }
 
     fn set_call(&self, call: Option<File>) {
-        self.told.send(Told::Call(call.is_some())).unwrap();
+        self.told.send(HostCall::Call(call.is_some())).unwrap();
     }
 
     fn set_error(&self, error: Option<File>) {
-        self.told.send(Told::Error(error.is_some())).unwrap();
+        self.told.send(HostCall::Error(error.is_some())).unwrap();
     }
 }
 
@@ -50,7 +50,7 @@ const USED: u64 = 0x3000;
 struct Bench {
     ring: Ring,
     memory: Memory,
-    told: Receiver<Told>,
+    told: Receiver<HostCall>,
 }
 
 fn bench(ahead: Option<u16>) -> Bench {
@@ -63,7 +63,7 @@ fn bench(ahead: Option<u16>) -> Bench {
 }
 
 impl Bench {
-    fn told(&self) -> Vec<Told> {
+    fn told(&self) -> Vec<HostCall> {
         self.told.try_iter().collect()
     }
 
@@ -94,8 +94,8 @@ fn event() -> File {
     File::options().read(true).write(true).open("/dev/null").unwrap()
 }
 
-fn started(next_avail: u16) -> Told {
-    Told::Start {
+fn started(next_avail: u16) -> HostCall {
+    HostCall::Start {
         size: 256,
         used: USED,
         next_avail,
@@ -112,7 +112,7 @@ fn a_ring_starts_once_when_everything_is_known() {
     bench.ring.set_kick(Some(event()));
     assert_eq!(bench.told(), [started(0)]);
     bench.ring.set_call(Some(event()));
-    assert_eq!(bench.told(), [Told::Call(true)]);
+    assert_eq!(bench.told(), [HostCall::Call(true)]);
 }
 
 #[test]
@@ -130,7 +130,7 @@ fn get_vring_base_says_where_the_worker_was() {
     let mut bench = bench(Some(77));
     bench.start(0);
     assert_eq!(bench.ring.stop(), 77);
-    assert_eq!(bench.told(), [started(0), Told::Stop]);
+    assert_eq!(bench.told(), [started(0), HostCall::Stop]);
     assert_eq!(bench.ring.stop(), 77);
     assert_eq!(bench.told(), [], "a stopped ring is not stopped again");
 }
@@ -168,19 +168,19 @@ fn other_addresses_or_another_size_restart_a_running_ring_where_it_was() {
     bench.start(0);
     bench.set_used_idx(5);
     bench.ring.set_size(512);
-    let resized = Told::Start {
+    let resized = HostCall::Start {
         size: 512,
         used: USED,
         next_avail: 5,
     };
-    assert_eq!(bench.told(), [started(0), Told::Stop, resized]);
+    assert_eq!(bench.told(), [started(0), HostCall::Stop, resized]);
     bench.ring.set_addresses(at(0x5000)).unwrap();
-    let moved = Told::Start {
+    let moved = HostCall::Start {
         size: 512,
         used: 0x5000,
         next_avail: 0,
     };
-    assert_eq!(bench.told(), [Told::Stop, moved], "a fresh ring says 0 itself");
+    assert_eq!(bench.told(), [HostCall::Stop, moved], "a fresh ring says 0 itself");
 }
 
 #[test]
@@ -188,7 +188,7 @@ fn a_size_that_is_no_power_of_two_never_reaches_the_worker() {
     let mut bench = bench(Some(5));
     bench.start(0);
     bench.ring.set_size(300);
-    assert_eq!(bench.told(), [started(0), Told::Stop]);
+    assert_eq!(bench.told(), [started(0), HostCall::Stop]);
     bench.ring.set_size(256);
     assert_eq!(bench.told().len(), 1, "a good size starts it again");
 }
@@ -200,7 +200,12 @@ fn interrupts_are_replaced_without_stopping_the_ring() {
     bench.ring.set_call(Some(event()));
     bench.ring.set_call(None);
     bench.ring.set_error(Some(event()));
-    let want = [started(0), Told::Call(true), Told::Call(false), Told::Error(true)];
+    let want = [
+        started(0),
+        HostCall::Call(true),
+        HostCall::Call(false),
+        HostCall::Error(true),
+    ];
     assert_eq!(bench.told(), want);
 }
 
@@ -210,7 +215,12 @@ fn a_reset_ring_knows_nothing_of_the_one_before() {
     bench.start(0);
     bench.ring.set_enabled(true);
     bench.ring.reset();
-    let want = [started(0), Told::Enabled(true), Told::Enabled(false), Told::Stop];
+    let want = [
+        started(0),
+        HostCall::Enabled(true),
+        HostCall::Enabled(false),
+        HostCall::Stop,
+    ];
     assert_eq!(bench.told(), want);
     assert_eq!(bench.ring.stop(), 0);
     bench.ring.set_kick(Some(event()));

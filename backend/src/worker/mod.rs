@@ -249,7 +249,7 @@ impl Worker {
             events.clear();
             self.wait(&mut buffer, &mut events)?;
             let now = now();
-            self.look_at_gates(now);
+            self.resume_rate_limited(now);
             self.follow_nic_state();
             self.capture.look();
             self.receive.passage_mut().capture.look();
@@ -286,7 +286,7 @@ impl Worker {
     }
 
     /// Resumes work that waited for rate-limit tokens which are now available.
-    fn look_at_gates(&mut self, now: Instant) {
+    fn resume_rate_limited(&mut self, now: Instant) {
         self.from_guest.look(now);
         if self.receive.passage_mut().gate.look(now) {
             self.slots[RingRole::Receive as usize].due = true;

@@ -199,7 +199,7 @@ impl Moderation {
             }
             self.last_bulk = now;
             if now >= self.until {
-                self.go_on(now, busy());
+                self.end_phase(now, busy());
             }
         }
         if is_bulk && self.may_rest() {
@@ -231,7 +231,7 @@ impl Moderation {
     }
 
     /// Handles the end of a phase, or of a period of a trial.
-    fn go_on(&mut self, now: Instant, busy: Duration) {
+    fn end_phase(&mut self, now: Instant, busy: Duration) {
         let (at, busy_before) = std::mem::replace(&mut self.mark, (now, busy));
         let moment = Effort {
             bytes: std::mem::take(&mut self.bytes),

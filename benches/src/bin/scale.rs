@@ -3,7 +3,7 @@
 //! Run by `hack/bench --scale`.
 
 use clap::Parser;
-use hawser_benches::engine::crowd::Beside;
+use hawser_benches::engine::crowd::Background;
 use hawser_benches::engine::{FAR, Run, Way, guest};
 use hawser_benches::machine::{self, Machine};
 use hawser_benches::numbers::Spread;
@@ -43,7 +43,7 @@ struct Options {
 struct Case {
     key: String,
     title: String,
-    beside: Beside,
+    beside: Background,
     rates: [Vec<f64>; 2],
     costs: [Vec<f64>; 2],
     storm: Vec<f64>,
@@ -57,10 +57,10 @@ fn cases(descriptors: u64) -> Vec<Case> {
     crowds.dedup();
     let idle = crowds
         .into_iter()
-        .map(|n| (format!("idle_{n}"), format!("{n} idle flows"), Beside::Idle(n)));
+        .map(|n| (format!("idle_{n}"), format!("{n} idle flows"), Background::Idle(n)));
     let storms = [
-        ("storm_guest", "the guest opens connections", Beside::StormOfGuest),
-        ("storm_world", "clients connect", Beside::StormOfWorld),
+        ("storm_guest", "the guest opens connections", Background::StormOfGuest),
+        ("storm_world", "clients connect", Background::StormOfClients),
     ];
     let storms = storms.map(|(key, title, beside)| (key.to_owned(), title.to_owned(), beside));
     let case = |(key, title, beside)| Case {
@@ -82,7 +82,7 @@ fn print(cases: &[Case]) {
     println!("| load | guest → host, Gbit/s | host → guest, Gbit/s | connections/s of the storm |\n|---|---|---|---|");
     for case in cases {
         let [out, into] = [0, 1].map(|way: usize| cell(&case.rates[way], 1));
-        let storm = if matches!(case.beside, Beside::Idle(_)) {
+        let storm = if matches!(case.beside, Background::Idle(_)) {
             String::new()
         } else {
             cell(&case.storm, 0)

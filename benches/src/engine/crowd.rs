@@ -29,13 +29,13 @@ const ISS: u32 = 1;
 
 /// The activity beside the measured flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Beside {
+pub enum Background {
     /// This many established flows without data.
     Idle(u32),
     /// The guest opens connections as fast as it can, to a port without a listener.
     StormOfGuest,
     /// Clients connect to a forwarded port as fast as they can; the guest does not answer.
-    StormOfWorld,
+    StormOfClients,
 }
 
 /// Accepts connections and keeps them until dropped.
@@ -151,9 +151,9 @@ impl Crowd {
     ///
     /// # Errors
     /// One of them does not open.
-    pub fn gather(guest: &mut Guest<'_>, beside: Beside) -> Result<Self> {
+    pub fn gather(guest: &mut Guest<'_>, beside: Background) -> Result<Self> {
         let keeper = match beside {
-            Beside::Idle(n) if n > 0 => {
+            Background::Idle(n) if n > 0 => {
                 let keeper = Keeper::new()?;
                 guest.open_idle(keeper.at, n)?;
                 while keeper.kept.load(Ordering::Relaxed) < n.into() {
@@ -164,7 +164,7 @@ impl Crowd {
             _ => None,
         };
         Ok(Self {
-            is_storm: beside == Beside::StormOfGuest,
+            is_storm: beside == Background::StormOfGuest,
             syns: 0,
             clients: None,
             _keeper: keeper,
@@ -172,8 +172,8 @@ impl Crowd {
     }
 
     /// Called when the measured flow begins.
-    pub fn begin(&mut self, beside: Beside) {
-        self.clients = (beside == Beside::StormOfWorld).then(Clients::new);
+    pub fn begin(&mut self, beside: Background) {
+        self.clients = (beside == Background::StormOfClients).then(Clients::new);
     }
 
     /// Called between two units of the measured flow.

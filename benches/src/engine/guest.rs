@@ -1,6 +1,6 @@
 //! A synthetic guest: just enough of a driver and of TCP to keep one flow at full speed.
 
-use super::crowd::{Beside, Crowd};
+use super::crowd::{Background, Crowd};
 use super::peer::FarEnd;
 use super::segment::{self, ACK, Ends, FIN, HEADERS, OPTIONS, PSH, RST, Received, SYN, Segment, VIRTIO, WINDOW_SCALE};
 use super::{Outcome, PATIENCE, PIECE, Run, UNIT, UNITS, Way, thread_time_in};
@@ -75,7 +75,7 @@ fn port_config() -> Result<PortConfig> {
 /// # Errors
 /// The connection fails or stalls.
 pub fn run(run: Run) -> Result<Outcome> {
-    run_beside(run, Beside::Idle(0)).map(|(outcome, _)| outcome)
+    run_beside(run, Background::Idle(0)).map(|(outcome, _)| outcome)
 }
 
 /// Moves units through hawser with other activity beside; also returns the number of connections of
@@ -83,7 +83,7 @@ pub fn run(run: Run) -> Result<Outcome> {
 ///
 /// # Errors
 /// A connection fails or stalls.
-pub fn run_beside(run: Run, beside: Beside) -> Result<(Outcome, u64)> {
+pub fn run_beside(run: Run, beside: Background) -> Result<(Outcome, u64)> {
     let far = FarEnd::new(run.way)?;
     let port = Arc::new(Port::new(port_config()?, PortResources::default())?);
     let (ours, theirs) = UnixStream::pair()?;
@@ -106,13 +106,13 @@ pub fn run_beside(run: Run, beside: Beside) -> Result<(Outcome, u64)> {
 pub fn run_against(socket: &Path, process: u32, run: Run) -> Result<Outcome> {
     let far = FarEnd::new(run.way)?;
     let front = UnixStream::connect(socket)?;
-    let (outcome, _) = drive(front, &process.to_string(), &far, run, Beside::Idle(0))?;
+    let (outcome, _) = drive(front, &process.to_string(), &far, run, Background::Idle(0))?;
     far.join()?;
     Ok(outcome)
 }
 
 /// Connects as a front end and moves units.
-fn drive(front: UnixStream, process: &str, far: &FarEnd, run: Run, beside: Beside) -> Result<(Outcome, u64)> {
+fn drive(front: UnixStream, process: &str, far: &FarEnd, run: Run, beside: Background) -> Result<(Outcome, u64)> {
     let SocketAddr::V4(at) = far.at else {
         return Err(failure("the far end is IPv4"));
     };

@@ -210,7 +210,7 @@ fn serve(runtime: &Runtime, listener: UnixListener, host: Host, ending: oneshot:
     let _guard = runtime.enter();
     let listener = tokio::net::UnixListener::from_std(listener)?;
     let clients = LocalSet::new();
-    clients.spawn_local(meet(listener, Rc::new(host)));
+    clients.spawn_local(accept_clients(listener, Rc::new(host)));
     // A message and a dropped sender both mean the end.
     let _ = clients.block_on(runtime, ending);
     Ok(())
@@ -243,7 +243,7 @@ impl Turnstile {
 }
 
 /// Accepts clients while places are free.
-async fn meet(listener: tokio::net::UnixListener, host: Rc<Host>) {
+async fn accept_clients(listener: tokio::net::UnixListener, host: Rc<Host>) {
     let places = Arc::new(Semaphore::new(CONNECTIONS));
     let mut turnstile = Turnstile::new(Instant::now());
     loop {

@@ -70,7 +70,7 @@ impl DownLinks {
 }
 
 fn take_down(socket: &VmmSocket, nics: &[&NicPlan]) -> Result<(), RunningError> {
-    let mut vmm = socket.meet()?;
+    let mut vmm = socket.connect()?;
     for nic in nics {
         vmm.set_link(&nic.name, false)?;
         log::info!("interface {}: set its link down in the VMM", nic.name);

@@ -32,7 +32,7 @@ impl PowerDown {
     pub(super) fn begin(self, socket: Option<&VmmSocket>, grace: Duration) -> Self {
         let Some(mut ending) = self.0 else { return self };
         let asked = match socket {
-            Some(socket) if !grace.is_zero() => socket.meet().and_then(|mut vmm| vmm.power_down()),
+            Some(socket) if !grace.is_zero() => socket.connect().and_then(|mut vmm| vmm.power_down()),
             _ => return Self::force(&ending),
         };
         match asked {

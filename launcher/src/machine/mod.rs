@@ -158,7 +158,7 @@ impl Machine {
         let name = nic.name().to_owned();
         match self.life(&name) {
             Some(Life::Served) => return Err(Failure::usage("an interface of this name is served already")),
-            Some(Life::Ended) => self.put_away(&name),
+            Some(Life::Ended) => self.remove_port(&name),
             None => {}
         }
         let modes = self.ports();
@@ -173,7 +173,7 @@ impl Machine {
     pub(crate) fn remove(&self, name: &str) -> bool {
         let _changes = self.changes.lock().unwrap_or_else(PoisonError::into_inner);
         let known = self.life(name).is_some();
-        self.put_away(name);
+        self.remove_port(name);
         known
     }
 
@@ -229,7 +229,7 @@ impl Machine {
         let _changes = self.changes.lock().unwrap_or_else(PoisonError::into_inner);
         let ports = std::mem::take(&mut self.shared.lock().ports);
         // The ports' threads need the lock to record that they have finished.
-        ports.into_iter().for_each(ServedPort::put_away);
+        ports.into_iter().for_each(ServedPort::shut_down);
     }
 
     /// One-line description of each port, for the log.
@@ -295,14 +295,14 @@ impl Machine {
             .map(|entry| entry.life)
     }
 
-    fn put_away(&self, name: &str) {
+    fn remove_port(&self, name: &str) {
         let entry = {
             let mut state = self.shared.lock();
             let at = state.ports.iter().position(|entry| entry.name() == name);
             at.map(|at| state.ports.remove(at))
         };
         if let Some(entry) = entry {
-            entry.put_away();
+            entry.shut_down();
         }
     }
 }

@@ -193,7 +193,7 @@ impl ServedPort {
     }
 
     /// Ends the port and detaches it from its segment. At log level info it also prints the counters.
-    pub(super) fn put_away(self) {
+    pub(super) fn shut_down(self) {
         self.stop.stop();
         // A thread that panicked has already printed its message.
         let _ = self.thread.join();

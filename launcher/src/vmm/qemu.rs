@@ -100,7 +100,7 @@ impl Qemu {
         let names = QemuNames::of(port);
         let deadline = Instant::now() + patience.whole;
         // A guest that is booting misses the first request.
-        while self.ask_back(&names.device)? {
+        while self.request_release(&names.device)? {
             let turn = deadline.min(Instant::now() + patience.again);
             let about_it = |event: &Value| event["data"]["device"] == *names.device;
             let ended = self.0.event(turn, |event| {
@@ -117,7 +117,7 @@ impl Qemu {
     }
 
     /// Requests the release from the guest; false if the device no longer exists.
-    fn ask_back(&mut self, device: &str) -> Result<bool, QmpError> {
+    fn request_release(&mut self, device: &str) -> Result<bool, QmpError> {
         match self.0.execute("device_del", json!({"id": device})) {
             Ok(_) => Ok(true),
             Err(QmpError::Refused { class, .. }) if class == NOT_FOUND => Ok(false),

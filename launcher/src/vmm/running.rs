@@ -107,7 +107,7 @@ impl VmmSocket {
     ///
     /// # Errors
     /// If the VMM does not answer.
-    pub(crate) fn meet(&self) -> Result<RunningVmm, RunningError> {
+    pub(crate) fn connect(&self) -> Result<RunningVmm, RunningError> {
         Ok(match self {
             Self::Qemu(path) => RunningVmm::Qemu(Qemu::connect(path)?),
             Self::CloudHypervisor(path) => RunningVmm::CloudHypervisor(CloudHypervisor::new(path)),

@@ -76,8 +76,8 @@ impl FakeQemu {
         Self { folder, told }
     }
 
-    fn meet(&self) -> RunningVmm {
-        VmmSocket::Qemu(self.folder.path().join("qmp")).meet().unwrap()
+    fn connect(&self) -> RunningVmm {
+        VmmSocket::Qemu(self.folder.path().join("qmp")).connect().unwrap()
     }
 
     fn commands(&self) -> Vec<String> {
@@ -118,7 +118,7 @@ fn ordinary(command: &str) -> Vec<Value> {
 #[test]
 fn a_card_is_three_objects_made_in_order_on_a_root_port_that_is_free() {
     let qemu = FakeQemu::start(|command, _| ordinary(command));
-    qemu.meet().plug(&card(&port())).unwrap();
+    qemu.connect().plug(&card(&port())).unwrap();
     let told: Vec<(String, Value)> = qemu.told.try_iter().skip_while(|(c, _)| c != "chardev-add").collect();
     let expected = [
         (
@@ -148,7 +148,7 @@ fn a_card_that_qemu_refuses_leaves_neither_netdev_nor_chardev() {
         "netdev_del" | "chardev-remove" => done(),
         command => ordinary(command),
     });
-    let error = qemu.meet().plug(&card(&port())).unwrap_err();
+    let error = qemu.connect().plug(&card(&port())).unwrap_err();
     assert!(error.to_string().contains("no room"), "{error}");
     let told = qemu.commands();
     // Both free ports were tried.
@@ -163,7 +163,7 @@ fn without_a_root_port_the_operator_is_told_what_to_start_qemu_with() {
         "device_add" => refused("GenericError", "Bus 'pcie.0' does not support hotplugging"),
         command => ordinary(command),
     });
-    let error = qemu.meet().plug(&card(&port())).unwrap_err();
+    let error = qemu.connect().plug(&card(&port())).unwrap_err();
     assert!(error.to_string().contains("-device pcie-root-port"), "{error}");
 }
 
@@ -178,14 +178,14 @@ fn a_card_goes_when_the_guest_has_let_go_of_it() {
         ],
         _ => done(),
     });
-    qemu.meet().unplug("net1", &SOON).unwrap();
+    qemu.connect().unplug("net1", &SOON).unwrap();
     assert_eq!(qemu.commands(), ["device_del", "netdev_del", "chardev-remove"]);
 }
 
 #[test]
 fn a_guest_that_keeps_its_card_is_asked_again_and_keeps_it_until_it_lets_go() {
     let qemu = FakeQemu::start(|_, _| done());
-    let error = qemu.meet().unplug("net1", &SOON).unwrap_err();
+    let error = qemu.connect().unplug("net1", &SOON).unwrap_err();
     assert!(matches!(error, RunningError::Kept(..)), "{error}");
     let told = qemu.commands();
     assert!(
@@ -197,7 +197,7 @@ fn a_guest_that_keeps_its_card_is_asked_again_and_keeps_it_until_it_lets_go() {
         "device_del" => refused("DeviceNotFound", "Device 'hawser-nic-net1' not found"),
         _ => done(),
     });
-    late.meet().unplug("net1", &SOON).unwrap();
+    late.connect().unplug("net1", &SOON).unwrap();
     assert_eq!(late.commands(), ["device_del", "netdev_del", "chardev-remove"]);
 }
 
@@ -209,7 +209,7 @@ fn a_guest_that_refuses_keeps_its_card() {
             json!({"event": "DEVICE_UNPLUG_GUEST_ERROR", "data": {"device": "hawser-nic-net1"}}),
         ]
     });
-    let error = qemu.meet().unplug("net1", &SOON).unwrap_err();
+    let error = qemu.connect().unplug("net1", &SOON).unwrap_err();
     assert!(matches!(error, RunningError::Refused(_)), "{error}");
     assert_eq!(qemu.commands(), ["device_del"]);
 }
@@ -218,21 +218,21 @@ fn a_guest_that_refuses_keeps_its_card() {
 fn what_is_no_monitor_is_said_to_be_none() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("socket");
-    let nobody = VmmSocket::Qemu(path.clone()).meet().unwrap_err();
+    let nobody = VmmSocket::Qemu(path.clone()).connect().unwrap_err();
     assert!(nobody.is_unreachable(), "{nobody}");
     let listener = UnixListener::bind(&path).unwrap();
     thread::spawn(move || {
         let (mut stream, _) = listener.accept().unwrap();
         writeln!(stream, "SSH-2.0-OpenSSH").unwrap();
     });
-    let other = VmmSocket::Qemu(path).meet().unwrap_err();
+    let other = VmmSocket::Qemu(path).connect().unwrap_err();
     assert!(other.to_string().contains("does not speak"), "{other}");
 }
 
 #[test]
 fn a_link_is_shown_by_the_netdev() {
     let qemu = FakeQemu::start(|_, _| done());
-    assert_eq!(qemu.meet().set_link("net1", false).unwrap(), LinkShown::ByVmm);
+    assert_eq!(qemu.connect().set_link("net1", false).unwrap(), LinkShown::ByVmm);
     let told: Vec<(String, Value)> = qemu.told.try_iter().collect();
     let expected = ("set_link".to_owned(), json!({"name": "hawser-net1", "up": false}));
     assert_eq!(told, [expected]);
@@ -261,7 +261,7 @@ fn fake_cloud_hypervisor(answers: Vec<(u16, Value)>) -> (RunningVmm, Receiver<(S
             stream.write_all((head + &body).as_bytes()).unwrap();
         }
     });
-    (VmmSocket::CloudHypervisor(path).meet().unwrap(), told, folder)
+    (VmmSocket::CloudHypervisor(path).connect().unwrap(), told, folder)
 }
 
 type IsRight = fn(&Value) -> bool;

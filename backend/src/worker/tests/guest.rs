@@ -27,7 +27,7 @@ pub(super) const NEVER_MS: i32 = 50;
 
 /// Calls that the echo mode received.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Told {
+pub(super) enum ModeCall {
     LinkUp,
     LinkDown,
     Reset,
@@ -38,7 +38,7 @@ pub(super) enum Told {
 
 /// Echoes every frame through the bulk interface.
 pub(super) struct Echo {
-    told: Sender<Told>,
+    told: Sender<ModeCall>,
     waiting: Vec<Vec<u8>>,
     deadline: Option<Instant>,
     hold: Hold,
@@ -83,9 +83,9 @@ impl Mode for Echo {
         for frame in burst {
             let mut bytes = vec![0; frame.len];
             frame.copy_to(0, &mut bytes);
-            if let Some((busy, go_on)) = self.hold.lock().unwrap().take() {
+            if let Some((busy, resume)) = self.hold.lock().unwrap().take() {
                 busy.send(()).unwrap();
-                go_on.recv_timeout(Duration::from_secs(5)).unwrap();
+                resume.recv_timeout(Duration::from_secs(5)).unwrap();
             }
             if frame.head[0] == 0xdd {
                 self.deadline = Some(now + Duration::from_millis(1));
@@ -99,12 +99,12 @@ impl Mode for Echo {
 
     fn on_room(&mut self, _: Instant, sink: &mut dyn GuestSink) {
         self.flush(sink);
-        self.told.send(Told::Room).unwrap();
+        self.told.send(ModeCall::Room).unwrap();
     }
 
     fn on_timer(&mut self, _: Instant, _: &mut dyn GuestSink) {
         self.deadline = None;
-        self.told.send(Told::Timer).unwrap();
+        self.told.send(ModeCall::Timer).unwrap();
     }
 
     fn deadline(&self) -> Option<Instant> {
@@ -112,22 +112,22 @@ impl Mode for Echo {
     }
 
     fn on_link_up(&mut self, _: Instant, _: &mut dyn GuestSink) {
-        self.told.send(Told::LinkUp).unwrap();
+        self.told.send(ModeCall::LinkUp).unwrap();
     }
 
     fn on_reset(&mut self) {
-        self.told.send(Told::Reset).unwrap();
+        self.told.send(ModeCall::Reset).unwrap();
     }
 
     fn on_front_end_gone(&mut self, _: Instant) {
         // The test may be over.
-        let _ = self.told.send(Told::FrontEndGone);
+        let _ = self.told.send(ModeCall::FrontEndGone);
     }
 
     fn on_link_down(&mut self, _: Instant) {
         self.waiting.clear();
         // The test may be over.
-        let _ = self.told.send(Told::LinkDown);
+        let _ = self.told.send(ModeCall::LinkDown);
     }
 }
 
@@ -195,7 +195,7 @@ pub(super) struct Guest {
     pub memory: TestMemory,
     pub receive: End,
     pub transmit: End,
-    pub told: Receiver<Told>,
+    pub told: Receiver<ModeCall>,
     pub port: Port,
     /// Addresses of receive buffers by head.
     pub buffers: Vec<u64>,
@@ -252,7 +252,7 @@ impl Guest {
         worker.set_memory(Arc::clone(&guest.memory.map));
         worker.set_features(features);
         guest.start();
-        assert_eq!(guest.hears(), Told::LinkUp);
+        assert_eq!(guest.hears(), ModeCall::LinkUp);
         guest
     }
 
@@ -267,7 +267,7 @@ impl Guest {
         &self.port.workers()[0]
     }
 
-    pub(super) fn hears(&self) -> Told {
+    pub(super) fn hears(&self) -> ModeCall {
         self.told
             .recv_timeout(Duration::from_secs(5))
             .expect("the mode is informed")
@@ -311,8 +311,8 @@ impl Guest {
     /// Sends a frame that holds the worker in its turn. The receiver reports when that turn has begun; the sender lets
     /// the worker continue.
     pub(super) fn hold_the_worker(&mut self) -> (Receiver<()>, Sender<()>) {
-        let ((busy, is_busy), (let_go, go_on)) = (channel(), channel());
-        *self.hold.lock().unwrap() = Some((busy, go_on));
+        let ((busy, is_busy), (let_go, resume)) = (channel(), channel());
+        *self.hold.lock().unwrap() = Some((busy, resume));
         self.send(&frame(1, 60));
         (is_busy, let_go)
     }
@@ -381,9 +381,9 @@ impl Guest {
     /// A fresh receive ring with all of its buffers free.
     pub(super) fn renew_receive_ring(&mut self) {
         self.worker().stop_ring(RingRole::Receive);
-        assert_eq!(self.hears(), Told::LinkDown);
+        assert_eq!(self.hears(), ModeCall::LinkDown);
         self.receive = End::new(&mut self.memory);
         self.worker().start_ring(RingRole::Receive, self.receive.setup());
-        assert_eq!(self.hears(), Told::LinkUp);
+        assert_eq!(self.hears(), ModeCall::LinkUp);
     }
 }

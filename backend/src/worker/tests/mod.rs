@@ -6,7 +6,7 @@ use super::*;
 use crate::counters::DropReason;
 use crate::virtio::features::LOG_ALL;
 use crate::virtio::testing::{DriverRing, TestMemory};
-use guest::{EVENTS, End, Guest, NEVER_MS, PLAIN, RING, SOON_MS, Told, eventfd, frame, rings};
+use guest::{EVENTS, End, Guest, ModeCall, NEVER_MS, PLAIN, RING, SOON_MS, eventfd, frame, rings};
 use std::fs::File;
 use std::io::Write;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -84,7 +84,7 @@ fn a_starved_mode_is_called_when_the_guest_posts_and_only_then() {
         assert!(guest.hears_nothing(), "there is no room to report");
         guest.post_receive(2, 1536);
         guest.receive.kick();
-        assert_eq!(guest.hears(), Told::Room);
+        assert_eq!(guest.hears(), ModeCall::Room);
         assert_eq!(guest.wait_frames(2), [frame(2, 100), frame(3, 100)]);
     }
 }
@@ -107,7 +107,7 @@ fn kicks_are_asked_for_only_while_they_are_needed() {
     }
     guest.post_receive(1, 1536);
     guest.receive.kick();
-    assert_eq!(guest.hears(), Told::Room);
+    assert_eq!(guest.hears(), ModeCall::Room);
     guest.wait_frames(1);
     assert_eq!(guest.receive.driver.used_flags(&guest.memory), 1);
 }
@@ -170,13 +170,13 @@ fn the_order_of_set_up_does_not_matter() {
 fn a_disabled_ring_takes_and_gives_nothing() {
     let mut guest = Guest::started(PLAIN);
     guest.worker().set_enabled(RingRole::Transmit, false);
-    assert_eq!(guest.hears(), Told::LinkDown);
+    assert_eq!(guest.hears(), ModeCall::LinkDown);
     guest.post_receive(4, 1536);
     guest.send(&frame(1, 60));
     assert!(!rings(&guest.receive.call, NEVER_MS) || guest.frames().is_empty());
     assert_eq!(guest.transmit.driver.used_idx(&guest.memory), 0);
     guest.worker().set_enabled(RingRole::Transmit, true);
-    assert_eq!(guest.hears(), Told::LinkUp);
+    assert_eq!(guest.hears(), ModeCall::LinkUp);
     assert_eq!(guest.wait_frames(1), [frame(1, 60)]);
 }
 
@@ -184,7 +184,7 @@ fn a_disabled_ring_takes_and_gives_nothing() {
 fn nothing_passes_a_link_the_operator_took_down_whatever_the_front_end_enables() {
     let mut guest = Guest::started(PLAIN);
     guest.port.set_link(false);
-    assert_eq!(guest.hears(), Told::LinkDown);
+    assert_eq!(guest.hears(), ModeCall::LinkDown);
     assert!(!guest.port.link().is_up());
     guest.start();
     guest.post_receive(4, 1536);
@@ -192,7 +192,7 @@ fn nothing_passes_a_link_the_operator_took_down_whatever_the_front_end_enables()
     assert!(guest.hears_nothing());
     assert_eq!(guest.transmit.driver.used_idx(&guest.memory), 0);
     guest.port.set_link(true);
-    assert_eq!(guest.hears(), Told::LinkUp);
+    assert_eq!(guest.hears(), ModeCall::LinkUp);
     assert_eq!(guest.wait_frames(1), [frame(1, 60)]);
 }
 
@@ -211,12 +211,12 @@ fn a_stopped_ring_says_where_to_go_on_and_another_start_goes_on_there() {
         None,
         "it has been removed"
     );
-    assert_eq!(guest.hears(), Told::LinkDown);
+    assert_eq!(guest.hears(), ModeCall::LinkDown);
     for end in [&mut guest.receive, &mut guest.transmit] {
         end.driver.layout.next_avail = 3;
     }
     guest.start();
-    assert_eq!(guest.hears(), Told::LinkUp);
+    assert_eq!(guest.hears(), ModeCall::LinkUp);
     guest.send(&frame(4, 60));
     assert_eq!(guest.wait_frames(1), [frame(4, 60)]);
 }
@@ -225,7 +225,7 @@ fn a_stopped_ring_says_where_to_go_on_and_another_start_goes_on_there() {
 fn once_the_worker_was_told_to_log_no_write_goes_unlogged() {
     let mut guest = Guest::started(PLAIN);
     guest.post_receive(1, 1536);
-    let (busy, go_on) = guest.hold_the_worker();
+    let (busy, resume) = guest.hold_the_worker();
     busy.recv_timeout(Duration::from_secs(5)).unwrap();
     std::thread::scope(|scope| {
         let (told, is_told) = channel();
@@ -236,7 +236,7 @@ fn once_the_worker_was_told_to_log_no_write_goes_unlogged() {
         });
         let early = is_told.recv_timeout(Duration::from_millis(50));
         assert!(early.is_err(), "the worker is still in a turn that does not log");
-        go_on.send(()).unwrap();
+        resume.send(()).unwrap();
         is_told.recv_timeout(Duration::from_secs(5)).unwrap();
     });
 }
@@ -270,10 +270,10 @@ fn a_ring_whose_memory_comes_back_goes_on() {
     // QEMU resizes a region by removing it, then adding it with the new size.
     let without = TestMemory::with_regions(&[(0x1_0000_0000, 0x1000)]).map;
     guest.worker().set_memory(without);
-    assert_eq!(guest.hears(), Told::LinkDown);
+    assert_eq!(guest.hears(), ModeCall::LinkDown);
     guest.post_transmit(&frame(2, 60));
     guest.worker().set_memory(Arc::clone(&guest.memory.map));
-    assert_eq!(guest.hears(), Told::LinkUp);
+    assert_eq!(guest.hears(), ModeCall::LinkUp);
     assert_eq!(guest.wait_frames(1), [frame(2, 60)]);
 }
 
@@ -311,10 +311,10 @@ fn a_mode_is_told_of_a_reset_before_the_next_driver_comes() {
     let guest = Guest::started(PLAIN);
     guest.worker().stop_ring(RingRole::Transmit);
     guest.worker().reset();
-    assert_eq!(guest.hears(), Told::LinkDown);
-    assert_eq!(guest.hears(), Told::Reset);
+    assert_eq!(guest.hears(), ModeCall::LinkDown);
+    assert_eq!(guest.hears(), ModeCall::Reset);
     guest.start();
-    assert_eq!(guest.hears(), Told::LinkUp);
+    assert_eq!(guest.hears(), ModeCall::LinkUp);
 }
 
 #[test]
@@ -325,7 +325,7 @@ fn what_comes_on_a_pair_that_was_switched_off_is_taken_and_counted() {
         for role in [RingRole::Receive, RingRole::Transmit] {
             guest.worker().set_enabled(role, false);
         }
-        assert_eq!(guest.hears(), Told::LinkDown);
+        assert_eq!(guest.hears(), ModeCall::LinkDown);
         for sent in 1..=3 {
             guest.send(&frame(sent, 60));
             let started = std::time::Instant::now();
@@ -341,7 +341,7 @@ fn what_comes_on_a_pair_that_was_switched_off_is_taken_and_counted() {
         for role in [RingRole::Receive, RingRole::Transmit] {
             guest.worker().set_enabled(role, true);
         }
-        assert_eq!(guest.hears(), Told::LinkUp);
+        assert_eq!(guest.hears(), ModeCall::LinkUp);
         guest.send(&frame(9, 60));
         assert_eq!(guest.wait_frames(1), [frame(9, 60)]);
     }
@@ -354,12 +354,12 @@ fn memory_taken_away_stops_the_rings_and_nothing_else() {
     guest
         .worker()
         .set_memory(TestMemory::with_regions(&[(0x1_0000_0000, 0x1000)]).map);
-    assert_eq!(guest.hears(), Told::LinkDown);
+    assert_eq!(guest.hears(), ModeCall::LinkDown);
     assert!(rings(&guest.transmit.error, SOON_MS) && rings(&guest.receive.error, SOON_MS));
     guest.send(&frame(1, 60));
     assert_eq!(guest.dropped(DropReason::BrokenRing), 2);
     guest.worker().clear_memory();
-    assert_eq!(guest.hears(), Told::FrontEndGone);
+    assert_eq!(guest.hears(), ModeCall::FrontEndGone);
     let mut again = Guest {
         receive: End::new(&mut guest.memory),
         transmit: End::new(&mut guest.memory),
@@ -368,7 +368,7 @@ fn memory_taken_away_stops_the_rings_and_nothing_else() {
     again.worker().set_memory(Arc::clone(&again.memory.map));
     again.worker().set_features(PLAIN);
     again.start();
-    assert_eq!(again.hears(), Told::LinkUp);
+    assert_eq!(again.hears(), ModeCall::LinkUp);
     again.post_receive(4, 1536);
     again.send(&frame(2, 60));
     assert_eq!(again.wait_frames(1), [frame(2, 60)]);
@@ -378,7 +378,7 @@ fn memory_taken_away_stops_the_rings_and_nothing_else() {
 fn a_front_end_that_is_gone_leaves_the_port_to_the_next() {
     let guest = Guest::started(PLAIN);
     guest.worker().clear_memory();
-    assert_eq!(guest.hears(), Told::LinkDown);
+    assert_eq!(guest.hears(), ModeCall::LinkDown);
     assert_eq!(Arc::strong_count(&guest.memory.map), 1);
     assert_eq!(guest.worker().stop_ring(RingRole::Receive), None);
 }
@@ -392,7 +392,7 @@ fn a_malformed_transmit_ring_stops_alone_and_is_reported() {
     guest.transmit.driver.set_avail_idx(&guest.memory, 0x8000);
     guest.transmit.kick();
     assert!(rings(&guest.transmit.error, SOON_MS));
-    assert_eq!(guest.hears(), Told::LinkDown);
+    assert_eq!(guest.hears(), ModeCall::LinkDown);
     assert_eq!(guest.dropped(DropReason::BrokenRing), 1);
     guest.transmit.kick();
     assert!(!rings(&guest.transmit.error, NEVER_MS), "a stopped ring is ignored");
@@ -406,7 +406,7 @@ fn a_malformed_receive_ring_stops_alone_and_is_reported() {
     guest.receive.driver.post_head(&guest.memory, RING);
     guest.send(&frame(1, 60));
     assert!(rings(&guest.receive.error, SOON_MS));
-    assert_eq!(guest.hears(), Told::LinkDown);
+    assert_eq!(guest.hears(), ModeCall::LinkDown);
     assert_eq!(guest.dropped(DropReason::BrokenRing), 1);
 }
 
@@ -421,7 +421,7 @@ fn rings_that_lie_outside_memory_or_have_no_size_are_reported() {
         };
         guest.worker().start_ring(RingRole::Transmit, setup);
         assert!(rings(&guest.transmit.error, SOON_MS));
-        assert_eq!(guest.hears(), Told::LinkDown);
+        assert_eq!(guest.hears(), ModeCall::LinkDown);
     }
 }
 
@@ -431,10 +431,10 @@ fn a_ring_may_come_back_in_another_size() {
     guest.post_receive(4, 1536);
     for size in [8, 1024, 2] {
         guest.worker().stop_ring(RingRole::Transmit);
-        assert_eq!(guest.hears(), Told::LinkDown);
+        assert_eq!(guest.hears(), ModeCall::LinkDown);
         guest.transmit.driver = DriverRing::new(&mut guest.memory, size);
         guest.worker().start_ring(RingRole::Transmit, guest.transmit.setup());
-        assert_eq!(guest.hears(), Told::LinkUp);
+        assert_eq!(guest.hears(), ModeCall::LinkUp);
         guest.send(&frame(3, 60));
         assert_eq!(guest.wait_frames(1), [frame(3, 60)]);
     }
@@ -457,7 +457,7 @@ fn a_timer_of_the_mode_fires_while_the_guest_is_idle() {
     let mut guest = Guest::started(PLAIN);
     guest.post_receive(4, 1536);
     guest.send(&frame(0xdd, 60));
-    assert_eq!(guest.hears(), Told::Timer);
+    assert_eq!(guest.hears(), ModeCall::Timer);
 }
 
 #[test]

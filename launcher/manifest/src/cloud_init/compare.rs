@@ -6,7 +6,7 @@
 //! the guest's kernel may count in another order, so every contradiction is a warning. The same applies to a family
 //! whose network the manifest does not name, because the pod may lack it.
 
-use super::offer::{Lease, Offer, Told, is_ipv4};
+use super::offer::{FamilyAddresses, Lease, Offer, is_ipv4};
 use crate::objects::ipam::Range;
 use crate::objects::network_data::{Device, Given, Match};
 use crate::objects::report::{Report, Spot};
@@ -122,7 +122,7 @@ impl Comparison<'_> {
         }
     }
 
-    fn family(&self, told: &Told, ipv4: bool) {
+    fn family(&self, told: &FamilyAddresses, ipv4: bool) {
         let of_family = |given: &&Given<IpNet>| is_ipv4(&given.value) == ipv4 && !is_link_local(given.value.addr());
         let addresses: Vec<&Given<IpNet>> = self.device.addresses.iter().filter(of_family).collect();
         let of_family = |given: &&Given<IpAddr>| given.value.is_ipv4() == ipv4 && !is_link_local(given.value);
@@ -130,11 +130,11 @@ impl Comparison<'_> {
         let family = family_name(ipv4);
         let missing = told.may_be_missing().then_some(family);
         match told {
-            Told::Nothing | Told::ByTheSegment => {}
-            Told::ThePods => self.pods(&addresses),
-            Told::Private { lease, .. } => self.private(lease, missing, &addresses, &gateways),
-            Told::Addresses(leases) => self.leased(leases, &addresses, &gateways),
-            Told::OneOf(ranges) => self.free(ranges, &addresses),
+            FamilyAddresses::Nothing | FamilyAddresses::ByTheSegment => {}
+            FamilyAddresses::ThePods => self.pods(&addresses),
+            FamilyAddresses::Private { lease, .. } => self.private(lease, missing, &addresses, &gateways),
+            FamilyAddresses::Addresses(leases) => self.leased(leases, &addresses, &gateways),
+            FamilyAddresses::OneOf(ranges) => self.free(ranges, &addresses),
         }
         if told.is_told() && addresses.is_empty() && !self.asks(ipv4) && !self.device.is_member {
             let field = if ipv4 {

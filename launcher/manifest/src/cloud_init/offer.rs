@@ -12,15 +12,15 @@ use std::net::IpAddr;
 /// The configuration for a NIC's guest.
 pub(super) struct Offer {
     /// IPv4.
-    pub ipv4: Told,
+    pub ipv4: FamilyAddresses,
     /// IPv6.
-    pub ipv6: Told,
+    pub ipv6: FamilyAddresses,
     /// MTU, if the manifest states it.
     pub mtu: Option<u16>,
 }
 
 /// The addresses of one family.
-pub(super) enum Told {
+pub(super) enum FamilyAddresses {
     /// No addresses from any known source.
     Nothing,
     /// Addresses from the segment's own DHCP server.
@@ -54,8 +54,8 @@ impl Offer {
         match &nic.mode {
             NicMode::Masquerade(plan) => Self::private(&plan.network),
             NicMode::Pod(_) => Self {
-                ipv4: Told::ThePods,
-                ipv6: Told::ThePods,
+                ipv4: FamilyAddresses::ThePods,
+                ipv6: FamilyAddresses::ThePods,
                 mtu: None,
             },
             NicMode::Bridge(segment) => Self {
@@ -72,7 +72,7 @@ impl Offer {
     }
 
     /// The addresses of a family.
-    pub(super) const fn family(&self, ipv4: bool) -> &Told {
+    pub(super) const fn family(&self, ipv4: bool) -> &FamilyAddresses {
         if ipv4 { &self.ipv4 } else { &self.ipv6 }
     }
 
@@ -85,7 +85,7 @@ impl Offer {
         let private = |address: IpNet, gateway: IpAddr, named: bool| {
             let gateway = Some(gateway);
             let lease = Lease { address, gateway };
-            Told::Private { lease, named }
+            FamilyAddresses::Private { lease, named }
         };
         Self {
             // A guest with a wrong IPv4 address is without a network in almost every pod.
@@ -96,7 +96,7 @@ impl Offer {
     }
 }
 
-impl Told {
+impl FamilyAddresses {
     /// True if hawser's own server hands out an address.
     pub(super) const fn is_told(&self) -> bool {
         !matches!(self, Self::Nothing | Self::ByTheSegment)
@@ -108,16 +108,16 @@ impl Told {
     }
 }
 
-fn from(ipam: &Ipam, ipv4: bool) -> Told {
+fn from(ipam: &Ipam, ipv4: bool) -> FamilyAddresses {
     match ipam {
-        Ipam::None => Told::Nothing,
-        Ipam::Dhcp => Told::ByTheSegment,
+        Ipam::None => FamilyAddresses::Nothing,
+        Ipam::Dhcp => FamilyAddresses::ByTheSegment,
         Ipam::Static { addresses, routes } => fixed(addresses, routes, ipv4),
         Ipam::HostLocal(ranges) | Ipam::Whereabouts(ranges) => of_ranges(ranges, ipv4),
     }
 }
 
-fn fixed(addresses: &[StaticAddress], routes: &[Route], ipv4: bool) -> Told {
+fn fixed(addresses: &[StaticAddress], routes: &[Route], ipv4: bool) -> FamilyAddresses {
     let of_family = addresses.iter().filter(|given| is_ipv4(&given.address) == ipv4);
     let leases: Vec<Lease> = of_family
         .map(|given| Lease {
@@ -126,19 +126,19 @@ fn fixed(addresses: &[StaticAddress], routes: &[Route], ipv4: bool) -> Told {
         })
         .collect();
     if leases.is_empty() {
-        Told::Nothing
+        FamilyAddresses::Nothing
     } else {
-        Told::Addresses(leases)
+        FamilyAddresses::Addresses(leases)
     }
 }
 
-fn of_ranges(ranges: &Ranges, ipv4: bool) -> Told {
+fn of_ranges(ranges: &Ranges, ipv4: bool) -> FamilyAddresses {
     let first = |set: &&Vec<Range>| set.first().is_some_and(|range| is_ipv4(&range.subnet) == ipv4);
     let of_family: Vec<Range> = ranges.ranges.iter().filter(first).flatten().copied().collect();
     if of_family.is_empty() {
         return fixed(&ranges.addresses, &ranges.routes, ipv4);
     }
-    Told::OneOf(of_family)
+    FamilyAddresses::OneOf(of_family)
 }
 
 /// The next hop of the default route.

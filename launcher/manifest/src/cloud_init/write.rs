@@ -4,7 +4,7 @@
 //! hand out are requested by DHCP, so they are configured in one place. Addresses of `static` are written out: DHCPv6
 //! announces no router, and the servers hand out only the first of several addresses.
 
-use super::offer::{Offer, Told, is_ipv4};
+use super::offer::{FamilyAddresses, Offer, is_ipv4};
 use crate::nic::Route;
 use crate::objects::dns::Dns;
 use crate::objects::ipam::Ipam;
@@ -51,13 +51,16 @@ fn ethernet(text: &mut String, number: usize, nic: &NicPlan, mac: Option<MacAddr
     }
     let offer = Offer::of(nic);
     let written = is_written(nic);
-    if matches!((&offer.ipv4, &offer.ipv6), (Told::Nothing, Told::Nothing)) {
+    if matches!(
+        (&offer.ipv4, &offer.ipv6),
+        (FamilyAddresses::Nothing, FamilyAddresses::Nothing)
+    ) {
         line(
             4,
             "# hawser does not know what addresses are handed out here: give addresses, or dhcp4: true.",
         );
     }
-    let asks4 = !written && !matches!(offer.ipv4, Told::Nothing);
+    let asks4 = !written && !matches!(offer.ipv4, FamilyAddresses::Nothing);
     line(4, &format!("dhcp4: {asks4}"));
     line(4, &format!("dhcp6: {}", !written && offer.ipv6.is_told()));
     line(4, &format!("accept-ra: {}", accepts_routers(nic, &offer)));
@@ -83,7 +86,7 @@ fn is_written(nic: &NicPlan) -> bool {
 /// The router is hawser, the pod's, or the segment's own; if the manifest names an IPv6 router,
 /// that one is used.
 fn accepts_routers(nic: &NicPlan, offer: &Offer) -> bool {
-    let named = |told: &Told| matches!(told, Told::Addresses(leases) if leases.iter().any(|l| l.gateway.is_some()));
+    let named = |told: &FamilyAddresses| matches!(told, FamilyAddresses::Addresses(leases) if leases.iter().any(|l| l.gateway.is_some()));
     !(is_written(nic) && named(&offer.ipv6))
 }
 
@@ -92,7 +95,7 @@ fn fixed(line: &mut impl FnMut(usize, &str), offer: &Offer, routes: &[Route]) {
     line(4, "addresses:");
     let mut hops: Vec<(String, IpAddr)> = Vec::new();
     for told in [&offer.ipv4, &offer.ipv6] {
-        let Told::Addresses(leases) = told else {
+        let FamilyAddresses::Addresses(leases) = told else {
             continue;
         };
         for lease in leases {
