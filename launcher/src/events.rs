@@ -255,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn each_thing_that_happens_is_told_once_with_how_often() {
+    fn each_event_is_reported_once_with_its_count() {
         let mut watch = Watch::default();
         let told = watch.look(vec![state()]);
         assert_eq!(told, [("net0".into(), Event::PortAdded)]);

@@ -29,7 +29,7 @@ fn fails(args: &[&str], status: i32, words: &str) {
 }
 
 #[test]
-fn the_status_tells_the_failure_when_nobody_reads_standard_error() {
+fn the_status_has_the_failure_if_standard_error_has_no_reader() {
     let (unread, stderr) = std::io::pipe().expect("a pipe");
     drop(unread);
     let status = Command::new(env!("CARGO_BIN_EXE_hawser"))

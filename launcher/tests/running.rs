@@ -131,7 +131,7 @@ fn refused(command: &mut Command, words: &[&str]) {
 }
 
 #[test]
-fn readiness_is_told_once_the_socket_listens_and_sigterm_leaves_nothing_behind() {
+fn readiness_is_reported_once_the_socket_listens_and_sigterm_leaves_nothing_behind() {
     let stage = Stage::new();
     let mut hawser = Running::start(stage.hawser().arg(stage.socket_option()).args(NETWORK));
     assert_eq!(stage.told(), "READY=1");
@@ -147,7 +147,7 @@ fn readiness_is_told_once_the_socket_listens_and_sigterm_leaves_nothing_behind()
 }
 
 #[test]
-fn sigusr1_writes_the_counters_and_serving_goes_on() {
+fn sigusr1_writes_the_counters_and_serving_continues() {
     let stage = Stage::new();
     let mut hawser = Running::start(stage.hawser().arg(stage.socket_option()).args(NETWORK).arg("--log=off"));
     assert_eq!(stage.told(), "READY=1");
@@ -342,12 +342,12 @@ fn an_ordinary_user_without_any_capability_can_serve() {
     let (status, log) = hawser.ended();
     assert_eq!(status.code(), Some(0));
     if rustix::process::geteuid().is_root() {
-        assert_eq!(log.contains("ping is not answered"), !nobody_may_ping(), "{log}");
+        assert_eq!(log.contains("ping is not answered"), !ping_is_not_permitted(), "{log}");
     }
 }
 
 /// True if the system lets [`NOBODY`]'s group open ping sockets.
-fn nobody_may_ping() -> bool {
+fn ping_is_not_permitted() -> bool {
     let range = fs::read_to_string("/proc/sys/net/ipv4/ping_group_range").expect("Linux");
     let bounds: Vec<u32> = range.split_whitespace().map(|n| n.parse().expect("a group")).collect();
     (bounds[0]..=bounds[1]).contains(&NOBODY)

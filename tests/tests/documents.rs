@@ -85,7 +85,7 @@ fn every_test_a_document_names_exists() {
 }
 
 #[test]
-fn a_test_is_told_from_other_words() {
+fn a_test_is_distinguished_from_other_words() {
     assert_eq!(test_name("responder::tests::link::is_short"), Some("is_short"));
     assert_eq!(
         test_name("a_name_that_says_what_holds"),

@@ -195,7 +195,7 @@ fn one_queue_pair_that_is_broken_leaves_the_others_running() {
 }
 
 #[test]
-fn chains_that_are_no_frames_are_returned_and_the_ring_goes_on() {
+fn chains_without_a_frame_are_returned_and_the_ring_continues() {
     let backend = Backend::start(1);
     let mut vmm = backend.connect(guest());
     let at = vmm.ram.allocate(1 << 20, 64);

@@ -147,7 +147,7 @@ fn a_log_too_short_for_memory_ends_the_connection_only() {
 }
 
 #[test]
-fn a_guest_goes_on_in_another_process_where_it_was() {
+fn a_guest_continues_in_another_process() {
     let (source, target) = (Backend::start(1), Backend::start(1));
     let mut vmm = source.connect(VmmConfig::default());
     for round in 0..4 {

@@ -27,7 +27,7 @@ fn one_off_ends_when_its_front_end_goes() {
 }
 
 #[test]
-fn a_guest_goes_on_with_its_rings_after_the_connection_was_lost() {
+fn a_guest_continues_with_its_rings_after_the_connection_was_lost() {
     for order in Order::ALL {
         let backend = Backend::start(1);
         let mut vmm = backend.connect(as_front_end(order));

@@ -128,7 +128,7 @@ fn interrupts_are_masked_and_unmasked_while_frames_flow() {
 }
 
 #[test]
-fn addresses_are_told_again_while_frames_flow() {
+fn addresses_are_sent_again_while_frames_flow() {
     assert_nothing_lost(|vmm, handles| {
         for (ring, handle) in (0..).zip(handles) {
             vmm.set_addresses(ring, handle.layout).unwrap();
@@ -137,6 +137,6 @@ fn addresses_are_told_again_while_frames_flow() {
 }
 
 #[test]
-fn features_are_told_again_while_frames_flow() {
+fn features_are_set_again_while_frames_flow() {
     assert_nothing_lost(|vmm, _| vmm.wire.tell_u64(code::SET_FEATURES, vmm.features).unwrap());
 }

@@ -109,7 +109,7 @@ fn get(socket: &Path, path: &str) -> Result<String> {
 }
 
 #[test]
-fn who_hammers_the_api_harms_no_transfer_and_gets_no_more_threads() -> Result<()> {
+fn clients_that_hammer_the_api_harm_no_transfer_and_get_no_more_threads() -> Result<()> {
     let (mut lab, mut hawser, guest) = up()?;
     let api = lab.path("api.sock");
     let world = lab.serve_world(WORLD4)?;

@@ -97,7 +97,7 @@ fn bulk_to_and_from_a_server_in_the_guest_arrives_whole() -> Result<()> {
 }
 
 #[test]
-fn a_port_nobody_listens_on_in_the_guest_resets_its_clients() -> Result<()> {
+fn a_port_without_a_listener_in_the_guest_resets_its_clients() -> Result<()> {
     let lab = Lab::new()?;
     let (_hawser, _guest) = lab.up(Kind::Uml, &["--port=8080:7000"])?;
     for to in [format!("{POD4}:8080"), format!("[{POD6}]:8080")] {

@@ -83,7 +83,7 @@ fn one_off_ends_well_with_its_guest() -> Result<()> {
 }
 
 #[test]
-fn qemu_meets_a_restarted_hawser_again_and_the_guest_goes_on() -> Result<()> {
+fn qemu_reconnects_to_a_restarted_hawser_and_the_guest_continues() -> Result<()> {
     let mut lab = Lab::new()?;
     lab.serve_world(FAR4)?;
     let mut hawser = lab.hawser(&["--port=8080:7000"])?;

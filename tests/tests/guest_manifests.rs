@@ -65,7 +65,7 @@ fn threads(id: u32) -> Result<Vec<String>> {
 }
 
 #[test]
-fn a_masqueraded_vm_is_told_and_reached_as_its_manifest_says() -> Result<()> {
+fn a_masqueraded_vm_is_configured_and_reached_as_its_manifest_says() -> Result<()> {
     let lab = Lab::new()?;
     let manifest = example("masquerade-ports.yaml");
     let (hawser, guest) = up(&lab.networks.pod, &manifest, lab.folder(), &["default"])?;

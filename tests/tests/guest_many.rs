@@ -121,7 +121,7 @@ fn connections_a_server_never_closes_give_their_descriptors_back() -> Result<()>
 }
 
 #[test]
-fn a_source_port_below_1024_is_kept_where_the_host_lets_everybody_have_it() -> Result<()> {
+fn a_source_port_below_1024_is_kept_if_the_host_lets_all_users_bind_it() -> Result<()> {
     for (start, kept) in [("0", true), ("1024", false)] {
         let mut lab = Lab::new()?;
         let servers = [lab.serve_world(FAR4)?, lab.serve_world(FAR6)?];

@@ -36,7 +36,7 @@ fn configure(segment: &Segment, guest: &Guest) -> Result<()> {
 }
 
 #[test]
-fn spoofed_frames_are_counted_and_seen_by_nobody() -> Result<()> {
+fn spoofed_frames_are_counted_and_reach_no_host() -> Result<()> {
     let segment = Segment::new(1500)?;
     let listener = segment.listen("ear")?;
     segment.add_tap("tap0", "")?;

@@ -155,7 +155,7 @@ fn assert_transfers(guest: &Nested, server: &str) -> Result<()> {
 }
 
 /// Asserts that the host's kernel has the guest's address but does not answer for the guest.
-fn assert_nobody_answers_for_the_guest(machine: &Machine) -> Result<()> {
+fn assert_no_answer_for_the_guest(machine: &Machine) -> Result<()> {
     let pings = CARDS.map(|card| format!("! ip netns exec peer ping -c 1 -W 1 {}", card.ipv4(5)));
     machine.sh(&pings.join(" && ")).map(drop)
 }
@@ -273,7 +273,7 @@ fn a_guest_on_ipvtaps_of_every_mode_and_on_a_filtering_bridge_pings_and_moves_by
     let [l2, l3, l3s] = CARDS.map(|card| card.socket());
     let guest = machine.start_guest(&[example, &l2, &l3, &l3s, bridged])?;
     // Check this while the guest boots.
-    assert_nobody_answers_for_the_guest(&machine)?;
+    assert_no_answer_for_the_guest(&machine)?;
     assert_what_cannot_work_is_refused(&machine)?;
     guest.wait_for_boot(&machine)?;
     assert_the_example_serves(&machine, &guest)?;

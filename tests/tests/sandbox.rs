@@ -108,7 +108,7 @@ fn niceness(id: u32, thread: &str) -> Vec<i32> {
 }
 
 #[test]
-fn who_is_confined_answers_the_api_all_the_same_and_after_packets() -> Result<()> {
+fn a_confined_process_answers_the_api_after_packets() -> Result<()> {
     let (namespace, folder) = (pod()?, tempfile::tempdir()?);
     let (socket, api) = (folder.path().join("vm.sock"), folder.path().join("api.sock"));
     let agent = folder.path().join("agent.sock");
@@ -242,7 +242,7 @@ fn root_is_a_user_like_any_other_and_threads_started_later_stay_root() -> Result
 }
 
 #[test]
-fn who_has_no_privilege_is_confined_too() -> Result<()> {
+fn an_unprivileged_process_is_confined_too() -> Result<()> {
     let (namespace, folder) = (pod()?, tempfile::tempdir()?);
     chown(folder.path(), Some(NOBODY), Some(NOBODY))?;
     let program = folder.path().join("hawser");

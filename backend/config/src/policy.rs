@@ -240,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn ranges_that_share_a_vlan_are_told_apart_by_it() {
+    fn ranges_that_share_a_vlan_are_distinguished_by_it() {
         let mut set = VlanSet::default();
         assert!(set.is_empty());
         assert_eq!(set.add(range(20, 30)), Ok(()));

@@ -19,7 +19,7 @@ fn all(stream: &CaptureStream) -> Vec<Packet> {
 }
 
 #[test]
-fn nothing_is_kept_while_nobody_looks_and_again_after() {
+fn nothing_is_kept_while_no_capture_runs() {
     let capture = Arc::new(Capture::default());
     let mut tap = CaptureTap::new(Arc::clone(&capture));
     assert!(!tap.look());
@@ -80,7 +80,7 @@ fn packets_are_cut_and_say_how_long_they_were() {
 }
 
 #[test]
-fn a_slow_reader_loses_packets_and_is_told_how_many() {
+fn a_slow_reader_loses_packets_and_learns_how_many() {
     let capture = Arc::new(Capture::default());
     let mut tap = CaptureTap::new(Arc::clone(&capture));
     let stream = capture.start(rules("", 64)).unwrap();

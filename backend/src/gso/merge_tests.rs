@@ -31,7 +31,7 @@ fn neighbours_of_one_flow_and_length_travel_together_and_a_shorter_one_ends_the_
 }
 
 #[test]
-fn flows_are_told_apart_and_each_keeps_its_order() {
+fn flows_are_kept_apart_and_each_keeps_its_order() {
     let other = |len| Udp {
         source_port: 4001,
         ..udp(len)

@@ -259,7 +259,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn who_listens_is_read_from_the_systems_tables() {
+    fn listeners_are_read_from_the_systems_tables() {
         let tcp = "  sl  local_address rem_address   st tx_queue rx_queue tr\n\
                    \x20  0: 00000000:0016 00000000:0000 0A 00000000:00000000 00:00000000\n\
                    \x20  1: 0100007F:1F90 0100007F:D431 01 00000000:00000000 00:00000000\n";

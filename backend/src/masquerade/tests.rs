@@ -159,7 +159,7 @@ fn services_answer_what_was_classified_whatever_the_guest_writes_meanwhile() {
 }
 
 #[test]
-fn a_link_that_comes_up_is_told_of_its_router_and_again_when_it_is_time() {
+fn a_link_that_comes_up_gets_router_advertisements_at_once_and_periodically() {
     let mut bench = Bench::new();
     assert_eq!(bench.mode.deadline(), None, "nothing to do without a guest");
     bench.mode.on_link_up(NOW, &mut bench.sink);
@@ -208,7 +208,7 @@ fn the_noise_of_a_guest_is_counted_as_multicast() {
 }
 
 #[test]
-fn what_is_nobodys_goes_nowhere_under_its_reason() {
+fn a_frame_without_a_receiver_is_dropped_under_its_reason() {
     let mut bench = Bench::new();
     let other = IpAddr::V4(Ipv4Addr::new(10, 0, 2, 3));
     let world = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
@@ -359,7 +359,7 @@ fn too_big_and_odd_errors_of_the_guest_end_nothing() {
 }
 
 #[test]
-fn a_guest_with_a_link_local_address_only_is_told_that_it_does_not_reach_beyond_the_link() {
+fn a_guest_with_only_a_link_local_address_gets_beyond_scope_errors() {
     let mut bench = Bench::new();
     let (guest, world) = (
         IpAddr::V6(GUEST_MAC.link_local()),

@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn a_removed_address_is_told_and_is_the_pods_no_more() {
+    fn a_removed_address_is_reported_and_no_longer_the_pods() {
         if !enter_fresh() {
             return;
         }

@@ -197,7 +197,7 @@ impl Udp {
 }
 
 #[test]
-fn a_udp_flow_whose_pair_is_switched_off_goes_on_at_another() {
+fn a_udp_flow_of_a_disabled_pair_continues_on_another() {
     let mut port = Port::new();
     let flow = Udp::open(&mut port, 1);
     assert_eq!(port.flows(), [flows(0, 0), flows(0, 1)]);
@@ -367,7 +367,7 @@ fn tcp_segment(delivered: &Delivered) -> (TcpHeader, Vec<u8>) {
 }
 
 #[test]
-fn a_connection_whose_pair_is_switched_off_goes_on_at_another_and_loses_nothing() {
+fn a_connection_of_a_disabled_pair_continues_on_another_and_loses_nothing() {
     let mut port = Port::new();
     let mut flow = Tcp::open(&mut port, 1);
     flow.peer.write_all(b"first").unwrap();

@@ -264,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn a_flow_belongs_to_who_made_it_until_it_ends() {
+    fn a_flow_belongs_to_its_creator_until_it_ends() {
         let (a, b) = pair();
         let (a, b) = (a.owners(), b.owners());
         let claim = a.claim(key(1));
@@ -285,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn who_comes_up_wakes_those_whose_pairs_are_not_in_use() {
+    fn a_worker_that_comes_up_wakes_those_with_unused_pairs() {
         let (a, b) = pair();
         assert!(!a.is_up());
         a.set_up(true);

@@ -239,7 +239,7 @@ fn servers_do_not_hide_behind_options_and_tags() {
 }
 
 #[test]
-fn what_cannot_be_told_does_not_pass() {
+fn a_value_without_a_form_does_not_pass() {
     let guard = servers();
     let hidden = DropReason::HiddenTransport;
     // Extension headers that reach beyond the head.

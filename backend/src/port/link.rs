@@ -95,7 +95,7 @@ mod tests {
     use std::sync::atomic::AtomicUsize;
 
     #[test]
-    fn only_changes_are_told_and_to_the_last_listener_only() {
+    fn only_changes_are_reported_and_to_the_last_listener_only() {
         let (link, calls) = (Link::default(), Arc::new(AtomicUsize::new(0)));
         link.set_segment(false);
         let counter = Arc::clone(&calls);

@@ -136,7 +136,7 @@ fn get_vring_base_says_where_the_worker_was() {
 }
 
 #[test]
-fn a_ring_whose_worker_cannot_say_where_it_was_goes_on_behind_what_came_back() {
+fn a_ring_whose_worker_lost_its_place_continues_after_the_returned_chains() {
     let mut bench = bench(None);
     bench.set_used_idx(12);
     bench.start(12);

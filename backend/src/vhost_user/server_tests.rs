@@ -226,7 +226,7 @@ fn a_live_socket_and_another_file_are_errors_that_name_the_path() {
 }
 
 #[test]
-fn a_socket_somebody_else_has_put_in_place_of_ours_is_left_alone() {
+fn a_socket_of_another_process_in_place_of_ours_is_left_alone() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("s");
     let running = run(Endpoint::Listen(path.clone()), Lifetime::Persistent);

@@ -185,7 +185,7 @@ fn orders_cut_short_or_that_promise_more_than_there_is_are_refused() {
 }
 
 #[test]
-fn orders_that_need_features_nobody_acknowledged_are_refused() {
+fn requests_that_need_features_without_acknowledgment_are_refused() {
     let mut guest = Guest::with(PLAIN);
     let acks = [
         guest.order(&[0, 0, 1]),

@@ -227,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn a_new_memory_table_goes_on_with_the_log() {
+    fn a_new_memory_table_continues_the_log() {
         let before = TestMemory::with_regions(&[(0, 0x10_000), (0x10_0000, 0x10_000)]);
         let log = DirtyLog::attach(&before);
         let after = TestMemory::with_regions(&[(0, 0x20_000)]);

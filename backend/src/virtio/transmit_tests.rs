@@ -309,7 +309,7 @@ fn a_burst_ends_when_it_has_looked_at_enough_descriptors_whatever_is_in_them() {
 }
 
 #[test]
-fn what_is_no_frame_is_told_of_with_what_there_is_of_a_head() {
+fn a_malformed_frame_is_reported_with_the_part_of_a_head_it_has() {
     let mut guest = Guest::new(16, MODERN);
     let frame = [vec![0; 12], vec![7; 60]].concat();
     guest.post(&frame[..12], &[]);

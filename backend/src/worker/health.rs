@@ -52,7 +52,7 @@ mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     #[test]
-    fn the_first_failure_is_told_once_also_to_who_comes_later() {
+    fn the_first_failure_is_reported_once_also_to_later_readers() {
         let (health, calls) = (Health::default(), Arc::new(AtomicUsize::new(0)));
         let count = || -> Listener {
             let calls = Arc::clone(&calls);

@@ -76,7 +76,7 @@ fn filters_hold_for_the_driver_that_set_them() {
 }
 
 #[test]
-fn vlans_are_filtered_for_who_can_say_which() {
+fn vlans_are_filtered_for_drivers_that_can_name_them() {
     let card = NicState::new(&config(MacCheck::Off));
     assert!(card.apply(Order::Receive(RxMode::Promiscuous, false), all()));
     let tagged = [&OWN.0[..], &[2; 6], &[0x81, 0, 0, 7, 8, 0]].concat();

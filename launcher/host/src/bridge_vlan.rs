@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn the_kernel_is_told_runs_by_their_ends_as_bridge_vlan_add_does() {
+    fn the_kernel_gets_vlan_ranges_by_their_ends_as_from_bridge_vlan_add() {
         let message = message(7, &[20..=30, 100..=100]);
         let mut bytes = vec![0; message.buffer_len()];
         message.emit(&mut bytes);

@@ -58,7 +58,7 @@ fn the_agents_interfaces_are_taken_and_asked_for_once_in_a_while() {
 }
 
 #[test]
-fn an_agent_that_is_silent_talks_without_end_or_answers_another_keeps_nobody() {
+fn an_agent_that_is_silent_endless_or_wrong_delays_no_other_client() {
     let babble = |_| vec![b' '; ANSWER_MAX + 1];
     let answers: [fn(u64) -> Vec<u8>; 4] = [
         |_| Vec::new(),

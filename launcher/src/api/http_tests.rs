@@ -188,7 +188,7 @@ fn what_is_no_request_is_refused() {
 }
 
 #[test]
-fn half_a_request_keeps_a_place_for_a_limited_time_and_nobody_gets_a_thread() {
+fn half_a_request_keeps_a_place_for_a_limited_time_and_gets_no_thread() {
     let stage = Stage::new();
     let head = b"PUT /v1/x HTTP/1.1\r\nContent-Length: 5\r\n\r\n";
     let begun = Instant::now();
@@ -211,7 +211,7 @@ fn half_a_request_keeps_a_place_for_a_limited_time_and_nobody_gets_a_thread() {
 }
 
 #[test]
-fn what_takes_a_while_keeps_nobody_else_waiting_and_is_answered() {
+fn a_long_request_delays_no_other_and_is_answered() {
     let stage = Stage::new();
     let mut slow: Vec<Client> = (0..3).map(|_| stage.connect()).collect();
     for client in &mut slow {
@@ -281,7 +281,7 @@ fn the_end_does_not_wait_for_clients() {
 }
 
 #[test]
-fn who_comes_too_often_waits_and_others_do_not() {
+fn a_client_that_comes_too_often_waits_and_others_do_not() {
     let start = tokio::time::Instant::now();
     let mut turnstile = Turnstile::new(start);
     let moments: Vec<_> = (0..2 * CLIENTS + 1).map(|_| turnstile.pass(start)).collect();

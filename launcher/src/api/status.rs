@@ -203,7 +203,7 @@ mod tests {
     use super::super::testing::{ask, context};
 
     #[test]
-    fn a_nic_is_told_in_the_words_of_kubevirt() {
+    fn a_nic_is_reported_in_the_words_of_kubevirt() {
         let answer = ask(&context(&["net0"]), "GET", "/v1/status", "");
         assert_eq!(answer.status, 200);
         let nic = &answer.json()["interfaces"][0];

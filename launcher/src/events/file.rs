@@ -113,7 +113,7 @@ mod tests {
     use std::sync::{Arc, Mutex};
 
     #[test]
-    fn it_goes_on_in_a_new_file_when_it_was_moved_and_at_the_end_when_it_was_emptied() {
+    fn a_moved_log_continues_in_a_new_file_and_an_emptied_one_at_its_end() {
         let folder = tempfile::tempdir().unwrap();
         let (path, old) = (folder.path().join("events"), folder.path().join("events.1"));
         let mut log = EventFile::open(&path, &Sandbox::default()).unwrap();

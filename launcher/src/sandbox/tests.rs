@@ -162,7 +162,7 @@ fn a_forbidden_call_ends_the_process_which_says_which_it_was() {
 }
 
 #[test]
-fn what_libraries_only_try_is_refused_and_the_thread_goes_on() {
+fn calls_that_libraries_only_try_are_refused_and_the_thread_continues() {
     for deed in ["worker-file", "capture-file", "launcher-file"] {
         let output = outcome(deed, "strict");
         assert!(output.status.success(), "{deed}: {}", text(&output));

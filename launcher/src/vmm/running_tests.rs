@@ -157,7 +157,7 @@ fn a_card_that_qemu_refuses_leaves_neither_netdev_nor_chardev() {
 }
 
 #[test]
-fn without_a_root_port_the_operator_is_told_what_to_start_qemu_with() {
+fn without_a_root_port_the_error_names_the_qemu_option() {
     let qemu = FakeQemu::start(|command, _| match command {
         "query-pci" => vec![json!({"return": []})],
         "device_add" => refused("GenericError", "Bus 'pcie.0' does not support hotplugging"),

@@ -151,7 +151,7 @@ fn odd_paths_survive_the_shell_and_the_vmm() {
 }
 
 #[test]
-fn what_cloud_hypervisor_cannot_be_told_is_refused() {
+fn options_that_cloud_hypervisor_lacks_are_refused() {
     let refused = |options: &[&str]| flags("cloud-hypervisor-args", options).unwrap_err();
     assert_eq!(refused(&["--socket-path=/tmp/a\"b"]), VmmError::QuoteInPath);
     assert_eq!(

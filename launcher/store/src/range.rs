@@ -232,7 +232,7 @@ mod tests {
     const SPANS: [Span; 2] = [Span { first: 10, last: 12 }, Span { first: 5, last: 6 }];
 
     #[test]
-    fn the_search_goes_on_behind_the_cursor_and_comes_round_to_it() {
+    fn the_search_continues_after_the_cursor_and_wraps_around_to_it() {
         let mut cursor = None;
         let mut given = Vec::new();
         for _ in 0..7 {

@@ -247,7 +247,7 @@ fn a_file_that_another_makes_a_store_meanwhile_is_not_taken_for_a_foreign_one() 
 }
 
 #[test]
-fn a_store_that_somebody_does_not_let_go_of_is_told_and_unchanged() {
+fn a_locked_store_is_reported_and_unchanged() {
     let (_folder, path) = folder();
     let mut store = Sqlite::open_waiting::<1>(&path, Access::Make).unwrap();
     let holder = Connection::open(&path).unwrap();

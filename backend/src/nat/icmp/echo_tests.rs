@@ -144,7 +144,7 @@ fn dscp_and_ecn_of_a_ping_are_kept_there_and_back() {
 }
 
 #[test]
-fn two_programs_of_the_guest_that_ping_one_peer_are_told_apart() {
+fn two_programs_of_the_guest_that_ping_one_peer_get_their_own_replies() {
     for like in BOTH {
         let mut bench = Bench::new();
         if !bench.can(like) {
@@ -200,7 +200,7 @@ fn the_gateway_answers_by_itself() {
 }
 
 #[test]
-fn without_permission_the_guest_is_told_so() {
+fn without_permission_the_guest_gets_an_error() {
     let mut bench = Bench::with(EchoSupport::None);
     bench.ping(ip("192.0.2.1"), 77, 3, b"abc");
     let (_, header, _) = icmp_message(&bench.around.sink.take()[0]);
@@ -329,7 +329,7 @@ fn record_route_is_left_out_and_counted() {
 }
 
 #[test]
-fn two_mapped_peers_that_are_one_to_the_host_are_told_apart() {
+fn two_mapped_peers_that_are_one_to_the_host_are_kept_apart() {
     for (like, other) in [("127.0.0.1", "10.0.2.8"), ("::1", "fd10:0:2::8")] {
         let around = Surroundings::with_config(|config| config.map_host_loopback.push(ip(other)));
         let mut bench = Bench {

@@ -346,7 +346,7 @@ mod tests {
     }
 
     #[test]
-    fn a_guest_of_the_other_family_is_told_the_nearest_there_is() {
+    fn a_guest_of_the_other_family_gets_the_nearest_error() {
         let as_v6 = |kind, code| {
             let header = IcmpError::from_queue(&entry(Origin::Icmp(kind, code), 0))
                 .unwrap()

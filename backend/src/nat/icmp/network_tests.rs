@@ -58,7 +58,7 @@ fn a_far_host_answers_and_a_trace_shows_the_router() {
 }
 
 #[test]
-fn a_ping_too_large_for_the_path_is_told_so_if_it_must_not_be_fragmented() {
+fn a_ping_too_large_for_the_path_gets_an_error_if_it_must_not_be_fragmented() {
     let Some(_network) = network(1300) else { return };
     for support in [EchoSupport::Ping, EchoSupport::Raw] {
         for server in SERVER.map(ip) {
@@ -136,7 +136,7 @@ fn a_thousand_hosts_asked_with_one_identifier_answer_each_for_itself() {
 }
 
 #[test]
-fn an_error_is_told_about_the_request_it_quotes_and_no_other() {
+fn an_error_goes_to_the_request_it_quotes_and_no_other() {
     let Some(_network) = network(1500) else { return };
     for support in [EchoSupport::Ping, EchoSupport::Raw] {
         for (server, nobody) in SERVER.map(ip).into_iter().zip(["192.0.2.1", "fd00:1::1"].map(ip)) {

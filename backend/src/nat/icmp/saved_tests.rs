@@ -55,7 +55,7 @@ fn replies_on_their_way_and_later_ones_reach_the_guest() {
 }
 
 #[test]
-fn idle_time_goes_on_where_it_was() {
+fn idle_time_continues_where_it_was() {
     let second = Duration::from_secs(1);
     for (support, like) in supports() {
         let mut bench = Bench::with(support);

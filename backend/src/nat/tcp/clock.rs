@@ -54,7 +54,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn age_is_told_across_the_end_of_the_numbers() {
+    fn age_is_computed_across_the_wrap_of_the_numbers() {
         assert!(is_older(u32::MAX, 5));
         assert!(!is_older(5, u32::MAX));
         assert!(!is_older(7, 7));

@@ -95,7 +95,7 @@ mod tests {
     use std::net::TcpStream;
 
     #[test]
-    fn what_is_accepted_has_the_options_of_who_listened() {
+    fn an_accepted_socket_has_the_options_of_its_listener() {
         for address in ["127.0.0.1:0", "[::1]:0"] {
             let listener = listen(address.parse().unwrap()).unwrap();
             listener.set_nonblocking(false).unwrap();

@@ -96,7 +96,7 @@ fn told_mtu(header: crate::packet::IcmpHeader, from: IpAddr) -> u32 {
 }
 
 #[test]
-fn a_narrow_path_is_told_the_guest_and_its_fragments_pass() {
+fn a_narrow_path_is_reported_to_the_guest_and_its_fragments_pass() {
     let Some(network) = Network::new(FAR_MTU) else {
         return;
     };
@@ -159,7 +159,7 @@ const POD: [&str; 2] = ["192.0.2.2", "fd00:1::2"];
 const POD_AFTERWARDS: [&str; 2] = ["192.0.2.3", "fd00:1::3"];
 
 #[test]
-fn a_flow_goes_on_from_its_port_after_the_pod_has_changed_its_address() {
+fn a_flow_continues_from_its_port_after_the_pod_has_changed_its_address() {
     let Some(network) = Network::new(1500) else { return };
     for (i, server) in SERVER.into_iter().enumerate() {
         // The removal is reported by netlink, or detected by a failed send, which IPv6 does not report.
@@ -215,7 +215,7 @@ fn a_client_of_a_forward_is_answered_from_the_pods_new_address() {
 }
 
 #[test]
-fn without_any_address_the_guest_is_told_and_the_flow_goes_on_when_there_is_one() {
+fn without_an_address_the_guest_gets_an_error_and_the_flow_continues_once_there_is_one() {
     let Some(network) = Network::new(1500) else { return };
     let mut bench = Bench::new();
     let (socket, dst) = server(&network, SERVER[0]);
@@ -239,7 +239,7 @@ fn without_any_address_the_guest_is_told_and_the_flow_goes_on_when_there_is_one(
 }
 
 #[test]
-fn what_a_router_forbids_is_told_with_its_type_and_code() {
+fn an_administrative_refusal_keeps_its_type_and_code() {
     let Some(network) = Network::new(1500) else { return };
     let far = ["203.0.113.1", "2001:db8:99::1"];
     network.router_run("ip route add prohibit 203.0.113.0/24");

@@ -94,7 +94,7 @@ fn a_host_that_leaves_is_gone_after_two_seconds_unless_another_one_reports() {
 }
 
 #[test]
-fn the_guest_is_asked_at_once_who_else_wants_a_group_it_has_left() {
+fn the_guest_is_queried_at_once_for_a_group_it_has_left() {
     let mut snooper = snooper();
     let route = snooper.on_message(at(0), Origin::Guest, report(group(1), false));
     assert_eq!(route, Route::ENDPOINTS);

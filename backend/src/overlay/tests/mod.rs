@@ -193,7 +193,7 @@ fn nothing_is_lost_or_doubled_while_the_guest_has_no_room() {
 }
 
 #[test]
-fn a_broadcast_reaches_all_peers_and_an_unknown_mac_nobody() {
+fn a_broadcast_reaches_all_peers_and_an_unknown_mac_none() {
     let (a, b, c) = (vtep(2), vtep(3), vtep(4));
     let third = MacAddr([2, 0, 0, 0, 0, 5]);
     let mut first = Station::new(
@@ -304,7 +304,7 @@ fn what_a_peer_may_not_send_is_dropped_under_its_reason() {
 }
 
 #[test]
-fn congestion_on_the_way_is_told_to_the_guest_as_rfc_6040_has_it() {
+fn congestion_on_the_way_is_marked_for_the_guest_as_rfc_6040_has_it() {
     let (a, b) = (vtep(2), vtep(3));
     let mut second = Station::new(VNI, b, TO, vec![peer(a, FROM, [192, 0, 2, 9])]);
     let friend = socket2::SockRef::from(&UdpSocket::bind("127.0.0.2:0").unwrap())
@@ -366,7 +366,7 @@ fn reported_mtu(station: &mut Station) -> Option<u16> {
 }
 
 #[test]
-fn a_path_that_has_shrunk_is_followed_and_the_guest_told_of_its_mtu() {
+fn a_path_that_has_shrunk_is_followed_and_the_guest_gets_its_mtu() {
     let (mut first, mut second) = pair();
     let fits = |payload: usize| OwnedFrame::new(Udp::new(&vec![3; payload]).bytes());
     first.mode.outbound.set_datagram_max(1000);
@@ -412,7 +412,7 @@ fn an_ipv4_packet_above_the_mtu_that_allows_it_crosses_in_fragments() {
 }
 
 #[test]
-fn a_frame_above_the_mtu_is_dropped_and_the_guest_told_of_the_mtu() {
+fn a_frame_above_the_mtu_is_dropped_and_the_guest_gets_the_mtu() {
     let (mut first, _second) = pair();
     let large = OwnedFrame::new(Udp::new(&[0; 1500]).bytes());
     let segmented = Tcp {

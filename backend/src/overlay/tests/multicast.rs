@@ -98,7 +98,7 @@ fn three() -> [Station; 3] {
 }
 
 #[test]
-fn a_group_reaches_those_who_have_joined_until_they_leave() {
+fn a_group_reaches_its_members_until_they_leave() {
     let [mut first, mut second, mut third] = three();
     first.send_at(at(1), &[data(GROUP)]);
     assert_eq!(first.counters.dropped(DropReason::MulticastUnwanted), 1);

@@ -106,7 +106,7 @@ fn what_crosses_counts_for_its_peer_in_both_directions_and_stays_with_it() {
 }
 
 #[test]
-fn several_peers_on_one_host_are_told_apart_by_the_frames_they_send() {
+fn several_peers_on_one_host_are_distinguished_by_the_frames_they_send() {
     let (a, b) = (vtep(2), vtep(3));
     let c = UdpSocket::bind((b.ip(), 0)).unwrap().local_addr().unwrap();
     let peers = vec![peer(b, TO, [192, 0, 2, 1]), peer(c, THIRD, [192, 0, 2, 5])];

@@ -148,7 +148,7 @@ fn the_broadcast_flag_is_honoured() {
 }
 
 #[test]
-fn a_wrong_address_is_refused_to_everybody() {
+fn a_wrong_address_is_refused_to_every_client() {
     let mut bench = Bench::new();
     let selecting = with(message(MessageType::Request), DhcpOption::ServerIdentifier(GATEWAY));
     let selecting = with(selecting, DhcpOption::RequestedIpAddress(OTHER));
@@ -347,7 +347,7 @@ fn long_search() -> ServiceConfig {
 }
 
 #[test]
-fn options_of_the_operators_own_are_told_whatever_is_asked_for() {
+fn options_of_the_operator_are_sent_whatever_is_requested() {
     let names = NameConfig {
         dhcp_options: vec![
             (42, vec![192, 0, 2, 7, 192, 0, 2, 8]),

@@ -183,7 +183,7 @@ fn request_renew_and_rebind_get_the_lease() {
 }
 
 #[test]
-fn a_request_for_another_address_of_the_link_gets_the_guests_and_one_off_link_is_told() {
+fn a_request_for_another_address_of_the_link_gets_the_guests_and_one_off_link_is_refused() {
     let mut bench = Bench::new();
     let on_link = [client(), server(), ia(IAID, &["fd10:0:2::77"])];
     assert_lease(&exchange(&mut bench, MessageType::Request, on_link));
@@ -319,7 +319,7 @@ fn only_the_first_association_has_the_address() {
 }
 
 #[test]
-fn who_asks_for_no_association_is_given_none() {
+fn a_request_without_an_association_gets_none() {
     let reply = exchange(&mut Bench::new(), MessageType::Solicit, [client()]);
     assert!(associations(&reply).is_empty());
     assert_parameters(&reply);
@@ -401,7 +401,7 @@ fn malformed_messages_are_refused() {
 
 /// The codec's decoder would parse these, and overflow.
 #[test]
-fn options_nobody_asked_for_are_not_taken_apart() {
+fn options_that_were_not_requested_are_not_parsed() {
     let mut bench = Bench::new();
     let (src, dst) = (addr6(CLIENT).into(), addr6(SERVERS).into());
     let good = [&[1, 1, 2, 3, 0, 1, 0, 10][..], &CLIENT_DUID].concat();

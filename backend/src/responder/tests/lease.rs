@@ -52,7 +52,7 @@ fn answer(server: &LeaseServer, frame: &[u8]) -> (Answer, Vec<Vec<u8>>) {
 }
 
 #[test]
-fn a_pods_guest_is_told_its_address_and_its_routes_the_default_one_last() {
+fn a_pods_guest_gets_its_address_and_its_routes_the_default_one_last() {
     let server = server(GUEST_MAC);
     let request = with(message(MessageType::Request), DhcpOption::RequestedIpAddress(GUEST));
     let (verdict, replies) = answer(&server, &packet(&request));
@@ -110,7 +110,7 @@ fn only_datagrams_to_servers_of_dhcp_are_kept_from_the_segment() {
 }
 
 #[test]
-fn a_domain_of_its_own_is_told_beside_the_domains_it_searches_and_searched_where_there_are_none() {
+fn the_guests_domain_is_sent_with_the_search_list_and_is_the_list_if_there_is_none() {
     let told = |domain: Option<&str>, search: &[&str]| {
         let config = LeaseConfig {
             client: GUEST_MAC,

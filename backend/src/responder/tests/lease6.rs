@@ -60,7 +60,7 @@ fn solicit() -> Vec<u8> {
 }
 
 #[test]
-fn a_bridged_guest_is_told_its_ipv6_address_and_names() {
+fn a_bridged_guest_gets_its_ipv6_address_and_names() {
     let mut server = server(GUEST_MAC);
     let frame = solicit();
     assert!(wants(&server, &frame) && !hears(&server, &frame));
@@ -80,7 +80,7 @@ fn a_bridged_guest_is_told_its_ipv6_address_and_names() {
 }
 
 #[test]
-fn who_asks_for_routers_is_told_to_ask_for_an_address_and_of_no_router() {
+fn a_router_solicitation_gets_the_managed_flag_and_no_router() {
     let mut server = server(GUEST_MAC);
     let frame = router_solicitation("fe80::1", &[]);
     // The frame also goes to the segment.
@@ -101,7 +101,7 @@ fn who_asks_for_routers_is_told_to_ask_for_an_address_and_of_no_router() {
 }
 
 #[test]
-fn nothing_else_of_a_guest_is_taken_from_the_segment_and_nobody_else_is_answered() {
+fn nothing_else_of_a_guest_is_taken_from_the_segment_and_no_other_host_gets_an_answer() {
     let mut other = server(MacAddr([2, 0, 0, 0, 0, 9]));
     for frame in [solicit(), router_solicitation("fe80::1", &[])] {
         assert_eq!(

@@ -26,7 +26,7 @@ fn arp_for_the_gateway_is_answered_with_its_mac() {
 }
 
 #[test]
-fn arp_for_anybody_else_is_not_answered() {
+fn arp_for_any_other_address_is_not_answered() {
     let mut bench = Bench::new();
     bench.refused(&arp(1, [10, 0, 2, 2], [10, 0, 2, 3]), DropReason::NoSuchNeighbour);
     // A probe for the guest's own address, and an announcement.
@@ -113,7 +113,7 @@ fn echo_to_the_gateway_comes_back_with_the_same_bytes() {
 }
 
 #[test]
-fn echo_to_others_and_other_icmp_are_somebody_elses() {
+fn echo_to_others_and_other_icmp_are_left_to_others() {
     let mut bench = Bench::new();
     let request = IcmpHeader::echo(icmp::v4::ECHO_REQUEST, 7, 9);
     let unreachable = IcmpHeader {
@@ -176,7 +176,7 @@ fn a_solicitation_of_the_gateway_is_answered_as_a_router_does() {
 }
 
 #[test]
-fn duplicate_address_detection_hears_nobody_but_the_gateway() {
+fn duplicate_address_detection_hears_only_the_gateway() {
     let mut bench = Bench::new();
     bench.silence(&solicitation("::", "ff02::1:ff00:2", "fd10:0:2::2", &[]));
     bench.silence(&solicitation("::", "ff02::1:ff12:3456", "fe80::5054:ff:fe12:3456", &[]));
@@ -323,7 +323,7 @@ fn an_address_of_the_guests_own_choice_may_ask_the_gateway_and_is_noted_when_it_
 }
 
 #[test]
-fn a_solicitation_from_nobody_is_answered_to_everybody() {
+fn a_solicitation_from_the_unspecified_address_is_answered_to_all_nodes() {
     let mut bench = Bench::new();
     let reply = bench.reply_to(&router_solicitation("::", &[]));
     assert_eq!(&reply[..6], [0x33, 0x33, 0, 0, 0, 1]);
@@ -373,7 +373,7 @@ fn unsolicited_advertisements_come_at_link_up_and_every_ten_minutes() {
 }
 
 #[test]
-fn other_name_servers_are_told_in_the_next_answer_and_by_an_advertisement_at_once() {
+fn new_name_servers_are_in_the_next_answer_and_in_an_advertisement_at_once() {
     let mut bench = Bench::new();
     let resolvers = Resolvers {
         dns: vec!["192.0.2.53".parse().expect("v4"), v6("2001:db8::53")],

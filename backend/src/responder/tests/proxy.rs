@@ -47,7 +47,7 @@ fn whoever_a_guest_asks_for_is_found_at_the_gateways_mac() {
 }
 
 #[test]
-fn an_address_a_guest_is_about_to_take_is_nobodys() {
+fn an_address_a_guest_is_about_to_take_has_no_owner() {
     let none = (Answer::Done, vec![]);
     assert_eq!(send(&arp(1, [0; 4], [10, 0, 2, 2])), none);
     assert_eq!(send(&arp(1, [10, 0, 2, 2], [10, 0, 2, 2])), none);

@@ -140,7 +140,7 @@ fn frames_wait_in_the_ring_until_the_guest_can_be_answered() {
 }
 
 #[test]
-fn threads_of_a_port_with_a_long_name_can_be_told_apart() {
+fn threads_of_a_port_with_a_long_name_have_different_names() {
     assert_eq!(thread_name("nic", 0), "nic-0");
     assert_eq!(
         thread_name("a-name-longer-than-the-kernel-keeps", 11),
@@ -197,7 +197,7 @@ fn nothing_passes_a_link_the_operator_took_down_whatever_the_front_end_enables()
 }
 
 #[test]
-fn a_stopped_ring_says_where_to_go_on_and_another_start_goes_on_there() {
+fn a_stopped_ring_reports_its_place_and_starts_again_there() {
     let mut guest = Guest::started(EVENTS);
     guest.post_receive(10, 1536);
     for id in 0..3 {
@@ -222,7 +222,7 @@ fn a_stopped_ring_says_where_to_go_on_and_another_start_goes_on_there() {
 }
 
 #[test]
-fn once_the_worker_was_told_to_log_no_write_goes_unlogged() {
+fn once_logging_is_on_every_write_is_logged() {
     let mut guest = Guest::started(PLAIN);
     guest.post_receive(1, 1536);
     let (busy, resume) = guest.hold_the_worker();
@@ -242,7 +242,7 @@ fn once_the_worker_was_told_to_log_no_write_goes_unlogged() {
 }
 
 #[test]
-fn a_call_descriptor_nobody_empties_does_not_hold_the_worker() {
+fn a_call_descriptor_without_a_reader_does_not_hold_the_worker() {
     let mut guest = Guest::started(PLAIN);
     // A pipe as User-Mode Linux passes it: writes block while it is full.
     let (_unread, call) = io::pipe().unwrap();
@@ -262,7 +262,7 @@ fn a_call_descriptor_nobody_empties_does_not_hold_the_worker() {
 }
 
 #[test]
-fn a_ring_whose_memory_comes_back_goes_on() {
+fn a_ring_whose_memory_comes_back_continues() {
     let mut guest = Guest::started(EVENTS);
     guest.post_receive(2, 1536);
     guest.send(&frame(1, 60));
@@ -295,7 +295,7 @@ fn new_memory_is_used_and_the_old_one_let_go() {
 }
 
 #[test]
-fn who_waits_for_room_still_does_with_new_memory() {
+fn a_mode_that_waits_for_room_still_does_with_new_memory() {
     let mut guest = Guest::started(EVENTS);
     guest.send(&frame(1, 60));
     guest.settle();
@@ -307,7 +307,7 @@ fn who_waits_for_room_still_does_with_new_memory() {
 }
 
 #[test]
-fn a_mode_is_told_of_a_reset_before_the_next_driver_comes() {
+fn a_mode_sees_a_reset_before_the_next_driver_comes() {
     let guest = Guest::started(PLAIN);
     guest.worker().stop_ring(RingRole::Transmit);
     guest.worker().reset();
@@ -480,7 +480,7 @@ fn a_ring_whose_kick_cannot_be_watched_stays_stopped_until_it_gets_another() {
 }
 
 #[test]
-fn a_new_call_descriptor_rings_once_for_what_the_old_one_may_have_told() {
+fn a_new_call_descriptor_is_signalled_once_in_case_the_old_one_was_not() {
     let guest = Guest::started(PLAIN);
     let call = eventfd();
     guest

@@ -46,7 +46,7 @@ fn what_the_guest_may_not_send_yet_waits_in_its_ring() {
 }
 
 #[test]
-fn what_the_guest_may_not_be_sent_yet_waits_with_who_has_it() {
+fn frames_that_the_guest_may_not_get_yet_wait_with_their_owner() {
     let rates = Rates {
         to_guest: PACKETS,
         ..Rates::default()
@@ -74,7 +74,7 @@ fn waiting_for_tokens_costs_few_turns() {
 }
 
 #[test]
-fn who_waits_for_tokens_goes_on_at_once_where_the_limit_is_lifted_and_waits_where_one_comes() {
+fn a_queue_that_waits_for_tokens_continues_when_the_limit_is_lifted_and_waits_when_one_is_set() {
     let crawl = RateLimit {
         bytes: None,
         packets: Some(Rate {

@@ -406,7 +406,7 @@ fn every_source_of_network_data_is_read() {
 }
 
 #[test]
-fn network_data_nobody_understands_is_a_warning_at_its_line() {
+fn network_data_of_an_unknown_form_is_a_warning_at_its_line() {
     for (data, place) in [
         ("version: 2\nethernets: [", "vm.yaml:1"),
         (

@@ -9,7 +9,7 @@ use hawser_packet::geneve::Vni;
 
 in_every_store! {
     a_network_has_one_identifier_and_one_set_of_subnets_while_vms_use_it
-    a_mac_follows_from_the_address_and_is_nobody_elses
+    a_mac_follows_from_the_address_and_is_unique
 }
 
 fn record(name: &str, vni: u32, subnet: &str) -> NetworkRecord {
@@ -63,7 +63,7 @@ fn a_network_has_one_identifier_and_one_set_of_subnets_while_vms_use_it<P: Place
     assert_eq!(names, ["green", "red"]);
 }
 
-fn a_mac_follows_from_the_address_and_is_nobody_elses<P: Place>() {
+fn a_mac_follows_from_the_address_and_is_unique<P: Place>() {
     let place = P::new();
     let mut store = place.open();
     let first = give(&mut store, "vm1", &[on_network("red")]).unwrap();

@@ -77,7 +77,7 @@ fn the_last_bytes_of_a_guest_that_is_done_are_waited_for() {
 }
 
 #[test]
-fn a_reset_that_nobody_asked_for_goes_on_to_the_world() {
+fn a_reset_that_was_not_requested_goes_out_to_the_world() {
     let (mut steps, nxt) = closed_by_guest();
     steps.segment(TcpFlags::RST, ISS + 2, nxt, b"");
     assert!(steps.pair.connection.is_none());

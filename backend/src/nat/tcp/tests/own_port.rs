@@ -64,7 +64,7 @@ fn a_port_that_is_taken_is_replaced() {
 }
 
 #[test]
-fn a_privileged_port_is_kept_where_the_system_lets_everybody_have_it() {
+fn a_privileged_port_is_kept_if_the_system_lets_all_users_bind_it() {
     if !enter_fresh() {
         return;
     }

@@ -200,7 +200,7 @@ fn silent() -> (Socket, TcpStream, SocketAddr) {
 }
 
 #[test]
-fn a_scan_of_silent_ports_takes_its_share_and_stops_nobody() {
+fn a_scan_of_silent_ports_takes_its_share_and_stops_no_other_flow() {
     const LIMIT: usize = 40;
     const SHARE: usize = LIMIT / 4;
     const SCAN: u16 = 100;

@@ -8,7 +8,7 @@ use crate::sys::netns::Network;
 use std::net::SocketAddr;
 
 #[test]
-fn what_a_router_forbids_is_told_with_its_type_and_code_and_by_that_router() {
+fn an_administrative_refusal_keeps_its_type_code_and_router() {
     let Some(network) = Network::new(1500) else { return };
     network.router_run("ip route add prohibit 203.0.113.0/24");
     network.router_run("ip -6 route add prohibit 2001:db8:99::/64");

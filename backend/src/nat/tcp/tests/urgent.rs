@@ -101,7 +101,7 @@ fn segments_up_to_an_urgent_byte_of_the_world_point_at_it() {
 }
 
 #[test]
-fn a_guest_that_takes_no_bytes_is_told_of_an_urgent_one() {
+fn a_guest_that_takes_no_bytes_learns_of_an_urgent_one() {
     let mut steps = Steps::established();
     let first = steps.snd_nxt();
     let closed = TcpHeader {

@@ -3,7 +3,7 @@
 use super::*;
 
 #[test]
-fn a_closed_port_is_told_the_guest() {
+fn a_closed_port_is_reported_to_the_guest() {
     for address in BOTH {
         let mut bench = Bench::new();
         let (src, dst) = (guest(ip(address), free_port()), host_seen(ip(address), free_port()));

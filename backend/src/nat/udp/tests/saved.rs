@@ -24,7 +24,7 @@ fn replace(bench: Bench, now: Instant) -> Bench {
 }
 
 #[test]
-fn a_flow_goes_on_both_ways_from_the_port_it_had() {
+fn a_flow_continues_both_ways_from_the_port_it_had() {
     for address in BOTH {
         let mut bench = Bench::new();
         let (peer, port) = peer(address);
@@ -42,7 +42,7 @@ fn a_flow_goes_on_both_ways_from_the_port_it_had() {
 }
 
 #[test]
-fn idle_time_goes_on_where_it_was_for_questions_and_for_streams() {
+fn idle_time_continues_for_questions_and_for_streams() {
     let start = Instant::from_nanos(1 << 50);
     for (answered_for, lives) in [(0, 30), (1, 30), (3, 120)] {
         let mut bench = Bench::new();

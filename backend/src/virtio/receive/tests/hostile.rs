@@ -89,7 +89,7 @@ fn no_reservation_needs_more_buffers_than_one_system_call_takes() {
 }
 
 #[test]
-fn a_turn_looks_at_so_many_descriptors_and_the_next_goes_on() {
+fn a_turn_looks_at_so_many_descriptors_and_the_next_continues() {
     let mut guest = Guest::new(MERGE | 1 << virtio_bindings::virtio_ring::VIRTIO_RING_F_INDIRECT_DESC);
     let address = guest.memory.take(64, 16);
     let table = guest.memory.take(16 * MAX_SEGMENTS as u64, 16);

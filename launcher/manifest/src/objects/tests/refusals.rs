@@ -16,7 +16,7 @@ fn of_interface(fields: &str) -> Vec<String> {
 }
 
 #[test]
-fn every_field_of_an_interface_is_checked_and_every_problem_told() {
+fn every_field_of_an_interface_is_checked_and_every_problem_reported() {
     let cases = [
         (
             "macAddress: 02:00:00:00:00:00",
