@@ -54,9 +54,9 @@ enum Event {
         mac: String,
         source: &'static str,
     },
-    /// Another version of the file of peers was taken over.
+    /// A new version of the peers file is in use.
     PeersChanged { peers: usize },
-    /// The file of peers has changed and cannot be used.
+    /// The peers file has changed and cannot be used.
     PeersRefused { reason: String },
     /// The guest used another guest's identity.
     SpoofSeen { reason: &'static str, count: u64 },

@@ -27,7 +27,7 @@ spec:
     )
 }
 
-/// A line of the file of peers: a VM and its node.
+/// A line of the peers file: a VM and its node.
 fn peer(last: u8, node: usize) -> String {
     format!("0a:58:c0:a8:fe:{last:02x},192.168.254.{last}@{}\n", Nodes::vtep4(node))
 }
@@ -39,7 +39,7 @@ fn replace(path: &Path, text: &str) -> Result<()> {
     Ok(fs::rename(new, path)?)
 }
 
-/// A set-up whose nodes share a store and a file of peers.
+/// A set-up whose nodes share a store and a peers file.
 struct Cluster {
     nodes: Nodes,
     folder: PathBuf,

@@ -46,7 +46,7 @@ pub(super) struct ServedPort {
     attached: Option<Attached>,
 }
 
-/// A file of peers, and the thread that follows it.
+/// A peers file, and the thread that follows it.
 struct FollowedPeers {
     file: Arc<PeersFile>,
     _watcher: Watcher,

@@ -148,7 +148,7 @@ impl ServedNic {
         }
     }
 
-    /// The file of the network's peers, if the NIC follows one.
+    /// The peers file of the network, if the NIC follows one.
     pub(crate) fn peers_file(&self) -> Option<&PeersFile> {
         match self {
             Self::VhostUser { peers, .. } => peers.as_deref(),

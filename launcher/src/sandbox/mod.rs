@@ -51,7 +51,7 @@ pub(crate) enum ThreadKind {
     FrontEnd,
     /// Watches links, and restores them.
     Links,
-    /// Waits for changes of resolv.conf, or of a file of peers.
+    /// Waits for changes of resolv.conf, or of a peers file.
     Names,
     /// Waits for signals.
     Signals,
