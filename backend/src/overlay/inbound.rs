@@ -367,6 +367,9 @@ impl Network<'_> {
         let mac = MacAddr(*mac.ok_or(DropReason::TunnelMalformed)?);
         let source = source.ok_or(DropReason::TunnelUnknownPeer)?;
         match self.table.admit(source, mac, packet.frame_option.as_ref()) {
+            Ok(_) if self.groups.is_gateway(mac) && !self.groups.is_query_of_gateway(mac, frame) => {
+                return Err(DropReason::TunnelSpoofedMac);
+            }
             Ok(_) => {}
             Err(DropReason::TunnelUnknownMac) if self.groups.is_query_of_gateway(mac, frame) => {}
             Err(reason) => return Err(reason),

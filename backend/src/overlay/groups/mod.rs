@@ -147,10 +147,16 @@ impl Groups {
         Ok(self.on_message(now, from, message).to_guest)
     }
 
-    /// True for a frame from the tunnel that is a query of the gateway in another process. Its MAC has no binding.
+    /// True for the gateway's MAC, which has no binding.
+    pub(super) fn is_gateway(&self, mac: MacAddr) -> bool {
+        mac == self.gateway
+    }
+
+    /// True for a frame from the tunnel that is a query of the gateway in another process. The gateway sends nothing
+    /// else through the tunnel.
     pub(super) fn is_query_of_gateway(&self, mac: MacAddr, frame: &[u8]) -> bool {
         let message = || Membership::parse(frame, &head_of(frame));
-        mac == self.gateway && matches!(message(), Ok(Membership::Query { group: None, .. }))
+        self.is_gateway(mac) && matches!(message(), Ok(Membership::Query { group: None, .. }))
     }
 
     /// Call this when the guest's driver is up.

@@ -304,6 +304,24 @@ fn what_a_peer_may_not_send_is_dropped_under_its_reason() {
 }
 
 #[test]
+fn a_host_behind_any_endpoint_may_not_send_as_the_gateway() {
+    let (a, b) = (vtep(2), vtep(3));
+    let mut any = peer(a, FROM, [192, 0, 2, 9]);
+    (any.macs, any.addresses) = (Vec::new(), Vec::new());
+    let mut second = Station::new(VNI, b, TO, vec![any]);
+    let other = UdpSocket::bind("127.0.0.2:0").unwrap();
+    let good = Udp::new(&[7; 40]).bytes();
+    let mut spoofed = good.clone();
+    spoofed[6..12].copy_from_slice(&[0x0a, 0x58, 192, 0, 2, 254]);
+    other.send_to(&tunnelled(VNI, &spoofed), b).unwrap();
+    other.send_to(&tunnelled(VNI, &good), b).unwrap();
+    let frames = second.until(|station| !station.sink.frames.is_empty());
+    assert_eq!(frames.len(), 1);
+    assert_eq!(frames[0].bytes, good);
+    assert_eq!(second.counters.dropped(DropReason::TunnelSpoofedMac), 1);
+}
+
+#[test]
 fn congestion_on_the_way_is_marked_for_the_guest_as_rfc_6040_has_it() {
     let (a, b) = (vtep(2), vtep(3));
     let mut second = Station::new(VNI, b, TO, vec![peer(a, FROM, [192, 0, 2, 9])]);
