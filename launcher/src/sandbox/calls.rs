@@ -346,6 +346,8 @@ const LAUNCHER_CALLS: &[Call] = always![
 ];
 
 const LAUNCHER_UNTRACED: &[Call] = untraced![
+    "threads that it starts, which cannot have more: the API's, and those of NICs that are plugged":
+        [SYS_accept4, SYS_shutdown, SYS_sendmmsg, SYS_recvmmsg, SYS_inotify_add_watch],
     "SQLite, if it finds the journal of a process that died, or files with other permissions":
         [SYS_fdatasync, SYS_fchmod, SYS_getcwd, SYS_readlinkat, SYS_statfs, SYS_fstatfs, SYS_faccessat,
         SYS_faccessat2, SYS_utimensat, SYS_getuid, SYS_getgid, SYS_getegid],

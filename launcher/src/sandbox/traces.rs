@@ -318,3 +318,24 @@ fn a_thread_is_of_its_parents_kind_until_it_is_confined_itself() {
     assert_eq!(seen.len(), 2);
     assert_eq!(parse(&text(&seen)), seen);
 }
+
+/// A thread's filters add up: none has more than the thread that started it.
+#[test]
+fn threads_that_the_launcher_starts_have_no_call_that_it_lacks() {
+    let numbers = |kind| -> BTreeSet<c_long> {
+        let lists = calls::EVERY_KIND.iter().chain(calls::own(kind));
+        lists.flat_map(|list| list.iter().map(|call| call.number)).collect()
+    };
+    let launcher = numbers(ThreadKind::Launcher);
+    for kind in [
+        ThreadKind::Worker,
+        ThreadKind::FrontEnd,
+        ThreadKind::Links,
+        ThreadKind::Names,
+        ThreadKind::Signals,
+        ThreadKind::Api,
+    ] {
+        let missing: Vec<_> = numbers(kind).difference(&launcher).copied().collect();
+        assert!(missing.is_empty(), "{kind:?}: {missing:?}");
+    }
+}
