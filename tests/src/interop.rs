@@ -113,8 +113,22 @@ impl<F: Far> Interop<F> {
         ]
     }
 
+    /// Everything that every kind of foreign endpoint must do: transfers of `bytes`, and streams of `lossy_bytes` over an
+    /// underlay that loses.
+    pub fn assert_matrix(&mut self, bytes: u64, lossy_bytes: u64) -> Result<()> {
+        self.assert_bytes_cross(bytes)?;
+        self.assert_odd_tails_cross()?;
+        self.assert_checksums()?;
+        self.assert_mtu()?;
+        self.assert_ecn_outward()?;
+        let relay = self.nodes.relay(FAR.node)?;
+        self.assert_ecn_inward(&relay)?;
+        self.assert_streams_recover(&relay, lossy_bytes)?;
+        self.hawser.assert_alive()
+    }
+
     /// Ping, TCP and UDP of both families, opened by either side; no drop is counted.
-    pub fn assert_bytes_cross(&mut self, bytes: u64) -> Result<()> {
+    fn assert_bytes_cross(&mut self, bytes: u64) -> Result<()> {
         let before = self.hawser.counters()?;
         self.guest.sh(&format!("ping -c 2 -W 5 {}", FAR.address4()))?;
         self.guest.sh(&format!("ping -6 -c 2 -W 5 {}", FAR.address6()))?;

@@ -25,6 +25,27 @@ pub enum Medium {
     Unserved(UnservedMode),
 }
 
+impl Medium {
+    /// A localnet network: a bridge of the node, with the VLAN and the addresses that the network states.
+    pub fn localnet(bridge: String, vlan: Option<u16>, addresses: &Layer2) -> Self {
+        Self::Segment(Box::new(Segment {
+            attachment: AttachmentSpec::Bridge(BridgePortSpec {
+                bridge,
+                ..BridgePortSpec::default()
+            }),
+            rules: Some(PortRules {
+                vlan,
+                mac_spoof_check: true,
+                ..PortRules::default()
+            }),
+            mac: None,
+            mtu: addresses.mtu,
+            ipam: addresses.ipam(),
+            dns: None,
+        }))
+    }
+}
+
 /// The name of a mode that hawser does not have yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct UnservedMode(pub &'static str);

@@ -4,13 +4,12 @@
 //! The messages are those of OVN-Kubernetes if it has one (`ValidateNetConf` in
 //! go-controller/pkg/util/multi_network.go, go-controller/pkg/cni/config).
 
-use super::cni::{self, Configuration, LAYER3, Medium, PortRules, Segment, Surroundings};
+use super::cni::{self, Configuration, LAYER3, Medium, Surroundings};
 use super::fields::cni as table;
 use super::layer2::{Addresses, IpamSettings, Layer2, Nets, Settings, check_containment, cidr};
 use super::reader::{Item, Object};
 use super::report::{Report, Spot};
 use super::topology;
-use crate::nic::{AttachmentSpec, BridgePortSpec};
 use ipnet::IpNet;
 
 /// The type of the plugin.
@@ -260,19 +259,5 @@ fn localnet(object: &Object<'_>, name: String, settings: &Settings, problems: &R
     };
     let vlan = object.integer("vlanID", 0..=4094).filter(|vlan| *vlan != 0);
     let addresses = Layer2::new(name, settings, problems)?;
-    Some(Medium::Segment(Box::new(Segment {
-        attachment: AttachmentSpec::Bridge(BridgePortSpec {
-            bridge,
-            ..BridgePortSpec::default()
-        }),
-        rules: Some(PortRules {
-            vlan,
-            mac_spoof_check: true,
-            ..PortRules::default()
-        }),
-        mac: None,
-        mtu: addresses.mtu,
-        ipam: addresses.ipam(),
-        dns: None,
-    })))
+    Some(Medium::localnet(bridge, vlan, &addresses))
 }

@@ -1,12 +1,11 @@
 //! The topologies of user-defined networks: `Layer2`, which spans nodes; `Localnet`, which is a segment of the node;
 //! `Layer3`, which hawser checks but does not serve.
 
-use super::cni::{self, Fields, LAYER3, Medium, PortRules, Segment};
+use super::cni::{self, Fields, LAYER3, Medium};
 use super::fields::network as table;
 use super::layer2::{self, IpamSettings, Layer2, Nets, Settings, check_containment, cidr, cidrs, mtu, read_ipam};
 use super::reader::{Item, Object, ObjectType};
 use super::report::{Report, Spot};
-use crate::nic::{AttachmentSpec, BridgePortSpec};
 use ipnet::IpNet;
 
 /// A topology: its name, and the field with its settings.
@@ -181,21 +180,7 @@ fn localnet(object: &Object<'_>, network: String, settings: Option<&Settings>, p
         holds = false;
     });
     let addresses = Layer2::new(network, settings, problems).filter(|_| holds)?;
-    Some(Medium::Segment(Box::new(Segment {
-        attachment: AttachmentSpec::Bridge(BridgePortSpec {
-            bridge,
-            ..BridgePortSpec::default()
-        }),
-        rules: Some(PortRules {
-            vlan,
-            mac_spoof_check: true,
-            ..PortRules::default()
-        }),
-        mac: None,
-        mtu: addresses.mtu,
-        ipam: addresses.ipam(),
-        dns: None,
-    })))
+    Some(Medium::localnet(bridge, vlan, &addresses))
 }
 
 /// The bridge of a physical network; hawser does not use the mappings of Open vSwitch.
