@@ -76,7 +76,7 @@ fn a_peer_that_is_added_to_the_file_becomes_reachable_and_a_removed_one_is_no_lo
         counters.dropped("tunnel_unknown_mac") > 0
     })?;
     write(&file, &[ports[0], ports[1], ports[1]])?;
-    let place = format!("{}:3: MAC {} is in line 2 already", file.display(), ports[1].mac());
+    let place = format!("{}:3: MAC {} is already in line 2", file.display(), ports[1].mac());
     hawser
         .process()
         .wait_until("the line that is wrong", PATIENCE, |log| log.contains(&place))?;
