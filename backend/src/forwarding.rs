@@ -310,6 +310,11 @@ impl Table {
         self.names.names.get(&address.to_canonical()).map(|name| &**name)
     }
 
+    /// Index of an endpoint in [`endpoints`](Self::endpoints).
+    pub fn position_of(&self, endpoint: SocketAddr) -> Option<usize> {
+        self.endpoints.binary_search(&endpoint).ok()
+    }
+
     /// All endpoints, without duplicates. Broadcasts go to each of them.
     pub fn endpoints(&self) -> &[SocketAddr] {
         &self.endpoints

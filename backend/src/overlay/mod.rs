@@ -149,8 +149,12 @@ impl Overlay {
 
     /// Replaces the table. Frames that wait for the guest are also checked against the new table.
     fn set_peers(&mut self, now: Instant, table: Arc<Table>) {
-        let known = self.peers.table().endpoints();
-        if table.endpoints().iter().any(|endpoint| !known.contains(endpoint)) {
+        let known = self.peers.table();
+        if table
+            .endpoints()
+            .iter()
+            .any(|endpoint| known.position_of(*endpoint).is_none())
+        {
             self.groups.on_new_endpoints(now);
         }
         self.peers = Arc::new(Peers::follow(Arc::clone(&table), Some(&self.peers)));

@@ -73,7 +73,7 @@ impl Peers {
 
     /// Counters of the endpoint at `to`.
     pub fn of(&self, to: SocketAddr) -> Option<&PeerCounters> {
-        self.at(self.table.endpoints().binary_search(&to).ok()?)
+        self.at(self.table.position_of(to)?)
     }
 
     /// Counters of the endpoint with this index in the table.

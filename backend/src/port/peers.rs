@@ -73,7 +73,7 @@ impl Port {
             guests.entry(endpoint).or_default().insert(mac, addresses);
         }
         let report = |(endpoint, counters)| {
-            let index = table.endpoints().binary_search(&endpoint).ok()?;
+            let index = table.position_of(endpoint)?;
             Some(PeerReport {
                 endpoint,
                 knows_frame_option: table.knows_frame_option(index),
