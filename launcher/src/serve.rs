@@ -2,8 +2,9 @@
 //!
 //! Order matters. Inherited descriptors are taken before anything else is opened, because another
 //! descriptor could get their numbers. Signals are caught before there is something to clean up.
-//! Ports are bound before the socket exists. The VMM is started before the process drops
-//! privileges. Readiness is reported last.
+//! The API's socket exists before the sockets of the NICs, so a client that finds one of these can
+//! connect to the API. The ports of a NIC are bound before its socket exists. The VMM is started before
+//! the process drops privileges. Readiness is reported last.
 
 use crate::api::agent::GuestAgent;
 use crate::api::{Api, Context};
@@ -71,6 +72,8 @@ pub(crate) fn serve(order: Order<'_>) -> Result<(), Failure> {
         },
         names_interfaces: nics.len() > 1,
     };
+    let api_socket = run.api_socket.as_deref();
+    let api_socket = api_socket.map(|path| Api::listen(path, &sandbox)).transpose()?;
     let machine = Arc::new(Machine::start(setup, nics)?);
     let watch = SignalWatch::start(signals, Arc::clone(&machine), &sandbox)?;
     let events = run
@@ -104,7 +107,12 @@ pub(crate) fn serve(order: Order<'_>) -> Result<(), Failure> {
         hotplug.show_links();
         watch.ask_first(hotplug.clone());
     }
-    let api = start_api(run, &machine, hotplug)?;
+    let context = Context {
+        hotplug,
+        machine: Arc::clone(&machine),
+        agent: run.guest_agent.clone().map(GuestAgent::new).map(Arc::new),
+    };
+    let api = api_socket.map(|socket| Api::serve(socket, context)).transpose()?;
     let vmm = vmm_process.map(|vmm| accompany(vmm, &machine)).transpose()?;
     service_manager::ready(&machine);
     let served = machine.wait();
@@ -116,17 +124,6 @@ pub(crate) fn serve(order: Order<'_>) -> Result<(), Failure> {
     drop(resolv);
     machine.end();
     served
-}
-
-/// Starts the API, if there is a socket for it.
-fn start_api(run: &RunArgs, machine: &Arc<Machine>, hotplug: Option<Hotplug>) -> Result<Option<Api>, Failure> {
-    let Some(path) = &run.api_socket else { return Ok(None) };
-    let context = Context {
-        hotplug,
-        machine: Arc::clone(machine),
-        agent: run.guest_agent.clone().map(GuestAgent::new).map(Arc::new),
-    };
-    Api::start(path, context).map(Some)
 }
 
 type VmmThread = JoinHandle<Result<ExitStatus, Failure>>;

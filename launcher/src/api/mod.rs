@@ -28,10 +28,12 @@ pub(crate) use refusal::Refusal;
 use crate::failure::Failure;
 use crate::hotplug::Hotplug;
 use crate::machine::{Machine, ServedNic};
+use crate::sandbox::Sandbox;
 use hawser_backend::sys::listening_socket::ListeningSocket;
 use http::{Answer, Document, Request, Server};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use std::fmt::Display;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -58,22 +60,23 @@ pub(crate) struct Api {
 }
 
 impl Api {
-    /// Serves `context` on a socket at `path`. Sockets that requests open belong to the network
-    /// namespace of the caller.
+    /// Listens at `path`. Clients that connect before [`Api::serve`] wait in the socket's queue.
     ///
     /// # Errors
     /// If the socket cannot be created.
-    pub(crate) fn start(path: &Path, context: Context) -> Result<Self, Failure> {
-        let socket = ListeningSocket::bind(path, SOCKET_MODE)
-            .map_err(|error| Failure::runtime(format_args!("--api-socket: {error}")))?;
-        Self::serve(socket, context)
+    pub(crate) fn listen(path: &Path, sandbox: &Sandbox) -> Result<ListeningSocket, Failure> {
+        let failed = |error: &dyn Display| Failure::runtime(format_args!("--api-socket: {error}"));
+        let socket = ListeningSocket::bind(path, SOCKET_MODE).map_err(|error| failed(&error))?;
+        sandbox.own(path).map_err(|error| failed(&error))?;
+        Ok(socket)
     }
 
-    /// Serves `context` on a socket, which may be one that another process handed over.
+    /// Serves `context` on a socket, which may be one that another process handed over. Sockets that
+    /// requests open belong to the network namespace of the caller.
     ///
     /// # Errors
     /// If the thread cannot be created; the socket is removed then.
-    fn serve(socket: ListeningSocket, context: Context) -> Result<Self, Failure> {
+    pub(crate) fn serve(socket: ListeningSocket, context: Context) -> Result<Self, Failure> {
         let listener = socket.listener().try_clone();
         let listener = listener.map_err(|error| Failure::runtime(format_args!("the API cannot be served: {error}")))?;
         let sandbox = context.machine.sandbox().clone();
@@ -155,12 +158,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("precious");
         std::fs::write(&path, "precious").unwrap();
-        let context = Context {
-            machine: Arc::clone(&stage.machine),
-            agent: None,
-            hotplug: None,
-        };
-        let error = Api::start(&path, context).err().unwrap().to_string();
+        let listened = Api::listen(&path, stage.machine.sandbox());
+        let error = listened.unwrap_err().to_string();
         assert!(error.contains("precious exists and is not a socket"), "{error}");
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "precious");
     }
@@ -217,7 +216,8 @@ mod tests {
             agent: None,
             hotplug: None,
         };
-        let api = Api::start(&path, context()).unwrap();
+        let socket = Api::listen(&path, stage.machine.sandbox()).unwrap();
+        let api = Api::serve(socket, context()).unwrap();
         let (record, descriptors) = api.stop().into_handover();
         let mut client = UnixStream::connect(&path).unwrap();
         client
