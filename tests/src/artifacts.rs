@@ -83,25 +83,48 @@ pub fn traffic() -> Result<PathBuf> {
     })
 }
 
-/// The cache directory, filled; with `peers`, it also contains the programs for comparison.
-fn guests(peers: bool) -> Result<PathBuf> {
-    static GUESTS: OnceLock<std::result::Result<PathBuf, String>> = OnceLock::new();
-    static PEERS: OnceLock<std::result::Result<PathBuf, String>> = OnceLock::new();
-    once(if peers { &PEERS } else { &GUESTS }, || {
-        let mut script = Command::new(workspace().join("hack/guests"));
-        must_succeed(if peers { script.arg("--peers") } else { &mut script })?;
+/// Parts of the cache directory.
+#[derive(Clone, Copy)]
+enum Part {
+    Guests,
+    /// The programs for comparison too.
+    Peers,
+    /// The lab VM with SR-IOV too.
+    Sriov,
+}
+
+/// The cache directory, with that part of it filled.
+fn guests(part: Part) -> Result<PathBuf> {
+    static FILLED: [OnceLock<std::result::Result<PathBuf, String>>; 3] = [const { OnceLock::new() }; 3];
+    let (filled, option) = match part {
+        Part::Guests => (&FILLED[0], None),
+        Part::Peers => (&FILLED[1], Some("--peers")),
+        Part::Sriov => (&FILLED[2], Some("--sriov")),
+    };
+    once(filled, || {
+        must_succeed(Command::new(workspace().join("hack/guests")).args(option))?;
         Ok(cache())
     })
 }
 
-/// A file of the guests, such as `bin/linux.uml`.
-pub fn guest_file(path: &str) -> Result<PathBuf> {
-    let file = guests(false)?.join(path);
+fn file_of(part: Part, path: &str) -> Result<PathBuf> {
+    let file = guests(part)?.join(path);
     if file.exists() {
         Ok(file)
     } else {
         Err(failure(format!("{} is missing: run hack/guests", file.display())))
     }
+}
+
+/// A file of the guests, such as `bin/linux.uml`.
+pub fn guest_file(path: &str) -> Result<PathBuf> {
+    file_of(Part::Guests, path)
+}
+
+/// A file of the lab VM with SR-IOV, or of the guests.
+pub fn lab_file(path: &str) -> Result<PathBuf> {
+    let is_sriov = path.starts_with("sriov/");
+    file_of(if is_sriov { Part::Sriov } else { Part::Guests }, path)
 }
 
 /// A program with which hawser is compared or communicates, such as `passt`.
@@ -111,5 +134,5 @@ pub fn peer_program(name: &str) -> Result<PathBuf> {
 
 /// A file of these programs.
 pub fn peer_file(path: &str) -> Result<PathBuf> {
-    Ok(guests(true)?.join(path))
+    Ok(guests(Part::Peers)?.join(path))
 }

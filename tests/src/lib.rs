@@ -4,7 +4,8 @@
 //! A test begins with a [`lab::Lab`]. The lab has a share of the machine, or the machine to itself if the test measures
 //! something, and a pod-like network namespace connected to a world. [`hawser::Hawser`] runs in the pod, a real
 //! [`guest::Guest`] is connected to its socket, and [`peers`] run in the world. All of this ends with the test, however
-//! the test ends. If something is missing (root, a package), a test fails with a message; no test is skipped.
+//! the test ends. If something is missing (root, a package), a test fails with a message. Only the tests of the SR-IOV lab
+//! are ignored, and counted so, where [`guest::Machine::lacks_sriov`] says that the lab cannot exist.
 
 pub mod artifacts;
 pub mod frontend;

@@ -1,8 +1,8 @@
 //! A lab VM: a Linux machine with a distribution's kernel, for features that the test machine's kernel may lack
-//! (ipvlan, VLAN-filtering bridges).
+//! (ipvlan, VLAN-filtering bridges), or with hardware that the machine lacks (SR-IOV).
 //!
-//! It is an emulating QEMU without a NIC. Inside it run hawser and a guest, User-Mode Linux, whose command line is
-//! another serial line of the lab VM.
+//! It is an emulating QEMU, without a NIC or with a PF. Inside it run hawser and a guest, User-Mode Linux, whose command
+//! line is another serial line of the lab VM.
 
 use super::{AGENT_FD, Guest, Kind, Plan, SHORT_BOOT, Shell, cpio, hand_over};
 use crate::lab::{Turn, share_machine};
@@ -35,6 +35,52 @@ mkdir -p /run/netns /run/hawser
 exec hawser-traffic agent tty=/dev/$HAWSER_AGENT
 ";
 
+/// What a lab VM consists of.
+struct Hardware {
+    /// Files of `hack/guests`: the kernel, and the archives of the initramfs.
+    kernel: &'static str,
+    archives: &'static [&'static str],
+    processor: &'static str,
+    /// Further arguments of QEMU.
+    devices: &'static [&'static str],
+    /// Further parameters of the kernel.
+    parameters: &'static str,
+}
+
+/// A machine without a NIC, for everything that the kernel does by itself.
+const PLAIN: Hardware = Hardware {
+    kernel: "qemu/vmlinuz",
+    archives: &["qemu/initramfs.cpio", "qemu/lab.cpio"],
+    processor: "max",
+    devices: &[],
+    parameters: "",
+};
+
+/// A machine with an IOMMU and two PFs, each at its own root port, on one segment.
+const SRIOV: Hardware = Hardware {
+    kernel: "sriov/vmlinuz",
+    archives: &["sriov/initramfs.cpio"],
+    // The IOMMU's driver is for the processors of hardware with one.
+    processor: "EPYC",
+    devices: &[
+        "-device",
+        "intel-iommu,intremap=off,caching-mode=on",
+        "-device",
+        "pcie-root-port,id=rp0,slot=1",
+        "-device",
+        "pcie-root-port,id=rp1,slot=2",
+        "-netdev",
+        "hubport,id=pf0,hubid=0",
+        "-netdev",
+        "hubport,id=pf1,hubid=0",
+        "-device",
+        "igb,netdev=pf0,bus=rp0,romfile=,mac=52:54:00:00:10:01",
+        "-device",
+        "igb,netdev=pf1,bus=rp1,romfile=,mac=52:54:00:00:10:02",
+    ],
+    parameters: "intel_iommu=on iommu=pt",
+};
+
 /// A running lab VM, which is killed on drop.
 #[derive(Debug)]
 pub struct Machine {
@@ -54,13 +100,36 @@ impl Deref for Machine {
 impl Machine {
     /// Waits for a share of the machine, and boots a lab VM with hawser, and with `files` by their paths without a leading slash.
     pub fn boot(files: &[(&str, &[u8])]) -> Result<Self> {
+        Self::boot_with(&PLAIN, files)
+    }
+
+    /// The same with an IOMMU and two PFs with the driver igb.
+    pub fn boot_sriov(files: &[(&str, &[u8])]) -> Result<Self> {
+        Self::boot_with(&SRIOV, files)
+    }
+
+    /// The reason why [`Self::boot_sriov`] is impossible here, if there is one.
+    pub fn lacks_sriov() -> Option<String> {
+        if let Err(error) = artifacts::lab_file(SRIOV.kernel) {
+            return Some(error.to_string());
+        }
+        let devices = artifacts::guest_file("bin/qemu-system-x86_64")
+            .and_then(|qemu| Ok(Command::new(qemu).args(["-device", "help"]).output()?));
+        match devices {
+            Ok(listed) if String::from_utf8_lossy(&listed.stdout).contains("name \"igb\"") => None,
+            Ok(_) => Some("QEMU has no device igb: it needs version 8 or newer".to_owned()),
+            Err(error) => Some(error.to_string()),
+        }
+    }
+
+    fn boot_with(hardware: &Hardware, files: &[(&str, &[u8])]) -> Result<Self> {
         let turn = share_machine()?;
         let folder = tempfile::Builder::new().prefix("hawser-machine-").tempdir()?;
         let initramfs = folder.path().join("initramfs.cpio");
-        write_initramfs(&initramfs, files)?;
+        write_initramfs(&initramfs, hardware, files)?;
         let (ours, theirs) = UnixStream::pair()?;
         let (nested, nested_theirs) = UnixStream::pair()?;
-        let mut command = qemu(&initramfs)?;
+        let mut command = qemu(hardware, &initramfs)?;
         let lines = vec![(theirs.as_raw_fd(), AGENT_FD), (nested_theirs.as_raw_fd(), NESTED_FD)];
         hand_over(&mut command, lines);
         let console = folder.path().join("console.log");
@@ -139,10 +208,17 @@ impl Nested {
     }
 }
 
-fn qemu(initramfs: &Path) -> Result<Command> {
+fn qemu(hardware: &Hardware, initramfs: &Path) -> Result<Command> {
     let mut command = Command::new(artifacts::guest_file("bin/qemu-system-x86_64")?);
     command
-        .args(["-nodefaults", "-no-reboot", "-display", "none", "-cpu", "max"])
+        .args([
+            "-nodefaults",
+            "-no-reboot",
+            "-display",
+            "none",
+            "-cpu",
+            hardware.processor,
+        ])
         .args([
             "-machine",
             "q35,accel=tcg",
@@ -157,20 +233,22 @@ fn qemu(initramfs: &Path) -> Result<Command> {
         command.arg("-chardev").arg(format!("socket,id={name},fd={fd}"));
         command.arg("-serial").arg(format!("chardev:{name}"));
     }
-    command.arg("-kernel").arg(artifacts::guest_file("qemu/vmlinuz")?);
+    command.args(hardware.devices);
+    command.arg("-kernel").arg(artifacts::lab_file(hardware.kernel)?);
     command.arg("-initrd").arg(initramfs);
+    let parameters = hardware.parameters;
     command.args([
         "-append",
-        &format!("console=ttyS0 quiet HAWSER_AGENT=ttyS1 {SHORT_BOOT}"),
+        &format!("console=ttyS0 quiet HAWSER_AGENT=ttyS1 {SHORT_BOOT} {parameters}"),
     ]);
     Ok(command)
 }
 
 /// The initramfs of QEMU guests, with everything that runs in a lab VM.
-fn write_initramfs(path: &Path, files: &[(&str, &[u8])]) -> Result<()> {
+fn write_initramfs(path: &Path, hardware: &Hardware, files: &[(&str, &[u8])]) -> Result<()> {
     let mut archive = File::create(path)?;
-    for piece in ["qemu/initramfs.cpio", "qemu/lab.cpio"] {
-        archive.write_all(&fs::read(artifacts::guest_file(piece)?)?)?;
+    for piece in hardware.archives {
+        archive.write_all(&fs::read(artifacts::lab_file(piece)?)?)?;
     }
     let nested = path.with_extension("nested");
     Plan::new(Kind::Uml, Path::new("")).write_initramfs(&nested)?;
