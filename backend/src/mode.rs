@@ -1,7 +1,8 @@
 //! The interface between a mode and the worker. A mode receives each admitted frame of the guest, and sends frames to
 //! the guest.
 
-use crate::config::handover::{Descriptors, Handover, HandoverError, Version, next_of};
+use crate::config::handover::{Descriptors, Handover, HandoverError, next_of};
+use crate::config::payload::{Payload, Sealed};
 use crate::config::{Resolvers, Transport};
 use crate::forwarding::Table;
 use crate::frame::{GuestBurst, GuestCaps, GuestSink};
@@ -67,28 +68,31 @@ impl BoundForward {
 /// The data of a port forward with open sockets, apart from the sockets.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ForwardRecord {
-    version: Version<1>,
     transport: Transport,
     /// One for each socket, in the order of the descriptors.
     sockets: Vec<(SocketAddr, GuestPort)>,
 }
 
+impl Payload for ForwardRecord {
+    const KIND: &'static str = "port-forward";
+    const VERSION: u32 = 1;
+}
+
 impl Handover for BoundForward {
-    type Record = ForwardRecord;
+    type Record = Sealed<ForwardRecord>;
 
     /// Clients that arrive meanwhile wait in the sockets' queues.
-    fn into_handover(self) -> (ForwardRecord, Vec<OwnedFd>) {
+    fn into_handover(self) -> (Self::Record, Vec<OwnedFd>) {
         let parts = self.sockets.into_iter();
         let (sockets, descriptors) = parts.map(|s| ((s.at, s.guest_port), s.socket.into())).unzip();
         let record = ForwardRecord {
-            version: Version,
             transport: self.transport,
             sockets,
         };
-        (record, descriptors)
+        (Sealed(record), descriptors)
     }
 
-    fn take_over(record: ForwardRecord, descriptors: &mut Descriptors) -> Result<Self, HandoverError> {
+    fn take_over(Sealed(record): Self::Record, descriptors: &mut Descriptors) -> Result<Self, HandoverError> {
         let transport = record.transport;
         let socket = |(at, guest_port)| {
             let socket = next_of("a port forward", descriptors)?.into();

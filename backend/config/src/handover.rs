@@ -5,8 +5,8 @@
 //! [`Handover::into_handover`] turns a guard into a record, which is plain data, and descriptors, which keep the
 //! underlying kernel objects alive. [`Handover::take_over`] rebuilds the guard from both.
 
+use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
 use std::os::fd::OwnedFd;
 use std::vec;
 
@@ -15,7 +15,7 @@ pub type Descriptors = vec::IntoIter<OwnedFd>;
 
 /// A guard that can be handed over instead of dropped.
 pub trait Handover: Sized {
-    /// The guard's state apart from its descriptors. The first field is a [`Version`].
+    /// The guard's state apart from its descriptors, [`Sealed`](crate::payload::Sealed) with its kind and version.
     type Record: Serialize + DeserializeOwned;
 
     /// Consumes the guard without undoing anything.
@@ -81,34 +81,11 @@ impl<G: Handover> Handover for Vec<G> {
     }
 }
 
-/// Version of a record's fields. It is serialised as the number `N`, and deserialising any other number fails.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "u32", into = "u32")]
-pub struct Version<const N: u32>;
-
-impl<const N: u32> From<Version<N>> for u32 {
-    fn from(_: Version<N>) -> Self {
-        N
-    }
-}
-
-impl<const N: u32> TryFrom<u32> for Version<N> {
-    type Error = String;
-
-    fn try_from(found: u32) -> Result<Self, String> {
-        if found == N {
-            Ok(Self)
-        } else {
-            Err(format!(
-                "the record has version {found}, and this hawser reads version {N}"
-            ))
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::payload::{Payload, Sealed};
+    use serde::Deserialize;
     use std::io::{PipeReader, Read as _, Write as _, pipe};
 
     /// Keeps the reading end of a pipe open.
@@ -120,19 +97,23 @@ mod tests {
 
     #[derive(Debug, Serialize, Deserialize)]
     struct KeptRecord {
-        version: Version<7>,
         name: String,
     }
 
-    impl Handover for Kept {
-        type Record = KeptRecord;
+    impl Payload for KeptRecord {
+        const KIND: &'static str = "kept";
+        const VERSION: u32 = 7;
+    }
 
-        fn into_handover(self) -> (KeptRecord, Vec<OwnedFd>) {
-            let (version, name) = (Version, self.name);
-            (KeptRecord { version, name }, vec![self.reader.into()])
+    impl Handover for Kept {
+        type Record = Sealed<KeptRecord>;
+
+        fn into_handover(self) -> (Self::Record, Vec<OwnedFd>) {
+            let name = self.name;
+            (Sealed(KeptRecord { name }), vec![self.reader.into()])
         }
 
-        fn take_over(record: KeptRecord, descriptors: &mut Descriptors) -> Result<Self, HandoverError> {
+        fn take_over(Sealed(record): Self::Record, descriptors: &mut Descriptors) -> Result<Self, HandoverError> {
             let reader = next_of("a pipe", descriptors)?.into();
             let name = record.name;
             Ok(Self { name, reader })
@@ -160,16 +141,5 @@ mod tests {
         }
         let error = Vec::<Option<Kept>>::take_over(read(), &mut descriptors).unwrap_err();
         assert!(error.to_string().starts_with("no descriptor of a pipe"), "{error}");
-    }
-
-    #[test]
-    fn a_record_of_another_version_is_refused() {
-        let read = serde_json::from_str::<KeptRecord>;
-        assert_eq!(read(r#"{"version":7,"name":"a"}"#).unwrap().name, "a");
-        let error = read(r#"{"version":8,"fields":"others"}"#).unwrap_err().to_string();
-        assert!(
-            error.contains("version 8") && error.contains("reads version 7"),
-            "{error}"
-        );
     }
 }

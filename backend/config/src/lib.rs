@@ -2,6 +2,7 @@
 //!
 //! A configuration holds no descriptors, so it can be compared, printed, saved and sent to another process. Descriptors
 //! are passed separately. [`handover`] splits guards of such resources into plain data and descriptors in the same way.
+//! [`payload`] gives saved data its kind and version.
 
 #![forbid(unsafe_code)]
 
@@ -12,6 +13,7 @@ mod layer2;
 mod masquerade;
 mod mode;
 mod names;
+pub mod payload;
 mod policy;
 mod ports;
 

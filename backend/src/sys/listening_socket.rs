@@ -1,6 +1,7 @@
 //! A listening Unix socket and its file, which is removed when the process ends.
 
-use crate::config::handover::{Descriptors, Handover, HandoverError, Version, next_of};
+use crate::config::handover::{Descriptors, Handover, HandoverError, next_of};
+use crate::config::payload::{Payload, Sealed};
 use serde::{Deserialize, Serialize};
 use std::fs::{self, Permissions};
 use std::io::{self, ErrorKind};
@@ -55,7 +56,6 @@ struct MadeFile {
 /// The data of a listening socket apart from its descriptor.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SocketRecord {
-    version: Version<1>,
     /// `None`: another process created the file.
     file: Option<MadeFile>,
 }
@@ -94,18 +94,22 @@ impl ListeningSocket {
     }
 }
 
-impl Handover for ListeningSocket {
-    type Record = SocketRecord;
+impl Payload for SocketRecord {
+    const KIND: &'static str = "listening-socket";
+    const VERSION: u32 = 1;
+}
 
-    fn into_handover(self) -> (SocketRecord, Vec<OwnedFd>) {
+impl Handover for ListeningSocket {
+    type Record = Sealed<SocketRecord>;
+
+    fn into_handover(self) -> (Self::Record, Vec<OwnedFd>) {
         let record = SocketRecord {
-            version: Version,
             file: self.file.and_then(|mut file| file.made.take()),
         };
-        (record, vec![self.listener.into()])
+        (Sealed(record), vec![self.listener.into()])
     }
 
-    fn take_over(record: SocketRecord, descriptors: &mut Descriptors) -> Result<Self, HandoverError> {
+    fn take_over(Sealed(record): Self::Record, descriptors: &mut Descriptors) -> Result<Self, HandoverError> {
         Ok(Self {
             listener: next_of("a listening socket", descriptors)?.into(),
             file: record.file.map(|made| SocketFile { made: Some(made) }),

@@ -4,7 +4,8 @@
 //! Linux before 6.2 lacks USO, so the kernel segments UDP itself ([`TapQueue::set_offloads`] retries without it).
 //! Everything else is older than any supported kernel.
 
-use crate::config::handover::{Descriptors, Handover, HandoverError, Version, next_of};
+use crate::config::handover::{Descriptors, Handover, HandoverError, next_of};
+use crate::config::payload::{Payload, Sealed};
 use crate::frame::{GuestCaps, GuestSlice, GuestSliceMut};
 use serde::{Deserialize, Serialize};
 use std::ffi::{CStr, CString};
@@ -261,26 +262,29 @@ impl TapQueue {
 /// The data of a queue apart from its descriptor.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TapRecord {
-    version: Version<1>,
     name: CString,
     several: bool,
 }
 
-impl Handover for TapQueue {
-    type Record = TapRecord;
+impl Payload for TapRecord {
+    const KIND: &'static str = "tap-queue";
+    const VERSION: u32 = 1;
+}
 
-    fn into_handover(self) -> (TapRecord, Vec<OwnedFd>) {
+impl Handover for TapQueue {
+    type Record = Sealed<TapRecord>;
+
+    fn into_handover(self) -> (Self::Record, Vec<OwnedFd>) {
         let record = TapRecord {
-            version: Version,
             name: self.name,
             several: self.several,
         };
-        (record, vec![self.fd])
+        (Sealed(record), vec![self.fd])
     }
 
     /// Makes no system call, unlike [`adopt`](Self::adopt): the kernel keeps the settings of the queue, and a device
     /// that has disappeared meanwhile may come back.
-    fn take_over(record: TapRecord, descriptors: &mut Descriptors) -> Result<Self, HandoverError> {
+    fn take_over(Sealed(record): Self::Record, descriptors: &mut Descriptors) -> Result<Self, HandoverError> {
         Ok(Self {
             fd: next_of("a queue of the device to the segment", descriptors)?,
             name: record.name,

@@ -5,7 +5,8 @@
 //! has the same effect among hawser processes. A claim is a bound abstract Unix socket: its name belongs to a network
 //! namespace, as links do, and disappears with its process, however that ends.
 
-use hawser_config::handover::{Descriptors, Handover, HandoverError, Version, next_of};
+use hawser_config::handover::{Descriptors, Handover, HandoverError, next_of};
+use hawser_config::payload::{Payload, Sealed};
 use serde::{Deserialize, Serialize};
 use std::io;
 use std::os::fd::OwnedFd;
@@ -32,18 +33,21 @@ impl Claim {
 
 /// The data of a claim apart from its descriptor. There is none.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ClaimRecord {
-    version: Version<1>,
+pub struct ClaimRecord {}
+
+impl Payload for ClaimRecord {
+    const KIND: &'static str = "link-claim";
+    const VERSION: u32 = 1;
 }
 
 impl Handover for Claim {
-    type Record = ClaimRecord;
+    type Record = Sealed<ClaimRecord>;
 
-    fn into_handover(self) -> (ClaimRecord, Vec<OwnedFd>) {
-        (ClaimRecord { version: Version }, vec![self.name.into()])
+    fn into_handover(self) -> (Self::Record, Vec<OwnedFd>) {
+        (Sealed(ClaimRecord {}), vec![self.name.into()])
     }
 
-    fn take_over(_: ClaimRecord, descriptors: &mut Descriptors) -> Result<Self, HandoverError> {
+    fn take_over(_: Self::Record, descriptors: &mut Descriptors) -> Result<Self, HandoverError> {
         let name = next_of("a claim on a link", descriptors)?.into();
         Ok(Self { name })
     }

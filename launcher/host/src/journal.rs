@@ -8,7 +8,8 @@
 use super::addresses::Recorded;
 use super::namespace;
 use super::netlink::Netlink;
-use hawser_config::handover::{Descriptors, Handover, HandoverError, Version, next_of};
+use hawser_config::handover::{Descriptors, Handover, HandoverError, next_of};
+use hawser_config::payload::{Payload, Sealed};
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 use std::fs::{self, File, OpenOptions};
@@ -92,7 +93,6 @@ struct Kept {
 /// The data of a journal apart from its open file, for a process that takes it over.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct JournalRecord {
-    version: Version<1>,
     path: PathBuf,
     undo: Vec<Undo>,
 }
@@ -125,11 +125,7 @@ impl Journal {
             namespace: cookie,
         };
         write_line(&mut file, &header)?;
-        let record = JournalRecord {
-            version: Version,
-            path,
-            undo: Vec::new(),
-        };
+        let record = JournalRecord { path, undo: Vec::new() };
         Ok(Self {
             kept: Some(Kept { record, file }),
         })
@@ -148,18 +144,23 @@ impl Journal {
     }
 }
 
+impl Payload for JournalRecord {
+    const KIND: &'static str = "journal";
+    const VERSION: u32 = 1;
+}
+
 impl Handover for Journal {
-    type Record = JournalRecord;
+    type Record = Sealed<JournalRecord>;
 
     /// The descriptor holds the lock on the file. Once every copy is closed, the next start treats the journal as that
     /// of a dead process.
-    fn into_handover(mut self) -> (JournalRecord, Vec<OwnedFd>) {
+    fn into_handover(mut self) -> (Self::Record, Vec<OwnedFd>) {
         let kept = self.kept.take();
         let Kept { record, file } = kept.expect("only this method takes it, and the journal with it");
-        (record, vec![file.into()])
+        (Sealed(record), vec![file.into()])
     }
 
-    fn take_over(record: JournalRecord, descriptors: &mut Descriptors) -> Result<Self, HandoverError> {
+    fn take_over(Sealed(record): Self::Record, descriptors: &mut Descriptors) -> Result<Self, HandoverError> {
         let file = next_of("a journal", descriptors)?.into();
         Ok(Self {
             kept: Some(Kept { record, file }),

@@ -20,7 +20,8 @@ pub(crate) use watch::{Keeper, KeeperRecord};
 use crate::failure::Failure;
 use hawser_backend::packet::MacAddr;
 use hawser_backend::sys::tap::{TapError, TapQueue};
-use hawser_config::handover::{Descriptors, Handover, HandoverError, Version};
+use hawser_config::handover::{Descriptors, Handover, HandoverError};
+use hawser_config::payload::{Payload, Sealed};
 use hawser_host::claim::{Claim, ClaimRecord};
 use hawser_host::journal::{self, Journal, JournalError, JournalRecord};
 use hawser_host::namespace::{Namespace, NamespaceError};
@@ -274,29 +275,32 @@ pub(crate) struct Attached {
 /// handed over separately.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct AttachedRecord {
-    version: Version<1>,
     keeper: KeeperRecord,
-    journal: Option<JournalRecord>,
-    claim: Option<ClaimRecord>,
+    journal: Option<Sealed<JournalRecord>>,
+    claim: Option<Sealed<ClaimRecord>>,
+}
+
+impl Payload for AttachedRecord {
+    const KIND: &'static str = "attachment";
+    const VERSION: u32 = 1;
 }
 
 impl Handover for Attached {
-    type Record = AttachedRecord;
+    type Record = Sealed<AttachedRecord>;
 
-    fn into_handover(self) -> (AttachedRecord, Vec<OwnedFd>) {
+    fn into_handover(self) -> (Self::Record, Vec<OwnedFd>) {
         let (journal, mut descriptors) = self.journal.into_handover();
         let (claim, of_claim) = self.claim.into_handover();
         descriptors.extend(of_claim);
         let record = AttachedRecord {
-            version: Version,
             keeper: self.keeper.into_record(),
             journal,
             claim,
         };
-        (record, descriptors)
+        (Sealed(record), descriptors)
     }
 
-    fn take_over(record: AttachedRecord, descriptors: &mut Descriptors) -> Result<Self, HandoverError> {
+    fn take_over(Sealed(record): Self::Record, descriptors: &mut Descriptors) -> Result<Self, HandoverError> {
         let what = "the device to the segment";
         let keeper = Keeper::from_record(record.keeper);
         Ok(Self {

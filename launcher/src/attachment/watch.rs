@@ -11,7 +11,6 @@ use crate::sandbox::{Sandbox, ThreadKind};
 use crate::watcher::{End, Wake, Watcher};
 use hawser_backend::port::Port;
 use hawser_backend::sys::tap::TapQueue;
-use hawser_config::handover::Version;
 use hawser_host::netlink::Netlink;
 use serde::{Deserialize, Serialize};
 use std::io;
@@ -31,7 +30,6 @@ pub(crate) struct Keeper {
 /// Record of a keeper for another process.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct KeeperRecord {
-    version: Version<1>,
     device: DeviceRecord,
     index: Option<u32>,
     count: usize,
@@ -51,7 +49,6 @@ impl Keeper {
     /// Record from which a keeper in another process continues.
     pub(crate) fn into_record(self) -> KeeperRecord {
         KeeperRecord {
-            version: Version,
             device: self.device.record(),
             index: self.index,
             count: self.count,

@@ -4,7 +4,7 @@ use super::echo::tests::{Bench, reply_kind};
 use super::echo_socket::{EchoSupport, ping};
 use super::echo_table::IDLE;
 use super::saved::SavedEchoSocket;
-use crate::nat::saved::{LoadError, from_bytes, golden, to_bytes};
+use crate::nat::saved::{LoadError, PayloadError, from_bytes, golden, to_bytes};
 use crate::nat::test_support::{host_seen, icmp_message, ip};
 use crate::packet::IcmpHeader;
 use crate::time::Instant;
@@ -19,7 +19,7 @@ fn replace(bench: Bench, support: EchoSupport, now: Instant) -> Bench {
     drop(bench);
     let mut next = Bench::with(support);
     next.around.now = now;
-    let values = from_bytes::<SavedEchoSocket>(&to_bytes(&values)).unwrap();
+    let values = from_bytes::<Vec<SavedEchoSocket>>(&to_bytes(&values)).unwrap();
     for (value, socket) in values.iter().zip(sockets) {
         next.flows.load(&next.around.context(), value, socket).unwrap();
     }
@@ -121,7 +121,8 @@ fn flows_that_cannot_share_the_socket_are_refused_and_leave_nothing_behind() {
     for (path, other, expected) in cases {
         let mut value = value.clone();
         *value.pointer_mut(path).unwrap() = other;
-        let loaded = serde_json::from_value::<SavedEchoSocket>(value).map_err(LoadError::from);
+        let loaded =
+            serde_json::from_value::<SavedEchoSocket>(value).map_err(|e| LoadError::from(PayloadError::from(e)));
         let loaded = loaded.and_then(|saved| bench.flows.load(&bench.around.context(), &saved, datagram_socket()));
         let text = loaded.unwrap_err().to_string();
         assert!(text.contains(expected), "{path}: {text}");

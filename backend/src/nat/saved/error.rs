@@ -1,42 +1,16 @@
-//! Reasons why saved state is not loaded.
+//! Reasons why a saved flow is not loaded.
 
+use crate::config::payload::PayloadError;
 use std::fmt::Display;
 use std::io;
 use std::ops::RangeInclusive;
 
-/// Saved state that cannot be loaded.
+/// A saved flow that cannot be loaded.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
-    /// The bytes are not what a hawser writes.
-    #[error(
-        "saved flows cannot be read ({0}): the payload was damaged; start the upgrade or migration again, and report \
-         the versions on both sides if that repeats"
-    )]
-    Malformed(#[from] serde_json::Error),
-    /// The payload is something else.
-    #[error(
-        "a payload of kind \"{found}\" was found in place of \"{expected}\": check that both sides are hawser and that \
-         the payloads are in order"
-    )]
-    Kind {
-        /// The expected kind.
-        expected: &'static str,
-        /// The kind of the payload.
-        found: String,
-    },
-    /// The payload was written by a newer hawser.
-    #[error(
-        "payload \"{kind}\" has version {found}, this hawser reads up to {known}: install the hawser that saved the \
-         state, or a newer one, here first, then start again"
-    )]
-    Newer {
-        /// Kind of the payload.
-        kind: &'static str,
-        /// Its version.
-        found: u32,
-        /// The newest version that can be read.
-        known: u32,
-    },
+    /// Its payload cannot be read.
+    #[error(transparent)]
+    Payload(#[from] PayloadError),
     /// A field has a value that no flow has.
     #[error(
         "a saved flow has {field} {found}; allowed is {allowed}: the flow is left out, and the guest has to open it \

@@ -3,7 +3,7 @@
 //! Input: one byte for the kind, eight bytes that choose what happens to the flows, then the envelope. Sockets are bound
 //! to loopback and connected to themselves, so nothing leaves the host.
 
-use super::{LoadError, Payload, from_bytes, to_bytes};
+use super::{Payload, PayloadError, from_bytes, to_bytes};
 use crate::config::Families;
 use crate::nat::icmp::{EchoFlows, SavedEchoSocket};
 use crate::nat::tcp::rough_play::{Rng, play_saved};
@@ -11,6 +11,8 @@ use crate::nat::tcp::{SavedSecret, SavedTcpFlow};
 use crate::nat::testing::Surroundings;
 use crate::nat::udp::{SavedUdpFlow, UdpConfig, UdpFlows};
 use crate::poller::{EventBuffer, Readiness, Token};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use socket2::{Domain, Socket, Type};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -49,17 +51,17 @@ pub fn use_saved(input: &[u8]) -> io::Result<()> {
     Ok(())
 }
 
-fn values<T: Payload>(bytes: &[u8]) -> Vec<T> {
-    let mut values = from_bytes(bytes).unwrap_or_default();
+fn values<T: Payload + DeserializeOwned>(bytes: &[u8]) -> Vec<T> {
+    let mut values: Vec<T> = from_bytes(bytes).unwrap_or_default();
     values.truncate(MAX_VALUES);
     values
 }
 
 /// Checks that what this process writes is what it reads.
-fn read_back<T: Payload>(values: &[T]) -> Vec<T> {
+fn read_back<T: Payload + Serialize + DeserializeOwned>(values: &[T]) -> Vec<T> {
     let bytes = to_bytes(values);
     let read = from_bytes(&bytes);
-    read.unwrap_or_else(|error: LoadError| panic!("{error}: {}", String::from_utf8_lossy(&bytes)))
+    read.unwrap_or_else(|error: PayloadError| panic!("{error}: {}", String::from_utf8_lossy(&bytes)))
 }
 
 fn use_tcp(around: &mut Surroundings, rng: &mut Rng, flows: &[SavedTcpFlow]) {
@@ -142,7 +144,7 @@ mod tests {
     use super::*;
     use crate::nat::saved::golden;
 
-    fn use_golden<T: Payload>(kind: u8) {
+    fn use_golden<T: Payload + Serialize + DeserializeOwned>(kind: u8) {
         for (name, values) in golden::all::<T>() {
             for seed in 0..20u64 {
                 let head = [&[kind][..], &seed.to_be_bytes()].concat();

@@ -262,7 +262,7 @@ impl Player {
         let Some(saved) = self.save() else { return };
         self.around.now = self.around.now + ahead;
         let bytes = to_bytes(&[saved]);
-        let loaded = from_bytes::<SavedTcpFlow>(&bytes).unwrap_or_default();
+        let loaded = from_bytes::<Vec<SavedTcpFlow>>(&bytes).unwrap_or_default();
         let place = Place {
             now: self.around.now,
             mtu: self.around.link.mtu,

@@ -12,7 +12,8 @@
 
 mod program;
 
-use crate::config::handover::{Descriptors, Handover, HandoverError, Version, next_of};
+use crate::config::handover::{Descriptors, Handover, HandoverError, next_of};
+use crate::config::payload::{Payload, Sealed};
 use program::{Instruction, MAX_SOCKETS, PORTS_SIZE};
 use rustix::thread::{CapabilitySet, capabilities};
 use serde::{Deserialize, Serialize};
@@ -79,19 +80,22 @@ pub struct SocketLookup {
 /// The data of a program apart from the descriptor of its link. There is none, because the kernel keeps the ports and
 /// the sockets.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct LookupRecord {
-    version: Version<1>,
+pub struct LookupRecord {}
+
+impl Payload for LookupRecord {
+    const KIND: &'static str = "socket-lookup";
+    const VERSION: u32 = 1;
 }
 
 impl Handover for SocketLookup {
-    type Record = LookupRecord;
+    type Record = Sealed<LookupRecord>;
 
     /// The sockets must stay open too, because the kernel forgets closed sockets.
-    fn into_handover(self) -> (LookupRecord, Vec<OwnedFd>) {
-        (LookupRecord { version: Version }, vec![self.link])
+    fn into_handover(self) -> (Self::Record, Vec<OwnedFd>) {
+        (Sealed(LookupRecord {}), vec![self.link])
     }
 
-    fn take_over(_: LookupRecord, descriptors: &mut Descriptors) -> Result<Self, HandoverError> {
+    fn take_over(_: Self::Record, descriptors: &mut Descriptors) -> Result<Self, HandoverError> {
         let link = next_of("the program that gives out ports", descriptors)?;
         Ok(Self { link })
     }

@@ -328,7 +328,7 @@ impl Pair {
         self.ahead += i128::from(now.as_nanos()) - i128::from(self.around.now.as_nanos());
         self.around.now = now;
         let Some(saved) = saved else { return };
-        let loaded = from_bytes::<SavedTcpFlow>(&to_bytes(&[saved])).unwrap();
+        let loaded = from_bytes::<Vec<SavedTcpFlow>>(&to_bytes(&[saved])).unwrap();
         let place = Place {
             now,
             mtu: self.conditions.mtu,

@@ -1,6 +1,6 @@
 //! Saved connections from an untrusted host are either refused or become ordinary connections, and never cause a panic.
 
-use crate::nat::saved::{LoadError, from_bytes, to_bytes};
+use crate::nat::saved::{LoadError, PayloadError, from_bytes, to_bytes};
 use crate::nat::tcp::connection::Connection;
 use crate::nat::tcp::rough_play::{Rng, play};
 use crate::nat::tcp::saved::Place;
@@ -77,7 +77,8 @@ fn a_damaged_value_is_refused_or_a_connection_but_never_a_panic() {
                 mtu: 1500,
                 spill: SpillPool::default(),
             };
-            let loaded = serde_json::from_value::<SavedTcpFlow>(value).map_err(LoadError::from);
+            let loaded =
+                serde_json::from_value::<SavedTcpFlow>(value).map_err(|e| LoadError::from(PayloadError::from(e)));
             match loaded.and_then(|flow| Connection::load(&flow.connection, &place)) {
                 Ok(mut connection) => {
                     play(&mut connection, &mut around, &mut rng);
@@ -153,7 +154,7 @@ fn a_value_out_of_range_is_refused_by_the_name_of_its_field() {
             mtu: 1500,
             spill: SpillPool::default(),
         };
-        let loaded = serde_json::from_value::<SavedTcpFlow>(value).map_err(LoadError::from);
+        let loaded = serde_json::from_value::<SavedTcpFlow>(value).map_err(|e| LoadError::from(PayloadError::from(e)));
         let error = loaded.and_then(|flow| Connection::load(&flow.connection, &place));
         let text = error.map_or_else(|e| e.to_string(), |_| "loaded".to_owned());
         assert!(text.contains(expected), "{path} {other}: {text}");
@@ -194,7 +195,7 @@ proptest! {
             bytes.truncate(length.index(bytes.len()));
         }
         let place = Place { now: Default::default(), mtu: 1500, spill: SpillPool::default() };
-        for flow in from_bytes::<SavedTcpFlow>(&bytes).unwrap_or_default() {
+        for flow in from_bytes::<Vec<SavedTcpFlow>>(&bytes).unwrap_or_default() {
             let _ = Connection::load(&flow.connection, &place);
         }
     }

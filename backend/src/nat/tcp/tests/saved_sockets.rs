@@ -21,14 +21,14 @@ fn values(bench: &Bench) -> (Vec<SavedTcpFlow>, Vec<Option<Socket>>) {
 /// Makes another process take over, whose clock shows `now`.
 fn replace(bench: &mut Bench, now: Instant) {
     let (values, sockets) = values(bench);
-    let secret = to_bytes(&[bench.flows.save_secret(bench.around.now)]);
+    let secret = to_bytes(&bench.flows.save_secret(bench.around.now));
     let mut around = Surroundings::new();
     around.now = now;
     // The old process ends: its poller and descriptors are closed, the sockets are not.
     bench.around = around;
     bench.flows = TcpFlows::new(2000).unwrap();
-    bench.flows.load_secret(&from_bytes(&secret).unwrap()[0], now);
-    for (value, socket) in from_bytes(&to_bytes(&values)).unwrap().iter().zip(sockets) {
+    bench.flows.load_secret(&from_bytes(&secret).unwrap(), now);
+    for (value, socket) in from_bytes::<Vec<_>>(&to_bytes(&values)).unwrap().iter().zip(sockets) {
         bench.flows.load(&mut bench.around.context(), value, socket).unwrap();
     }
 }

@@ -1,7 +1,7 @@
 //! Flows that move between processes, with their old sockets or with new ones.
 
 use super::*;
-use crate::nat::saved::{LoadError, from_bytes, golden, to_bytes};
+use crate::nat::saved::{LoadError, PayloadError, from_bytes, golden, to_bytes};
 use crate::nat::udp::saved::SavedUdpFlow;
 use crate::sys::traffic_class::watch_traffic_class;
 use serde_json::{Value, json};
@@ -16,7 +16,7 @@ fn replace(bench: Bench, now: Instant) -> Bench {
     drop(bench);
     let mut next = Bench::new();
     next.around.now = now;
-    let values = from_bytes::<SavedUdpFlow>(&to_bytes(&values)).unwrap();
+    let values = from_bytes::<Vec<SavedUdpFlow>>(&to_bytes(&values)).unwrap();
     for (value, socket) in values.iter().zip(sockets) {
         next.flows.load(&mut next.around.context(), value, socket).unwrap();
     }
@@ -185,7 +185,7 @@ fn a_flow_that_cannot_be_is_refused_and_leaves_nothing_behind() {
     for (field, other, expected) in cases {
         let mut value = question.clone();
         value[field] = other;
-        let loaded = serde_json::from_value::<SavedUdpFlow>(value).map_err(LoadError::from);
+        let loaded = serde_json::from_value::<SavedUdpFlow>(value).map_err(|e| LoadError::from(PayloadError::from(e)));
         let loaded = loaded.and_then(|flow| bench.flows.load(&mut bench.around.context(), &flow, socket_for(&flow)));
         let text = loaded.unwrap_err().to_string();
         assert!(text.contains(expected), "{field}: {text}");

@@ -1,0 +1,302 @@
+//! Saved state: plain values with their kind and version, for live upgrade and live migration.
+//!
+//! A payload is JSON, a list of three: the kind, the version and the value. [`to_bytes`] writes it and [`from_bytes`]
+//! reads it. [`Sealed`] is a payload inside another one. Rules of the format:
+//!
+//! - Any change raises [`Payload::VERSION`]. A field that a later version adds has a default, so that an older value
+//!   loads; golden files of every version show that.
+//! - A newer version than the reader's is refused by name ([`PayloadError::Newer`]), before its value is looked at.
+//! - A value may come from another host, so it is trusted no more than a packet. Its owner checks it at load.
+
+use serde::de::{DeserializeOwned, Error as _, IgnoredAny, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use std::borrow::Cow;
+use std::fmt;
+use std::marker::PhantomData;
+
+/// A kind of value, and its format.
+pub trait Payload {
+    /// Its name.
+    const KIND: &'static str;
+    /// Version of the format that this process writes. It reads this version and all earlier ones.
+    const VERSION: u32;
+}
+
+impl<T: Payload> Payload for [T] {
+    const KIND: &'static str = T::KIND;
+    const VERSION: u32 = T::VERSION;
+}
+
+impl<T: Payload, const N: usize> Payload for [T; N] {
+    const KIND: &'static str = T::KIND;
+    const VERSION: u32 = T::VERSION;
+}
+
+impl<T: Payload> Payload for Vec<T> {
+    const KIND: &'static str = T::KIND;
+    const VERSION: u32 = T::VERSION;
+}
+
+impl<T: Payload + ?Sized> Payload for &T {
+    const KIND: &'static str = T::KIND;
+    const VERSION: u32 = T::VERSION;
+}
+
+/// A payload that cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum PayloadError {
+    /// The bytes are not what a hawser writes.
+    #[error(
+        "saved state cannot be read ({0}): the payload was damaged; start the upgrade or migration again, and report \
+         the versions on both sides if that repeats"
+    )]
+    Malformed(#[from] serde_json::Error),
+    /// The payload is another one, or one that this process cannot read.
+    #[error(transparent)]
+    Mismatch(#[from] Mismatch),
+}
+
+/// A payload of another kind, or of a version that this process cannot read.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Mismatch {
+    /// The payload is something else.
+    #[error(
+        "a payload of kind \"{found}\" was found in place of \"{expected}\": check that both sides are hawser and that \
+         the payloads are in order"
+    )]
+    Kind {
+        /// The expected kind.
+        expected: &'static str,
+        /// The kind of the payload.
+        found: String,
+    },
+    /// The payload was written by a newer hawser.
+    #[error(
+        "payload \"{kind}\" has version {found}, this hawser reads up to {known}: install the hawser that saved the \
+         state, or a newer one, here first, then start again"
+    )]
+    Newer {
+        /// Kind of the payload.
+        kind: &'static str,
+        /// Its version.
+        found: u32,
+        /// The newest version that can be read.
+        known: u32,
+    },
+    /// The payload has version 0, which does not exist.
+    #[error("payload \"{0}\" has version 0; versions start at 1")]
+    Zero(&'static str),
+}
+
+impl Mismatch {
+    /// Checks the head of a payload that should hold a `T`.
+    fn check<T: Payload>(head: &Head<'_>) -> Result<(), Self> {
+        let kind = T::KIND;
+        match head.version {
+            _ if head.kind != kind => Err(Self::Kind {
+                expected: kind,
+                found: head.kind.clone().into_owned(),
+            }),
+            0 => Err(Self::Zero(kind)),
+            found if found > T::VERSION => Err(Self::Newer {
+                kind,
+                found,
+                known: T::VERSION,
+            }),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// A value that is serialised with its kind and version. Deserialising another kind or a newer version fails.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sealed<T>(pub T);
+
+impl<T: Payload + Serialize> Serialize for Sealed<T> {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        (T::KIND, T::VERSION, &self.0).serialize(to)
+    }
+}
+
+impl<'de, T: Payload + Deserialize<'de>> Deserialize<'de> for Sealed<T> {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        from.deserialize_seq(SealedVisitor(PhantomData)).map(Self)
+    }
+}
+
+struct SealedVisitor<T>(PhantomData<T>);
+
+impl<'de, T: Payload + Deserialize<'de>> Visitor<'de> for SealedVisitor<T> {
+    type Value = T;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "a payload of kind \"{}\"", T::KIND)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<T, A::Error> {
+        let head = Head::next(&mut list)?;
+        Mismatch::check::<T>(&head).map_err(A::Error::custom)?;
+        next(&mut list, "value")
+    }
+}
+
+/// The kind and the version of a payload, whatever follows them.
+struct Head<'a> {
+    kind: Cow<'a, str>,
+    version: u32,
+}
+
+impl<'de> Head<'de> {
+    fn next<A: SeqAccess<'de>>(list: &mut A) -> Result<Self, A::Error> {
+        Ok(Self {
+            kind: next(list, "kind")?,
+            version: next(list, "version")?,
+        })
+    }
+}
+
+impl<'de> Deserialize<'de> for Head<'de> {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        struct HeadVisitor;
+
+        impl<'de> Visitor<'de> for HeadVisitor {
+            type Value = Head<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a payload")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Head<'de>, A::Error> {
+                let head = Head::next(&mut list)?;
+                while list.next_element::<IgnoredAny>()?.is_some() {}
+                Ok(head)
+            }
+        }
+
+        from.deserialize_seq(HeadVisitor)
+    }
+}
+
+fn next<'de, T: Deserialize<'de>, A: SeqAccess<'de>>(list: &mut A, what: &str) -> Result<T, A::Error> {
+    let found = list.next_element()?;
+    found.ok_or_else(|| A::Error::custom(format_args!("a payload without {what}")))
+}
+
+/// Writes a payload.
+///
+/// # Panics
+/// If the value has a map whose keys are not text. No payload has one.
+pub fn to_bytes<T: Payload + Serialize + ?Sized>(value: &T) -> Vec<u8> {
+    serde_json::to_vec(&Sealed(value)).expect("plain values have no map with keys other than text")
+}
+
+/// Reads a payload.
+///
+/// # Errors
+/// [`PayloadError`]: the bytes are damaged, of another kind, or of a newer version.
+pub fn from_bytes<T: Payload + DeserializeOwned>(bytes: &[u8]) -> Result<T, PayloadError> {
+    // The head is read first, so that a newer format is reported as such and not as an unknown field.
+    let head: Head<'_> = serde_json::from_slice(bytes)?;
+    Mismatch::check::<T>(&head)?;
+    let Sealed(value) = serde_json::from_slice(bytes)?;
+    Ok(value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, Deserialize, PartialEq, Serialize)]
+    #[serde(deny_unknown_fields)]
+    struct Sample {
+        number: u8,
+        /// New in version 2.
+        #[serde(default = "usual")]
+        added: u8,
+    }
+
+    const fn usual() -> u8 {
+        7
+    }
+
+    impl Payload for Sample {
+        const KIND: &'static str = "sample";
+        const VERSION: u32 = 2;
+    }
+
+    #[derive(Debug, Deserialize, PartialEq, Serialize)]
+    struct Outer {
+        sample: Option<Sealed<Sample>>,
+    }
+
+    impl Payload for Outer {
+        const KIND: &'static str = "outer";
+        const VERSION: u32 = 1;
+    }
+
+    #[test]
+    fn what_is_written_is_read() {
+        let values = [Sample { number: 1, added: 2 }, Sample { number: 3, added: 4 }];
+        assert_eq!(from_bytes::<Vec<Sample>>(&to_bytes(&values)).unwrap(), values);
+        assert_eq!(from_bytes::<Vec<Sample>>(&to_bytes::<[Sample]>(&[])).unwrap(), []);
+        let [first, _] = values;
+        let outer = Outer {
+            sample: Some(Sealed(first)),
+        };
+        let bytes = to_bytes(&outer);
+        let text = String::from_utf8_lossy(&bytes);
+        assert_eq!(text, r#"["outer",1,{"sample":["sample",2,{"number":1,"added":2}]}]"#);
+        assert_eq!(from_bytes::<Outer>(&bytes).unwrap(), outer);
+    }
+
+    #[test]
+    fn an_older_version_gets_the_default_of_a_field_it_lacks() {
+        let old = br#"["sample",1,{"number":5}]"#;
+        assert_eq!(from_bytes::<Sample>(old).unwrap(), Sample { number: 5, added: 7 });
+    }
+
+    #[test]
+    fn a_newer_version_is_refused_with_the_way_out_whatever_it_contains() {
+        let newer = br#"["sample",3,{"figure":"five"},{"more":0}]"#;
+        let error = from_bytes::<Sample>(newer).unwrap_err();
+        assert!(
+            matches!(
+                error,
+                PayloadError::Mismatch(Mismatch::Newer { found: 3, known: 2, .. })
+            ),
+            "{error:?}"
+        );
+        let inner = br#"["outer",1,{"sample":["sample",3,{"figure":"five"}]}]"#;
+        for text in [error.to_string(), from_bytes::<Outer>(inner).unwrap_err().to_string()] {
+            assert!(text.contains("version 3") && text.contains("up to 2"), "{text}");
+            assert!(text.contains("install the hawser that saved the state"), "{text}");
+        }
+    }
+
+    #[test]
+    fn anything_else_is_refused_by_name() {
+        type Is = fn(&PayloadError) -> bool;
+        let malformed: Is = |e| matches!(e, PayloadError::Malformed(_));
+        let cases: [(&str, Is); 8] = [
+            ("", malformed),
+            (r#"{"kind":"sample"}"#, malformed),
+            (r#"["sample"]"#, malformed),
+            (r#"["sample",2]"#, malformed),
+            (r#"["sample",-1,{}]"#, malformed),
+            (r#"["sample",0,{"number":1}]"#, |e| {
+                matches!(e, PayloadError::Mismatch(Mismatch::Zero(_)))
+            }),
+            (r#"["other",9,[]]"#, |e| {
+                matches!(e, PayloadError::Mismatch(Mismatch::Kind { .. }))
+            }),
+            (r#"["sample",2,{"number":1,"more":2}]"#, malformed),
+        ];
+        for (text, is_expected) in cases {
+            let error = from_bytes::<Sample>(text.as_bytes()).unwrap_err();
+            assert!(is_expected(&error), "{text}: {error:?}");
+        }
+        assert!(malformed(
+            &from_bytes::<Sample>(br#"["sample",2,{"number":1},3]"#).unwrap_err()
+        ));
+    }
+}
