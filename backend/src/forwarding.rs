@@ -24,7 +24,7 @@ use std::net::{IpAddr, SocketAddr};
 pub struct Peer {
     /// The address and port at which it receives. Processes on one node differ only in the port.
     pub endpoint: SocketAddr,
-    /// Whether it understands [`FrameOption`]. Other peers drop frames with this option.
+    /// Whether the peer supports [`FrameOption`]. Other peers drop frames with this option.
     pub knows_frame_option: bool,
     /// Whether MACs without a binding may be behind it, for example hosts behind a kernel tunnel or OVS.
     pub has_other_macs: bool,
@@ -33,56 +33,56 @@ pub struct Peer {
 /// The location of an interface of the network.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Binding {
-    /// Its MAC.
+    /// MAC of the interface.
     pub mac: MacAddr,
-    /// Its addresses, for which the network answers ARP and neighbour solicitations.
+    /// Addresses of the interface, for which the network answers ARP and neighbour solicitations.
     pub addresses: Vec<IpAddr>,
-    /// Endpoint of its [`Peer`].
+    /// Endpoint of the [`Peer`] that the interface is behind.
     pub endpoint: SocketAddr,
-    /// How many times it has been bound; `None` for a static binding.
+    /// How many times the interface has been bound; `None` for a static binding.
     pub epoch: Option<u32>,
 }
 
-/// A peer or a binding that was left out of a table.
+/// The reason why a peer or a binding was left out of a table.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TableError {
-    /// The endpoint cannot be that of another process.
+    /// The peer's endpoint is unusable for another process.
     #[error("endpoint {peer} cannot be a peer of {own}: give another unicast address of its family, and a port")]
     Endpoint {
-        /// The peer.
+        /// Configured endpoint of the peer.
         peer: SocketAddr,
-        /// This process's endpoint.
+        /// Endpoint of this process.
         own: SocketAddr,
     },
-    /// The binding's endpoint is not among the peers.
+    /// The binding names an endpoint that is not among the peers.
     #[error("MAC {mac} is bound to {endpoint}, which is not a peer of the network: add the peer")]
     NoPeer {
         /// MAC of the binding.
         mac: MacAddr,
-        /// Its endpoint.
+        /// Endpoint in the binding.
         endpoint: SocketAddr,
     },
-    /// The MAC is a group address, or zero.
+    /// The MAC is a group address or zero.
     #[error("{0} cannot be the MAC of an interface: give a unicast MAC")]
     Mac(MacAddr),
     /// One MAC is bound to two endpoints, and the epochs do not decide between them.
     #[error("MAC {mac} is bound to {first} and to {second}: give one of the interfaces another MAC")]
     DoubleMac {
-        /// The MAC.
+        /// MAC with the two bindings.
         mac: MacAddr,
-        /// The endpoint that keeps it.
+        /// One MAC is bound to two endpoints, and neither binding has the higher epoch.
         first: SocketAddr,
         /// The endpoint whose binding was left out.
         second: SocketAddr,
     },
-    /// Two MACs have one address.
+    /// Two MACs are bound to the same address.
     #[error("address {address} belongs to {first} and to {second}: give one of the interfaces another address")]
     DoubleAddress {
-        /// The address.
+        /// Address in both bindings.
         address: IpAddr,
-        /// The MAC that keeps it.
+        /// MAC that keeps the address.
         first: MacAddr,
-        /// The MAC that does not get it.
+        /// MAC that is bound without the address.
         second: MacAddr,
     },
 }
@@ -90,10 +90,10 @@ pub enum TableError {
 /// How an admitted frame relates to the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Admitted {
-    /// It matches the table.
+    /// The frame matches the table.
     Known,
-    /// Its epoch is later than the table's: the sender has taken over the interface, and the table has not been updated
-    /// yet.
+    /// The frame's epoch is later than the table's: the sender has taken over the interface, and the table has not been
+    /// updated yet.
     Ahead,
 }
 
@@ -114,7 +114,7 @@ struct Kind {
 /// A snapshot of the bindings of one network.
 pub struct Table {
     vni: Vni,
-    /// Sorted; `kinds` has the same order.
+    /// Sorted. `kinds` has the same order.
     endpoints: Box<[SocketAddr]>,
     kinds: Box<[Kind]>,
     macs: HashMap<MacAddr, Place>,
@@ -131,7 +131,7 @@ struct Names {
 }
 
 impl Names {
-    /// The names of configured peers other than `own`. The first peer with a name has it.
+    /// The names of configured peers other than `own`. If several peers have the same name, the first one keeps it.
     fn of(own: SocketAddr, peers: &[PeerConfig]) -> Self {
         let mut all = Self::default();
         let others = peers.iter().filter(|peer| canonical(peer.vtep) != canonical(own));
@@ -256,7 +256,7 @@ impl Table {
         Ok(true)
     }
 
-    /// The network's identifier, for frames sent to its peers.
+    /// The identifier of the network, carried by frames to its peers.
     pub const fn vni(&self) -> Vni {
         self.vni
     }
@@ -394,7 +394,7 @@ impl fmt::Debug for Table {
     }
 }
 
-/// Converts an endpoint to the form in which the kernel reports the source of a datagram.
+/// Converts an endpoint to the form in which the kernel reports a datagram's source.
 fn canonical(endpoint: SocketAddr) -> SocketAddr {
     SocketAddr::new(endpoint.ip().to_canonical(), endpoint.port())
 }
@@ -406,7 +406,7 @@ fn canonical(endpoint: SocketAddr) -> SocketAddr {
 pub fn check_endpoint(own: SocketAddr, peer: SocketAddr) -> Result<(), TableError> {
     let ip = peer.ip();
     let is_group = ip.is_multicast() || matches!(ip, IpAddr::V4(v4) if v4.is_broadcast());
-    // What is on this host's loopback can be reached from there only.
+    // A loopback address can be reached only from this host.
     let is_reachable = ip.is_ipv4() == own.is_ipv4() && (own.ip().is_loopback() || !ip.is_loopback());
     let is_host = !ip.is_unspecified() && !is_group && peer.port() != 0;
     if is_host && is_reachable {
@@ -416,7 +416,7 @@ pub fn check_endpoint(own: SocketAddr, peer: SocketAddr) -> Result<(), TableErro
     }
 }
 
-/// The peers that `own` can reach, ordered by their endpoints, each once.
+/// The peers that `own` can reach, sorted by endpoint and without duplicates.
 fn usable(own: SocketAddr, peers: impl IntoIterator<Item = Peer>, errors: &mut Vec<TableError>) -> Vec<Peer> {
     let peers = peers.into_iter().map(|peer| Peer {
         endpoint: canonical(peer.endpoint),

@@ -1,4 +1,4 @@
-//! Poller token owners of a layer2 mode, in addition to those of its NAT engine (`nat::event_owner`).
+//! Owners of the poller tokens of a layer2 mode, in addition to those of its NAT engine (`nat::event_owner`).
 
 use crate::poller::Owner;
 

@@ -1,7 +1,8 @@
 //! Splits IPv4 packets into fragments that fit a path (RFC 791 3.2).
 //!
-//! The guest's packet itself is fragmented, inside the tunnel: the far guest reassembles it, and the outer packets are
-//! not fragmented. A packet with "do not fragment", or whose headers contradict its frame, is not split. No I/O.
+//! The guest's own packet is fragmented inside the tunnel. The far guest reassembles it, and the outer packets are not
+//! fragmented. A packet with "do not fragment", or whose headers contradict its frame, is not split. This module does
+//! no I/O.
 
 use crate::packet::checksum::Sum;
 use crate::packet::{Ipv4Header, be16};
@@ -9,7 +10,7 @@ use std::ops::Range;
 
 /// Unit of fragment offsets, in bytes.
 const UNIT: usize = 8;
-/// Bytes of the longest header.
+/// Length of the longest IPv4 header, in bytes.
 const HEADER_MAX: usize = 60;
 const LENGTH: Range<usize> = 2..4;
 const FLAGS: Range<usize> = 6..8;
@@ -20,16 +21,16 @@ const OFFSET: u16 = 0x1fff;
 /// Option numbers without a length (RFC 791 3.1).
 const END_OF_OPTIONS: u8 = 0;
 const NO_OPERATION: u8 = 1;
-/// Bit of the options that each fragment has.
+/// Flag in an option's number: the option is copied into every fragment.
 const COPIED: u8 = 0x80;
 
-/// The fragments of a packet.
+/// Iterator over the fragments of a packet.
 pub(super) struct Fragments<'b> {
     packet: &'b [u8],
     header: usize,
-    /// Bytes of payload in each fragment but the last.
+    /// Bytes of payload in every fragment except the last.
     piece: usize,
-    /// Bytes of the packet in the fragments returned so far.
+    /// Bytes of the packet covered by the fragments returned so far.
     at: usize,
 }
 
@@ -111,8 +112,8 @@ impl Iterator for Fragments<'_> {
     }
 }
 
-/// Copies the options that every fragment has, padded to words; returns their bytes. Copying stops at an option with an
-/// invalid length.
+/// Copies the options that every fragment must have, pads them to a multiple of four bytes, and returns their length.
+/// Copying stops at an option with an invalid length.
 fn copied_options(mut options: &[u8], out: &mut [u8]) -> usize {
     let mut len = 0;
     while let [kind, rest @ ..] = options {
@@ -128,7 +129,7 @@ fn copied_options(mut options: &[u8], out: &mut [u8]) -> usize {
         }
         options = &options[taken..];
     }
-    // The remaining bytes are zero, which means the end of options.
+    // The remaining bytes are zero, which is the end-of-options marker.
     len.next_multiple_of(4)
 }
 

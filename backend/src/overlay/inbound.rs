@@ -1,9 +1,10 @@
 //! Receives datagrams of the tunnel and delivers their frames to the guest.
 //!
-//! The kernel delivers runs of equal datagrams as one message (UDP_GRO). Each datagram is decapsulated and checked on
-//! its own, because a run may hold several flows, and its first header does not describe the rest. Consecutive frames
-//! of a flow then go to the guest as one ([`gro`](crate::gso::gro)). A datagram from a peer that supports hawser's
-//! option may have a partial checksum or carry several segments; work that the guest does not accept is done here.
+//! The kernel delivers runs of datagrams of equal size as one message (UDP_GRO). Each datagram is decapsulated and
+//! checked on its own, because a run may hold several flows, and its first header does not describe the rest.
+//! Consecutive frames of a flow are then merged into one for the guest ([`gro`](crate::gso::gro)). A datagram from a
+//! peer that supports hawser's option may have a partial checksum or carry several segments. Offloads that the guest
+//! does not accept are done here.
 //!
 //! Messages stay in our buffer until the guest has room. A cursor moves past a frame only once the frame has reached
 //! the guest or was counted as dropped. So no frame is lost, and none is delivered or counted twice.
@@ -29,7 +30,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
 use std::sync::Arc;
 
-/// Maximum messages per system call; each may be a run of 64 KiB.
+/// Maximum messages per system call. Each may be a run of up to 64 KiB.
 const MESSAGES: usize = 16;
 /// Maximum system calls per turn.
 const CALLS_PER_TURN: usize = 4;
@@ -65,20 +66,20 @@ impl Cursor {
 /// The receiving side of a tunnel.
 pub(super) struct Inbound {
     counters: Arc<Counters>,
-    /// Where datagrams are received.
+    /// Address and port at which datagrams are received.
     local: SocketAddr,
     batch: ReceiveBatch,
     /// Messages in the batch.
     count: usize,
-    /// The first datagram that has not been handled.
+    /// Position of the first datagram that has not been handled.
     at: Cursor,
-    /// The socket may have a message.
+    /// True if the socket may have a message.
     readable: bool,
-    /// The guest had no room at the last attempt.
+    /// True if the guest had no room at the last attempt.
     blocked: bool,
-    /// Shows outer packets.
+    /// Passes outer packets to captures.
     wire: Wire,
-    /// The first datagram that was not shown, by message and offset.
+    /// Position, by message and offset, of the first datagram that has not been passed to captures.
     unshown: (usize, usize),
     /// The peer of the last message.
     last: LastSender,
@@ -100,12 +101,12 @@ impl Inbound {
         }
     }
 
-    /// Shows outer packets to captures that `capture` starts.
+    /// Passes outer packets to the captures that `capture` starts.
     pub(super) fn set_capture(&mut self, capture: Arc<Capture>) {
         self.wire = Wire::new(capture);
     }
 
-    /// Forgets what was found in the table, which is another now.
+    /// Clears the result of the last table lookup, because the table has been replaced.
     pub(super) fn forget_sender(&mut self) {
         self.last = LastSender::default();
     }
@@ -115,17 +116,17 @@ impl Inbound {
         self.readable = true;
     }
 
-    /// True if datagrams may wait and the guest had room at the last attempt.
+    /// True if datagrams may be waiting and the guest had room at the last attempt.
     pub(super) const fn has_backlog(&self) -> bool {
         !self.blocked && (self.readable || self.count > 0)
     }
 
-    /// Drops the datagrams that wait for the guest, which is gone.
+    /// Drops the datagrams that are waiting for a guest whose driver is gone.
     pub(super) fn stop(&mut self) {
         (self.count, self.at, self.blocked) = (0, Cursor::default(), false);
     }
 
-    /// Delivers the socket's datagrams, as far as the guest has room and the turn allows.
+    /// Delivers the socket's datagrams until the guest has no room or the turn is over.
     pub(super) fn receive(&mut self, socket: &Socket, network: &mut Network<'_>, sink: &mut dyn GuestSink) {
         self.wire.look();
         self.blocked = self.try_receive(socket, network, sink).is_err();
@@ -149,7 +150,7 @@ impl Inbound {
                     self.take_in(network.peers);
                     self.deliver(network, sink)?;
                 }
-                // This is an ICMP error about an earlier datagram; the next call continues to read.
+                // This is an ICMP error for an earlier datagram. The next call continues to read.
                 Err(_) => self.counters.count_drop(DropReason::SocketError),
             }
         }
@@ -169,7 +170,7 @@ impl Inbound {
             let source = message.source.map(|source| source.ip());
             self.last.received(peers, source, first, (count, message.len));
             let outer = Ecn::of(message.traffic_class);
-            // Nothing else changes an inner header, so the datagrams of most flows are not parsed here.
+            // Nothing else changes an inner header, so datagrams of most flows need no parsing here.
             if matches!(outer, Ecn::Ect1 | Ecn::Ce) {
                 for datagram in self.batch.spilled_mut(index).chunks_mut(size) {
                     mark(datagram, outer);
@@ -179,7 +180,7 @@ impl Inbound {
         self.counters.add(Count::TunnelReceived, datagrams as u64);
     }
 
-    /// Delivers the messages from the cursor on.
+    /// Delivers the messages from the cursor onwards.
     fn deliver(&mut self, network: &mut Network<'_>, sink: &mut dyn GuestSink) -> Result<(), NoRoom> {
         let caps = sink.caps();
         let mut train = Train::default();
@@ -191,7 +192,7 @@ impl Inbound {
                 let is_last = end == run.bytes.len();
                 let following = if is_last { next.after_message() } else { next.to(end) };
                 let frame = run.frame(next.offset..end, network);
-                // What waited for the guest has been shown already.
+                // Datagrams that waited for the guest have been captured already.
                 if self.wire.is_on() && (next.message, next.offset) >= self.unshown {
                     let message = self.batch.message(next.message);
                     show(
@@ -251,15 +252,15 @@ fn show(wire: &Wire, local: SocketAddr, message: &Received, datagram: &[u8], dro
     wire.received(outer, datagram, dropped.copied());
 }
 
-/// The datagrams of one message, all of one sender and one class.
+/// The datagrams of one message. All have the same sender and traffic class.
 struct Run<'b> {
     bytes: &'b [u8],
-    /// Bytes of each datagram but the last.
+    /// Bytes of each datagram except the last.
     size: usize,
     source: Option<IpAddr>,
     outer: Ecn,
-    /// The tunnel header and the Ethernet header of the datagram admitted last, if admission depends on nothing else:
-    /// a datagram that begins with the same bytes is admitted too. Empty: none.
+    /// The tunnel header and Ethernet header of the datagram admitted last, provided that admission depends on nothing
+    /// else. A datagram that begins with the same bytes is admitted too. Empty if there is none.
     admitted: &'b [u8],
 }
 
@@ -274,7 +275,7 @@ impl<'b> Run<'b> {
         }
     }
 
-    /// Where the datagram ends that begins at `offset`.
+    /// The end of the datagram that begins at `offset`.
     #[inline]
     fn end_of(&self, offset: usize) -> usize {
         (offset + self.size).min(self.bytes.len())
@@ -296,8 +297,8 @@ impl<'b> Run<'b> {
 
     fn admit(&mut self, datagram: &'b [u8], network: &mut Network<'_>) -> Result<Option<Arrival<'b>>, DropReason> {
         let admitted = network.admit(self.source, self.outer, datagram)?;
-        // A congestion mark is checked against each inner header, an undone offload depends on the frame, and a group's
-        // frames are limited in number.
+        // Not covered by the remembered headers: a congestion mark is checked against each inner header, an undone
+        // offload depends on the frame, and the rate of frames to groups is limited.
         let plain = admitted
             .filter(|arrival| self.outer != Ecn::Ce && arrival.offload == Offload::NONE && arrival.bytes[0] & 1 == 0);
         self.admitted = plain.map_or(&[], |arrival| {
@@ -311,7 +312,7 @@ fn send(train: &mut Train<'_>, sink: &mut dyn GuestSink) -> Result<(), NoRoom> {
     train.take(|offload, parts| sink.send(offload, parts)).unwrap_or(Ok(()))
 }
 
-/// Delivers the segments of a frame that the guest does not accept whole, from number `taken` on.
+/// Delivers the segments of a frame that the guest does not accept as a whole, starting with number `taken`.
 fn cut(arrival: Arrival<'_>, taken: &mut usize, sink: &mut dyn GuestSink) -> Result<(), NoRoom> {
     let Arrival { bytes, offload } = arrival;
     let head = &bytes[..bytes.len().min(HEAD_MAX)];
@@ -335,8 +336,8 @@ pub(super) struct Network<'a> {
 }
 
 impl Network<'_> {
-    /// The frame of a datagram, if it belongs to the network and its sender may send it; `None` if it is not for the
-    /// guest.
+    /// The frame of a datagram, if it belongs to the network and its sender may send it; `None` if the guest does not
+    /// receive it.
     fn admit<'b>(
         &mut self,
         source: Option<IpAddr>,
@@ -384,7 +385,7 @@ impl Network<'_> {
     }
 }
 
-/// The offload of a frame, according to its sender's option.
+/// The offload that the sender's option declares for a frame.
 fn left_undone(frame: &[u8], option: FrameOption) -> Result<Offload, DropReason> {
     if !option.is_checksum_partial {
         return Ok(Offload::NONE);
@@ -438,7 +439,7 @@ const fn reason(error: GeneveError) -> DropReason {
     }
 }
 
-/// TOS or traffic class of a frame, tagged or not, and the offset of its IP header.
+/// TOS or traffic class of a frame, with or without a VLAN tag, and the offset of its IP header.
 fn class_of(frame: &[u8]) -> Option<(usize, u8)> {
     let link = Head::of_link(frame);
     let at = link.packet();
@@ -446,7 +447,7 @@ fn class_of(frame: &[u8]) -> Option<(usize, u8)> {
     (is_ip && frame.len() >= at + 2).then(|| (at, link.traffic_class(frame)))
 }
 
-/// Sets the ECN field of a datagram's frame for leaving the tunnel (RFC 6040 figure 4).
+/// Sets the ECN field of a decapsulated frame (RFC 6040 figure 4).
 fn mark(datagram: &mut [u8], outer: Ecn) {
     let Ok(at) = GenevePacket::parse(datagram, datagram.len()).and_then(|packet| packet.frame()) else {
         return;
@@ -462,7 +463,7 @@ fn mark(datagram: &mut [u8], outer: Ecn) {
     if packet[0] >> 4 == 4 {
         let header = usize::from(packet[0] & 0xf) * 4;
         if header >= Ipv4Header::LEN && header <= packet.len() {
-            // RFC 1624: update the checksum for the word that has changed.
+            // RFC 1624: updates the checksum for the word that has changed.
             let old = be16(packet, 0);
             packet[1] = class;
             let sum = Sum::default().word(!be16(packet, 10)).word(!old).word(be16(packet, 0));

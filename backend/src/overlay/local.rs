@@ -24,7 +24,7 @@ use crate::time::Instant;
 use std::io;
 use std::sync::Arc;
 
-/// The station on one worker.
+/// The local station as one worker serves it.
 #[derive(Debug)]
 pub(super) struct Local {
     /// MAC of the station; `None` if there is none.
@@ -36,7 +36,7 @@ pub(super) struct Local {
 /// The network beyond the station.
 #[derive(Debug)]
 enum Beyond {
-    /// The outside, through NAT.
+    /// The outside world, reached through NAT.
     World(Box<Engine>),
     Nothing {
         errors: TooBigReporter,
@@ -55,7 +55,7 @@ pub enum GatewayError {
     Engine(#[from] EngineError),
 }
 
-/// The links of the services. On a secondary network the server takes the gateway's place.
+/// The links for which the services answer. On a secondary network the server takes the gateway's place.
 #[derive(Clone, Copy)]
 struct Links {
     ipv4: Option<Ipv4Link>,
@@ -108,7 +108,7 @@ impl Local {
             mtu: setup.port.mtu,
             held: Arc::clone(&setup.held),
             advertise: setup.worker == 0,
-            // The network assigns addresses, as in OVN-Kubernetes.
+            // The network assigns the addresses, as in OVN-Kubernetes.
             autoconfigures: false,
         };
         let services = LocalServices::new(services, mode, table, Arc::clone(&setup.counters));
@@ -119,7 +119,7 @@ impl Local {
             beyond: match &mode.role {
                 NetworkRole::Primary(network) => Beyond::World(Box::new(engine(setup, network, links)?)),
                 NetworkRole::Secondary(_) => Beyond::Nothing {
-                    // Reports come from the server's addresses, even if nothing else does.
+                    // ICMP errors are sent from the server's addresses, even where nothing else is.
                     errors: TooBigReporter::new(Link {
                         gateway_ipv4: Some(Layer2Config::SERVER_IPV4),
                         gateway_ipv6: Some(mac.link_local()),
@@ -144,8 +144,8 @@ impl Local {
         }
     }
 
-    /// True for a frame that the peers get besides the station. Without a gateway, a guest may be a router that answers a
-    /// solicitation.
+    /// True for a frame that goes to the peers as well as to the station. Without a gateway, a guest may be a router
+    /// and answer a solicitation.
     pub(super) fn shares(&self, frame: &GuestFrame<'_>) -> bool {
         matches!(self.beyond, Beyond::Nothing { .. }) && is_router_solicitation(frame.head, &frame.parsed)
     }
@@ -170,7 +170,7 @@ impl Local {
         }
     }
 
-    /// Reports to the guest that its packet exceeds `mtu` bytes, the MTU of its path.
+    /// Tells the guest that its packet exceeds `mtu` bytes, the MTU of its path.
     pub(super) fn report_too_big(&mut self, now: Instant, frame: &GuestFrame<'_>, mtu: u16, sink: &mut dyn GuestSink) {
         match &mut self.beyond {
             Beyond::World(engine) => engine.report_too_big(now, frame, mtu, sink),
@@ -193,7 +193,7 @@ impl Local {
     /// Changes the forwards.
     ///
     /// # Errors
-    /// A socket cannot be watched, or there is no gateway.
+    /// A socket cannot be watched, or the network has no gateway.
     pub(super) fn change_forwards(&mut self, change: ForwardChange) -> io::Result<()> {
         let engine = self.engine().ok_or(io::ErrorKind::Unsupported)?;
         match change {

@@ -54,7 +54,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 pub use view::{Peers, TunnelView};
 
-/// Size of the receive buffer, enough for a burst from many peers while the worker does other work.
+/// Size of the receive buffer, enough for a burst from many peers while the worker is busy.
 const RECEIVE_BUFFER: usize = 8 << 20;
 
 /// The reason why a layer2 port cannot be set up.
@@ -74,10 +74,10 @@ pub enum OverlayError {
     Gateway(#[from] GatewayError),
 }
 
-/// The parts that a layer2 port is made from, one set per queue pair.
+/// The parts from which a layer2 port is made, one set per queue pair.
 pub type OverlaySetup<'a> = NatSetup<'a, Layer2Config>;
 
-/// Layer2 on one worker.
+/// The layer2 mode as one worker runs it.
 pub struct Overlay {
     socket: Socket,
     peers: Arc<Peers>,
@@ -131,7 +131,7 @@ impl Overlay {
         })
     }
 
-    /// Shows the outer packets of the tunnel to captures that `capture` starts.
+    /// Passes the outer packets of the tunnel to the captures that `capture` starts.
     pub fn set_capture(&mut self, capture: &Arc<Capture>) {
         self.inbound.set_capture(Arc::clone(capture));
         self.outbound.set_capture(Arc::clone(capture));
@@ -142,12 +142,12 @@ impl Overlay {
         Arc::clone(&self.view)
     }
 
-    /// Stops serving forwards and returns their sockets, still listening, to be handed over. Flows stay.
+    /// Stops serving forwards and returns their listening sockets for a handover. Flows stay.
     pub fn release_listeners(&mut self) -> Vec<BoundForward> {
         self.local.release_listeners()
     }
 
-    /// Replaces the table. Frames that wait for the guest are also checked against the new table.
+    /// Replaces the table. Frames that are waiting for the guest are also checked against the new table.
     fn set_peers(&mut self, now: Instant, table: Arc<Table>) {
         let known = self.peers.table();
         if table
@@ -192,7 +192,7 @@ impl Overlay {
             }
             if is_for_endpoints {
                 let slices = [GuestSlice::from_bytes(frame)];
-                // If a path does not carry this query, another follows later.
+                // If a path does not carry this query, a later one replaces it.
                 let _ = self.outbound.copy_to_all(&GuestFrame {
                     head: frame,
                     parsed: Head::parse(frame, len),
@@ -222,7 +222,7 @@ impl Names for Table {
     }
 }
 
-/// A socket that receives on `local`; one of several on that address if `shared`.
+/// A socket that receives on `local`. If `shared`, it is one of several on that address.
 fn endpoint(local: SocketAddr, shared: bool) -> io::Result<Socket> {
     let domain = Domain::for_address(local);
     let socket = Socket::new(domain, Type::DGRAM.nonblocking().cloexec(), Some(Protocol::UDP))?;
@@ -234,7 +234,7 @@ fn endpoint(local: SocketAddr, shared: bool) -> io::Result<Socket> {
     watch_traffic_class(&socket, domain, true)?;
     // Linux before 5.0 delivers datagrams one by one.
     let _ = datagram::set_coalescing(&socket, true);
-    // A smaller buffer than requested drops more, but is no reason not to start.
+    // A smaller buffer than requested causes more drops, but is no reason not to start.
     let _ = socket.set_recv_buffer_size(RECEIVE_BUFFER);
     Ok(socket)
 }
@@ -268,7 +268,7 @@ impl Mode for Overlay {
     }
 
     fn after_burst(&mut self, now: Instant, sink: &mut dyn GuestSink) {
-        // Peers on the same host may already have answered, so one interrupt can serve both directions.
+        // Peers on the same host may already have answered, so that one interrupt can serve both directions.
         self.inbound.expect_datagrams();
         self.receive(now, sink);
     }

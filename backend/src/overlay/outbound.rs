@@ -31,7 +31,7 @@ use std::time::Duration;
 
 /// From this size on, a separate call for a frame is cheaper than a copy.
 const LARGE: usize = 16 << 10;
-/// Time after which splitting is tried again on a route that has refused it.
+/// Time after which segmentation is tried again on a route that has refused it.
 const RETRY: Duration = Duration::from_secs(600);
 /// Bytes of a header with hawser's option.
 const OPTION_HEADER: usize = BASE_LEN + FrameOption::LEN;
@@ -46,9 +46,9 @@ pub(super) struct Outbound {
     paths: Paths,
     /// Bytes of the longest IP packet that the network carries.
     mtu: usize,
-    /// Time at which splitting is tried again on routes that have refused it.
+    /// Time at which segmentation is tried again on routes that have refused it.
     retry_at: Option<Instant>,
-    /// The frame that is being fragmented.
+    /// Buffer for the frame that is being fragmented.
     whole: Vec<u8>,
 }
 
@@ -57,10 +57,10 @@ pub(super) struct Outbound {
 pub(super) enum Refusal {
     /// The frame's IP packet is longer than the path can carry.
     TooBig {
-        /// Bytes.
+        /// Longest IP packet that the path carries, in bytes.
         mtu: u16,
     },
-    /// Another reason.
+    /// The frame is dropped for any other reason.
     Other(DropReason),
 }
 
@@ -77,8 +77,8 @@ struct Flow {
     class: u8,
 }
 
-/// A tunnel header with hawser's option or none. It is shorter than the longest Geneve header, because it is copied
-/// with each frame.
+/// A tunnel header with or without hawser's option. It has less room than the longest Geneve header, because it is
+/// copied with each frame.
 #[derive(Clone, Copy)]
 struct Header {
     bytes: [u8; OPTION_HEADER],
@@ -98,7 +98,7 @@ impl Header {
         &self.bytes[..self.len]
     }
 
-    /// The header and up to [`HEAD_MAX`] bytes of a frame behind it.
+    /// The tunnel header and up to [`HEAD_MAX`] bytes of a frame after it.
     fn before(&self, head: &[u8]) -> Lead {
         let mut bytes = [0; OPTION_HEADER + HEAD_MAX];
         let len = self.len + head.len();
@@ -125,7 +125,7 @@ struct Crossing {
     path: Path,
     flow: Flow,
     header: Header,
-    /// True if the far end does the offloads that the guest left undone.
+    /// True if the far end performs the offloads that the guest left undone.
     is_partial: bool,
 }
 
@@ -146,10 +146,10 @@ impl Outbound {
         outbound
     }
 
-    /// Puts a frame into the batches of its receivers. [`flush`](Self::flush) sends them.
+    /// Adds a frame to the batches of its receivers. [`flush`](Self::flush) sends them.
     ///
     /// # Errors
-    /// The reason why the frame does not go to one of them; it is counted here.
+    /// The reason why the frame does not reach at least one receiver. It is counted here.
     pub(super) fn send(
         &mut self,
         now: Instant,
@@ -187,10 +187,10 @@ impl Outbound {
         self.encapsulate(frame, flow, index)
     }
 
-    /// Puts a frame into the batches of all endpoints.
+    /// Adds a frame to the batches of all endpoints.
     ///
     /// # Errors
-    /// The reason why the frame does not go to one of them.
+    /// The reason why the frame does not reach at least one endpoint.
     pub(super) fn copy_to_all(&mut self, frame: &GuestFrame<'_>) -> Result<(), Refusal> {
         let sent = self.copy_to(frame, Flow::of(frame), |_, _| true);
         // A network without other endpoints is not an error.
@@ -200,7 +200,7 @@ impl Outbound {
         })
     }
 
-    /// Puts a frame into the batches of the endpoints that receive it, given by index and address.
+    /// Adds a frame to the batches of its receivers, given by index and address.
     fn copy_to(
         &mut self,
         frame: &GuestFrame<'_>,
@@ -212,7 +212,7 @@ impl Outbound {
         for index in 0..self.paths.len() {
             if self.paths.get(index).is_some_and(|path| is_receiver(index, path.to)) {
                 let copied = self.encapsulate(frame, flow, index);
-                // If one path carries less than the others, these still get the frame.
+                // If one path carries less than the others, the other endpoints still get the frame.
                 sent = if is_first { copied } else { copied.and(sent) };
                 is_first = false;
             }
@@ -220,19 +220,19 @@ impl Outbound {
         sent
     }
 
-    /// Shows outer packets to captures that `capture` starts.
+    /// Passes outer packets to the captures that `capture` starts.
     pub(super) fn set_capture(&mut self, capture: Arc<Capture>) {
         self.sender.set_capture(capture);
     }
 
-    /// Replaces the table with another of the same network. Path data for peers that stay is kept.
+    /// Replaces the table with another one of the same network. Path data for remaining peers is kept.
     pub(super) fn set_peers(&mut self, peers: Arc<Peers>) {
         self.paths.follow(peers.table());
         self.sender.set_peers(peers);
         self.show_paths();
     }
 
-    /// Shows what all paths carry. Only for rare changes.
+    /// Publishes the datagram limits of all paths. Called only after rare changes.
     fn show_paths(&self) {
         for (index, (to, peer)) in self.sender.peers().all().enumerate() {
             if let Some(path) = self.paths.get(index) {
@@ -271,7 +271,7 @@ impl Outbound {
         [self.paths.deadline(), self.retry_at].into_iter().flatten().min()
     }
 
-    /// Rechecks routes that may carry more again, or may split again.
+    /// Rechecks routes that may carry longer datagrams again, or may accept segmentation again.
     pub(super) fn on_timer(&mut self, now: Instant) {
         let changed = self.paths.on_timer(now);
         if changed > 0 {
@@ -372,7 +372,7 @@ impl Outbound {
         Ok(())
     }
 
-    /// Puts the pieces of a frame into a batch.
+    /// Adds the pieces of a frame to a batch.
     fn cut(&mut self, crossing: &Crossing, mut split: Split, frame: &GuestFrame<'_>) {
         let headers = &frame.head[..split.headers_len()];
         let own = crossing.header.before(headers);
@@ -396,9 +396,9 @@ impl Outbound {
         self.sender.send_now(crossing.destination(), own.as_bytes(), frame);
     }
 
-    /// The form in which the frame is sent. Its datagrams have frames of up to `len` bytes and, if there are several,
-    /// `segment` bytes of payload each. The option is used only where it saves work: a frame that needs none is the
-    /// same for every peer.
+    /// Chooses the form in which the frame is sent. Its datagrams have frames of up to `len` bytes and, if there are
+    /// several, `segment` bytes of payload each. The option is used only where it saves work: a frame that needs none
+    /// is the same for every peer.
     fn crossing(
         &self,
         frame: &GuestFrame<'_>,
@@ -454,7 +454,7 @@ impl Crossing {
     }
 }
 
-/// Completes a checksum that is partial.
+/// Completes a partial checksum.
 fn complete(frame: &mut [u8], checksum: Checksum) {
     let Checksum::Partial { start, offset } = checksum else {
         return;
@@ -467,8 +467,8 @@ fn complete(frame: &mut [u8], checksum: Checksum) {
     frame[at..at + 2].copy_from_slice(&sum.to_be_bytes());
 }
 
-/// True if the checksum is partial and the far end can find it from the headers alone, because the option does not
-/// state its position.
+/// True if the checksum is partial and its position follows from the headers alone. The option does not state the
+/// position.
 fn is_understood(frame: &GuestFrame<'_>) -> bool {
     let Checksum::Partial { start, offset } = frame.offload.checksum else {
         return false;
@@ -488,8 +488,8 @@ pub(super) const fn transport_checksum(number: u8) -> Option<usize> {
 }
 
 impl Flow {
-    /// The hash of a frame's addresses and ports, and the ECN field of the outer header (RFC 6040 4.1: that of the
-    /// inner one). Fragments have no ports: those of a datagram stay together.
+    /// The hash of a frame's addresses and ports, and the outer ECN field, which equals the inner one (RFC 6040 4.1).
+    /// Fragments have no ports, so that all fragments of a datagram share a hash.
     fn of(frame: &GuestFrame<'_>) -> Self {
         let (head, parsed) = (frame.head, &frame.parsed);
         let packet = parsed.packet();

@@ -4,9 +4,10 @@
 //! route to the endpoint. The route to an address of this host is the loopback, which carries 64 KiB. So a process on
 //! the same node is not a special case, but a path with a large MTU.
 //!
-//! When a path shrinks, the kernel refuses a datagram (EMSGSIZE): the MTU of a link or route was lowered, or a router
-//! on the way reported a smaller MTU (RFC 1191). The route is then read again, and once a minute until it carries as
-//! much as before. A route that does not exist at the start is also read once a minute. No clock: `now` is an argument.
+//! When a path shrinks, the kernel refuses a datagram (EMSGSIZE). The cause is a lower MTU of a link or route, or a
+//! router on the way that reported one (RFC 1191). The route is then read again, and once a minute until it carries as
+//! much as before. A route that does not exist at the start is also read once a minute. This module reads no clock:
+//! `now` is an argument.
 
 use crate::forwarding::Table;
 use crate::packet::geneve::mtu::Family;
@@ -19,15 +20,15 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-/// Time between two readings of a route that has shrunk, or does not exist.
+/// Time between two readings of a route that has shrunk or does not exist.
 const REREAD: Duration = Duration::from_secs(60);
 
 /// The path to one endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Path {
-    /// The endpoint.
+    /// Address and port of the endpoint.
     pub(super) to: SocketAddr,
-    /// Frames to it may have hawser's option.
+    /// True if frames to the endpoint may have hawser's option.
     pub(super) knows_frame_option: bool,
     /// Maximum bytes of UDP payload in one packet.
     pub(super) datagram_max: usize,
@@ -36,13 +37,13 @@ pub(super) struct Path {
 /// The paths to all endpoints of a table, in its order.
 pub(super) struct Paths<R = fn(SocketAddr) -> io::Result<usize>> {
     of: Box<[Path]>,
-    /// Paths to be read again.
+    /// Paths whose routes must be read again.
     unsettled: Vec<Unsettled>,
-    /// Time at which those are read again.
+    /// Time of the next reading of these routes.
     reread_at: Option<Instant>,
-    /// Bytes that a route is assumed to carry while it does not exist.
+    /// Bytes that a route is assumed to carry until it exists.
     fallback: usize,
-    /// Reads a route: bytes of UDP payload of the longest packet on it.
+    /// Reads a route and returns the UDP payload, in bytes, of the longest packet on it.
     route: R,
 }
 
@@ -51,13 +52,13 @@ pub(super) struct Paths<R = fn(SocketAddr) -> io::Result<usize>> {
 struct Unsettled {
     /// Index in the table.
     index: usize,
-    /// Bytes of the longest datagram it has carried; `None`: its route has never been read.
+    /// Bytes of the longest datagram that the path has carried; `None` if its route was never read.
     full: Option<usize>,
 }
 
 impl Paths {
     /// The paths to the endpoints of `table`, whose network has IP packets of up to `mtu` bytes. A route that does not
-    /// exist yet is assumed to carry these.
+    /// exist yet is assumed to carry packets of that size.
     pub(super) fn new(table: &Table, mtu: u16) -> Self {
         Self::of(table, mtu, route)
     }
@@ -76,7 +77,7 @@ impl<R: Fn(SocketAddr) -> io::Result<usize>> Paths<R> {
         paths
     }
 
-    /// Replaces the table. Routes to endpoints that stay are not read again.
+    /// Replaces the table. Routes to remaining endpoints are not read again.
     pub(super) fn follow(&mut self, table: &Table) {
         let (known, waiting) = (std::mem::take(&mut self.of), std::mem::take(&mut self.unsettled));
         let (route, unsettled) = (&self.route, &mut self.unsettled);
@@ -97,7 +98,7 @@ impl<R: Fn(SocketAddr) -> io::Result<usize>> Paths<R> {
             datagram_max: carries(index, to),
         };
         self.of = table.endpoints().iter().enumerate().map(path).collect();
-        // They are due immediately, so that the first timer sets the interval.
+        // The readings are due immediately, so that the first timer sets the interval.
         let first = self.reread_at.unwrap_or(Instant::from_nanos(0));
         self.reread_at = (!self.unsettled.is_empty()).then_some(first);
     }
@@ -139,7 +140,7 @@ impl<R: Fn(SocketAddr) -> io::Result<usize>> Paths<R> {
         true
     }
 
-    /// Reads the routes that are due again, and returns how many have changed.
+    /// Reads the routes that are due, and returns how many of them have changed.
     pub(super) fn on_timer(&mut self, now: Instant) -> u64 {
         if self.reread_at.is_none_or(|at| now < at) {
             return 0;
@@ -168,7 +169,7 @@ impl<R: Fn(SocketAddr) -> io::Result<usize>> Paths<R> {
     }
 }
 
-/// Bytes of UDP payload of the longest packet on the route to `to`.
+/// UDP payload, in bytes, of the longest packet on the route to `to`.
 fn route(to: SocketAddr) -> io::Result<usize> {
     let domain = Domain::for_address(to);
     let socket = Socket::new(domain, Type::DGRAM.nonblocking().cloexec(), Some(Protocol::UDP))?;

@@ -11,20 +11,20 @@ use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use std::io::{self, Read};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
-/// Segments in the batches: the minimum, and as many as in a frame of 64 KiB.
+/// Segments in the two batches: the minimum, and as many as in a frame of 64 KiB.
 const BATCHES: [usize; 2] = [2, 44];
-/// Bytes of a segment.
+/// Length of a segment in bytes.
 const SEGMENT: usize = SEGMENT_U16 as usize;
 const SEGMENT_U16: u16 = 1400;
 
 /// The result of a probe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
-    /// The bytes arrived as they were sent.
+    /// The bytes arrived as sent.
     Sound,
-    /// The kernel refused, or other bytes arrived.
+    /// The kernel refused to split, or the bytes that arrived differ.
     Unsound,
-    /// There is no loopback on which to try it.
+    /// The namespace has no loopback on which to try it.
     Untried,
 }
 
@@ -57,7 +57,7 @@ fn sockets(domain: Domain) -> io::Result<(Socket, Socket, SocketAddr)> {
     let (sender, receiver) = (socket()?, socket()?);
     sender.bind(&SockAddr::from(loopback))?;
     receiver.bind(&SockAddr::from(loopback))?;
-    // Once connected, it does not receive datagrams from other processes.
+    // A connected socket does not receive datagrams from other processes.
     receiver.connect(&sender.local_addr()?)?;
     let to = receiver
         .local_addr()?
@@ -66,7 +66,7 @@ fn sockets(domain: Domain) -> io::Result<(Socket, Socket, SocketAddr)> {
     Ok((sender, receiver, to))
 }
 
-/// Segments that all differ from each other.
+/// Bytes for `count` segments that all differ from each other.
 fn pattern(count: usize) -> Vec<u8> {
     let mut state = 0x2545_f491_u32;
     (0..count * SEGMENT)
@@ -85,7 +85,8 @@ fn send(socket: &Socket, to: SocketAddr, bytes: &[u8]) -> io::Result<()> {
     out.transmit(socket, 0).map(drop)
 }
 
-/// True if the socket has received exactly `sent`, in segments. The loopback delivers within the sending call.
+/// True if the socket has received exactly `sent`, one segment at a time. The loopback delivers within the sending
+/// call.
 fn arrives(mut socket: &Socket, sent: &[u8]) -> bool {
     let mut segment = [0; SEGMENT + 1];
     sent.chunks(SEGMENT)

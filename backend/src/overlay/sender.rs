@@ -29,21 +29,21 @@ use std::net::SocketAddr;
 use std::ops::Range;
 use std::sync::Arc;
 
-/// Sending sockets of one worker. More sockets spread better, but cost a descriptor each.
+/// Sending sockets of one worker. More sockets spread flows better, but each costs a descriptor.
 const SOCKETS: usize = 8;
-/// Batches that are open at a time. A burst with more flows than this sends early.
+/// Batches that may be open at a time. A burst with more flows sends some of them early.
 const BATCHES: usize = 8;
-/// Maximum bytes that a socket queues, requested so that a burst of 256 frames of 64 KiB fits.
+/// Requested size of a socket's send queue: room for a burst of 256 frames of 64 KiB.
 const SEND_BUFFER: usize = 8 << 20;
 /// TTL or hop limit of the outer header (OVS has the same default).
 pub(super) const TTL: u8 = 64;
 
-/// The destination of a datagram, and the choice of its socket.
+/// The destination of a datagram, and the values that select its socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Destination {
-    /// The endpoint.
+    /// Address and port of the endpoint.
     pub(super) to: SocketAddr,
-    /// A hash of the flow.
+    /// Hash of the flow's addresses and ports.
     pub(super) hash: u32,
     /// DSCP and ECN of the outer header.
     pub(super) class: u8,
@@ -55,30 +55,30 @@ struct Batch {
     to: SocketAddr,
     socket: usize,
     class: u8,
-    /// Bytes of each datagram but the last.
+    /// Bytes of each datagram except the last.
     size: usize,
-    /// Room for the largest batch, never cleared: each datagram overwrites its part.
+    /// Room for the largest batch. It is never cleared, because each datagram overwrites its part.
     bytes: Vec<u8>,
     /// Bytes in use.
     len: usize,
-    /// Datagrams in it.
+    /// Number of datagrams in the batch.
     count: usize,
-    /// The last datagram was shorter, so none can follow.
+    /// True once a shorter datagram has been added: none can follow it.
     closed: bool,
 }
 
-/// Datagrams to one destination that follow each other without others in between.
+/// A run of consecutive datagrams to one destination.
 pub(super) struct Run {
     destination: Destination,
-    /// The batch that the last of them joined, in `open`.
+    /// Index in `open` of the batch that the last datagram of the run joined.
     batch: usize,
 }
 
-/// A socket, and the traffic class last set on it.
+/// A socket and the traffic class last set on it.
 struct Outlet {
     socket: Socket,
     class: u8,
-    /// Address and port that it sends from.
+    /// Address and port from which the socket sends.
     local: SocketAddr,
 }
 
@@ -88,28 +88,28 @@ pub(super) struct Sender {
     outlets: Vec<Outlet>,
     /// Open batches, least recently used first.
     open: Vec<Batch>,
-    /// Batches that are not in use, kept for their memory.
+    /// Unused batches, kept for their memory.
     idle: Vec<Batch>,
     messages: SendBatch,
     /// End of each message of the batch that is being sent.
     ends: Vec<usize>,
-    /// Limit of a route about which nothing is known.
+    /// Limit of a route whose own limit is unknown.
     usual: Limit,
     /// Limits of routes that have refused to split.
     limits: HashMap<SocketAddr, Limit>,
     /// Endpoints to which a datagram was too big for the path.
     too_big: Vec<SocketAddr>,
     counters: Arc<Counters>,
-    /// The peers, whose counters show what was sent.
+    /// The peers, whose counters record what was sent.
     peers: Arc<Peers>,
-    /// Shows outer packets.
+    /// Passes outer packets to captures.
     wire: Wire,
 }
 
 /// Limit on one message to an endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Limit {
-    /// Maximum datagrams of a message.
+    /// Maximum datagrams per message.
     datagrams: usize,
     /// True if the last datagram may be shorter.
     short_tail: bool,
@@ -121,13 +121,13 @@ impl Limit {
         datagrams: MAX_SEGMENTS,
         short_tail: true,
     };
-    /// One datagram in a message.
+    /// The limit of a route that does not split: one datagram per message.
     pub(super) const UNCUT: Self = Self {
         datagrams: 1,
         short_tail: true,
     };
 
-    /// Bytes of the next message of a batch with datagrams of `size` bytes, of which `rest` remain.
+    /// Length of the next message of a batch with datagrams of `size` bytes, of which `rest` bytes remain.
     fn message(self, rest: usize, size: usize) -> usize {
         let most = rest.min(self.datagrams * size);
         let tail = most % size;
@@ -138,8 +138,8 @@ impl Limit {
         }
     }
 
-    /// The limit after a message of `len` bytes was refused, and the name under which that is counted. `None`:
-    /// splitting is not the reason.
+    /// The limit after a message of `len` bytes was refused, and the counter of such refusals. `None` if splitting is
+    /// not the reason.
     fn after(self, error: &io::Error, len: usize, size: usize) -> Option<(Self, Count)> {
         if len <= size {
             return None;
@@ -167,10 +167,10 @@ impl Limit {
 }
 
 impl Sender {
-    /// Sockets of the family of `local` in the network namespace of the calling thread.
+    /// Creates sockets of the family of `local` in the network namespace of the calling thread.
     ///
     /// # Errors
-    /// The system's error.
+    /// The error of a system call.
     pub(super) fn new(local: SocketAddr, peers: Arc<Peers>, counters: Arc<Counters>) -> io::Result<Self> {
         let domain = Domain::for_address(local);
         let outlets = (0..SOCKETS)
@@ -194,42 +194,42 @@ impl Sender {
         Ok(sender)
     }
 
-    /// Sets the limit of routes about which nothing is known.
+    /// Sets the limit of routes whose own limit is unknown.
     pub(super) fn set_usual(&mut self, limit: Limit) {
         self.usual = limit;
         self.show_limits();
     }
 
-    /// True if some route has refused to split.
+    /// True if at least one route has refused to split.
     pub(super) fn has_limits(&self) -> bool {
         !self.limits.is_empty()
     }
 
     /// Makes all routes try to split again, because a device may have been replaced. A batch that is refused again is
-    /// not lost.
+    /// sent in smaller pieces, and is not lost.
     pub(super) fn forget_limits(&mut self) {
         self.limits.clear();
         self.show_limits();
     }
 
-    /// Follows another table, and forgets the limits of routes to endpoints that are no longer there.
+    /// Replaces the table, and discards the limits of routes to endpoints that it does not contain.
     pub(super) fn set_peers(&mut self, peers: Arc<Peers>) {
         self.limits.retain(|to, _| peers.of(*to).is_some());
         self.peers = peers;
         self.show_limits();
     }
 
-    /// Shows outer packets to captures that `capture` starts.
+    /// Passes outer packets to the captures that `capture` starts.
     pub(super) fn set_capture(&mut self, capture: Arc<Capture>) {
         self.wire = Wire::new(capture);
     }
 
-    /// The peers, for counts and levels.
+    /// The peers, whose counters and levels other threads read.
     pub(super) fn peers(&self) -> &Peers {
         &self.peers
     }
 
-    /// Shows the limits of all routes. Only for rare changes.
+    /// Publishes the limits of all routes. Called only after rare changes.
     fn show_limits(&self) {
         for (to, peer) in self.peers.all() {
             let limit = self.limits.get(&to).copied().unwrap_or(self.usual);
@@ -238,18 +238,19 @@ impl Sender {
         self.counters.set(Gauge::TunnelLimitedPeers, self.limits.len() as u64);
     }
 
-    /// The next endpoint to which a datagram was larger than the path carries; `None` when none is left.
+    /// Takes an endpoint to which a datagram was longer than the path carries; `None` if none is left.
     pub(super) fn take_too_big(&mut self) -> Option<SocketAddr> {
         self.too_big.pop()
     }
 
-    /// Room for a datagram of `len` bytes, at most [`MAX_PAYLOAD`], to be filled completely. It leaves with its batch.
+    /// Room for a datagram of `len` bytes, at most [`MAX_PAYLOAD`]. The caller must fill it completely. It is sent with
+    /// its batch.
     pub(super) fn datagram(&mut self, destination: Destination, len: usize) -> &mut [u8] {
         let mut run = self.run(destination, len);
         self.append(&mut run, len)
     }
 
-    /// Begins a run with a datagram of `len` bytes. It ends before anything else is sent.
+    /// Begins a run with a datagram of `len` bytes. The run ends before anything else is sent.
     pub(super) fn run(&mut self, destination: Destination, len: usize) -> Run {
         Run {
             destination,
@@ -257,7 +258,7 @@ impl Sender {
         }
     }
 
-    /// Room for the next datagram of a run, as [`datagram`](Self::datagram) gives it.
+    /// Room for the next datagram of a run, filled and sent like that of [`datagram`](Self::datagram).
     #[inline]
     pub(super) fn append(&mut self, run: &mut Run, len: usize) -> &mut [u8] {
         if !self.open[run.batch].takes(len) {
@@ -274,7 +275,7 @@ impl Sender {
         }
     }
 
-    /// The batch that a datagram joins.
+    /// The batch that a datagram to this destination joins.
     fn batch_for(&mut self, destination: Destination, len: usize) -> usize {
         let Destination { to, class, .. } = destination;
         let socket = Self::socket_of(destination);
@@ -390,14 +391,14 @@ impl Sender {
         self.idle.push(batch);
     }
 
-    /// Sends the bytes of a batch from `at` on; returns the end of the part that the kernel accepted.
+    /// Sends the bytes of a batch from `at` onwards. Returns the end of the part that the kernel accepted.
     fn send_from(&mut self, batch: &Batch, at: usize, limit: Limit) -> io::Result<usize> {
         let mut out = self.messages.start();
         self.ends.clear();
         let mut start = at;
         while start < batch.len {
             let len = limit.message(batch.len - start, batch.size);
-            // Not every kernel accepts a request to split bytes that are no longer than one datagram.
+            // Some kernels refuse a request to split bytes that fit into one datagram.
             let size = u16::try_from(batch.size).ok().filter(|_| len > batch.size);
             out.push(size, |gather| {
                 gather.push(GuestSlice::from_bytes(&batch.bytes[start..start + len]));
@@ -417,7 +418,7 @@ impl Sender {
         Ok(end)
     }
 
-    /// Shows the datagrams in a part of a batch.
+    /// Passes the datagrams in a part of a batch to captures.
     #[cold]
     fn show(&self, batch: &Batch, part: Range<usize>, dropped: Option<DropReason>) {
         let outer = self.outer(batch.socket, batch.to);
@@ -426,7 +427,7 @@ impl Sender {
         }
     }
 
-    /// Shows a datagram that is sent by a call of its own.
+    /// Passes a datagram that was sent by a call of its own to captures.
     #[cold]
     fn show_large(
         &self,
@@ -488,7 +489,7 @@ fn outlet(domain: Domain, local: SocketAddr) -> io::Result<Outlet> {
     // RFC 8926 3.2: endpoints do not fragment outer packets.
     datagram::set_fragmentation(&socket, domain, Fragmentation::Refuse)?;
     datagram::set_ttl(&socket, domain, TTL)?;
-    // A smaller buffer than requested drops more, but is no reason not to start.
+    // A smaller buffer than requested causes more drops, but is no reason not to start.
     let _ = socket.set_send_buffer_size(SEND_BUFFER);
     let port = socket.local_addr()?.as_socket().map_or(0, |local| local.port());
     Ok(Outlet {

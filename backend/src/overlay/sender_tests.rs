@@ -106,7 +106,7 @@ fn a_refusal_to_cut_lowers_what_the_route_gets_by_its_reason() {
     assert_eq!([1001, 400].map(|rest| halved.message(rest, 100)), [500, 400]);
 }
 
-/// The loopback refuses more bytes than a packet can have, split or not; the sender finds out how many it accepts.
+/// The loopback refuses messages longer than one packet, split or not. The sender finds out how many bytes it accepts.
 #[test]
 fn no_datagram_of_a_batch_is_lost_when_the_kernel_refuses_it() {
     let receiver = receiver();
@@ -114,7 +114,7 @@ fn no_datagram_of_a_batch_is_lost_when_the_kernel_refuses_it() {
     for i in 0..10 {
         sender.datagram(to(&receiver, 1), 1100).fill(i);
     }
-    // 64 of them exceed a packet. The kernel refuses that, as a route may refuse less.
+    // 64 datagrams are longer than one packet. The kernel refuses them, as a route may refuse fewer.
     sender.open[0].bytes.resize(77_000, 9);
     sender.open[0].bytes[11_000..].fill(9);
     sender.open[0].len = 77_000;

@@ -12,12 +12,12 @@ use crate::time::Instant;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-/// The services on one worker.
+/// The station's services as one worker runs them.
 #[derive(Debug)]
 pub(super) struct LocalServices {
     /// ARP, neighbour discovery, DHCP, router advertisements, echo.
     pub(super) link: GatewayServices,
-    /// `None` without a gateway.
+    /// Name server of the gateway; `None` without a gateway.
     dns: Option<Dns>,
     replies: Replies,
     counters: Arc<Counters>,
@@ -62,7 +62,7 @@ impl Services for LocalServices {
     }
 }
 
-/// The name server of a network with a gateway.
+/// Creates the name server of a network; `None` without a gateway.
 fn dns(mode: &Layer2Config, table: &Arc<Table>) -> Option<Dns> {
     let NetworkRole::Primary(network) = &mode.role else {
         return None;

@@ -11,11 +11,11 @@ use crate::packet::{EthernetHeader, MacAddr};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// The peers of one worker, for readers on other threads.
+/// The peers of one worker, readable from other threads.
 #[derive(Debug)]
 pub struct TunnelView(Mutex<Arc<Peers>>);
 
-/// A table, and the counters of its endpoints.
+/// A table and the counters of its endpoints.
 #[derive(Debug)]
 pub struct Peers {
     table: Arc<Table>,
@@ -54,7 +54,7 @@ impl Peers {
         }
     }
 
-    /// No peers at all, for tests of one part.
+    /// Peers without any entry, for unit tests.
     #[cfg(test)]
     pub(super) fn none(own: SocketAddr) -> Self {
         let vni = crate::packet::geneve::Vni::new(0).expect("24 bits");
@@ -116,12 +116,12 @@ impl Peers {
     }
 }
 
-/// The peer that sent the last message, found again without a search while it sends more.
+/// The peer that sent the last message. While it keeps sending, no search is needed.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct LastSender(Option<(IpAddr, Option<MacAddr>, Option<usize>)>);
 
 impl LastSender {
-    /// Counts a message of datagrams that begins with `datagram`.
+    /// Counts a message whose first datagram is `datagram`.
     pub(super) fn received(
         &mut self,
         peers: &Peers,

@@ -1,9 +1,9 @@
 //! Passes the outer packets of a tunnel to a capture.
 //!
-//! hawser sends and receives only UDP payload, and the kernel handles the headers. This module writes them as the peers
-//! see them: addresses, ports, traffic class and checksums are those on the wire. Values that the kernel does not
-//! report are filled in: the Ethernet addresses are zero, as on the loopback, the identification is zero, and the TTL
-//! is the one that hawser sends with.
+//! hawser sends and receives only UDP payload, and the kernel handles the headers. This module writes headers as the
+//! peers see them: addresses, ports, traffic class and checksums are those on the wire. Values that the kernel does not
+//! report are filled in. Ethernet addresses are zero, as on the loopback, the identification is zero, and the TTL is
+//! the one that hawser sends with.
 
 use super::sender::TTL;
 use crate::capture::{Capture, CaptureTap, Direction};
@@ -37,7 +37,7 @@ impl Wire {
         }
     }
 
-    /// Follows the state of the capture; call this once per turn.
+    /// Updates the state of the capture. Called once per turn.
     #[inline]
     pub(super) fn look(&mut self) {
         self.tap.look();
@@ -70,7 +70,8 @@ impl Wire {
 }
 
 impl Outer {
-    /// Writes the headers before `payload` and returns their length; `None` if the ends are of different families.
+    /// Writes the headers before `payload` and returns their length; `None` if source and destination are of different
+    /// families.
     fn emit(&self, payload: &[u8], out: &mut [u8; HEADERS]) -> Option<usize> {
         let (source, destination) = (self.source.ip().to_canonical(), self.destination.ip().to_canonical());
         let len = UdpHeader::LEN + payload.len();

@@ -4,7 +4,7 @@ use super::{Answer, Replies};
 use crate::counters::DropReason;
 use crate::packet::{ArpPacket, EtherType, Head, MacAddr};
 
-/// Answers the ARP packet in `frame` if `mac_of` has the MAC of the requested address.
+/// Answers the ARP packet in `frame` if `mac_of` returns a MAC for the requested address.
 pub(super) fn answer(
     mac_of: impl Fn(&ArpPacket) -> Option<MacAddr>,
     frame: &[u8],
@@ -32,8 +32,8 @@ pub(super) fn answer(
         return Answer::Done;
     }
     match request.operation {
-        // Probes (RFC 5227 2.1.1) and announcements of the guest's own address look for another owner, which does not
-        // exist.
+        // Probes (RFC 5227 2.1.1) and announcements of the guest's own address ask for another owner. There is none, so
+        // they stay unanswered.
         ArpPacket::REQUEST if sender.is_unspecified() || sender == target => Answer::Done,
         ArpPacket::REQUEST => Answer::Refused(DropReason::NoSuchNeighbour),
         ArpPacket::REPLY => Answer::Done,

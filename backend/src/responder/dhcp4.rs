@@ -21,7 +21,7 @@ use ipnet::Ipv4Net;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
-/// 999 days, as in KubeVirt, so that renewals do not wake an idle guest.
+/// 999 days, as in KubeVirt: an idle guest is not woken by renewals.
 const LEASE_SECS: u32 = 999 * 24 * 60 * 60;
 /// Bytes of the fixed fields and the magic cookie.
 const FIXED_LEN: usize = 240;
@@ -30,27 +30,27 @@ const MIN_MAX_MESSAGE: usize = 576;
 /// Length of an Ethernet address.
 const ETHERNET_LEN: u8 = 6;
 
-/// Contents of the lease.
+/// Contents of the lease and of the server's replies.
 #[derive(Clone, Debug)]
 pub(super) struct Terms {
-    /// The link's network.
+    /// Network of the link.
     pub network: Ipv4Net,
-    /// Address of the server.
+    /// Address of the DHCP server.
     pub server: Ipv4Addr,
-    /// Address of the guest.
+    /// Address leased to the guest.
     pub guest: Ipv4Addr,
-    /// MAC of the client to serve; `None` serves any client.
+    /// MAC of the client to serve. `None` serves any client.
     pub client: Option<MacAddr>,
-    /// Router of the guest.
+    /// Default router of the guest, if there is one.
     pub router: Option<Ipv4Addr>,
-    /// Routes with their routers; 0.0.0.0 means on-link.
+    /// Static routes and their routers; 0.0.0.0 means on-link.
     pub routes: Vec<(Ipv4Net, Ipv4Addr)>,
-    /// MTU of the link.
+    /// MTU of the link, in bytes of IP packet.
     pub mtu: u16,
 }
 
 impl Terms {
-    /// Terms of a private link: the gateway is the server, and unless it serves addresses only also the default
+    /// Terms of a private link. The gateway is the server and, unless it serves addresses only, also the default
     /// router.
     pub(super) const fn of_link(link: &Ipv4Link, station: Station, mtu: u16) -> Self {
         Self {
@@ -72,7 +72,7 @@ impl Terms {
 #[derive(Debug)]
 pub(super) struct Server {
     terms: Terms,
-    /// Options in every reply in addition to message type, server and lease.
+    /// Options of every reply besides message type, server and lease.
     parameters: DhcpOptions,
     held: Arc<HeldLeases>,
 }
@@ -89,14 +89,14 @@ struct Request<'a> {
     rapid_commit: bool,
 }
 
-/// Message type of a reply, and its contents.
+/// The reply to send.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Verdict {
     Offer,
     Ack {
         rapid_commit: bool,
     },
-    /// The answer to DHCPINFORM: parameters without a lease.
+    /// The answer to DHCPINFORM: parameters, but no lease.
     Inform,
     Nak,
 }
@@ -185,7 +185,7 @@ impl Server {
         })
     }
 
-    /// Destination of a reply (RFC 2131 4.1).
+    /// Addressing of a reply (RFC 2131 4.1).
     fn route(&self, request: &Request<'_>, verdict: Verdict) -> Route<Ipv4Addr> {
         let ciaddr = request.message.ciaddr();
         let (mac, dst) = if verdict == Verdict::Nak {
@@ -205,8 +205,7 @@ impl Server {
         }
     }
 
-    /// The reply's UDP payload, within the client's limit: search domains are removed from the end
-    /// until it fits.
+    /// The UDP payload of the reply, within the client's limit. Search domains are removed from the end until it fits.
     fn encode(&self, request: &Request<'_>, verdict: Verdict) -> Option<Vec<u8>> {
         let mut reply = request.reply()?;
         let kind = match verdict {
@@ -314,7 +313,7 @@ impl<'a> Request<'a> {
     }
 }
 
-/// Options in every reply in addition to message type, server and lease.
+/// Options of every reply besides message type, server and lease.
 fn parameters(terms: &Terms, told: &OfferedNames) -> DhcpOptions {
     let mut parameters = DhcpOptions::new();
     parameters.insert(DhcpOption::SubnetMask(terms.network.netmask()));
@@ -333,11 +332,11 @@ fn parameters(terms: &Terms, told: &OfferedNames) -> DhcpOptions {
         parameters.insert(DhcpOption::Hostname(hostname.clone()));
     }
     if let Some(domain) = told.search.domain() {
-        // Windows does not read option 119.
+        // Windows ignores option 119.
         parameters.insert(DhcpOption::DomainName(domain.to_owned()));
         parameters.insert(DhcpOption::DomainSearch(told.search.names()));
     }
-    // These are sent whether or not the client requests them, and their values override those above.
+    // These are sent whether or not the client requests them. Their values override those above.
     for (code, data) in &told.options {
         let option = UnknownOption::new(OptionCode::from(*code), data.clone());
         parameters.insert(DhcpOption::Unknown(option));

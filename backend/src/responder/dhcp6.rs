@@ -25,12 +25,12 @@ use std::sync::Arc;
 
 /// All_DHCP_Relay_Agents_and_Servers
 const ALL_SERVERS: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 1, 2);
-/// 999 days, preferred and valid, as in KubeVirt, so that renewals do not wake an idle guest.
+/// 999 days, preferred and valid, as in KubeVirt: an idle guest is not woken by renewals.
 const LEASE_SECS: u32 = 999 * 24 * 60 * 60;
-/// Times to renew and rebind: half and four fifths of the lease (RFC 8415 21.4).
+/// Renewal and rebinding times: half and four fifths of the lease (RFC 8415 21.4).
 const RENEW_SECS: u32 = LEASE_SECS / 2;
 const REBIND_SECS: u32 = LEASE_SECS / 5 * 4;
-/// A client accepts an offer with this preference without waiting for others (RFC 8415 18.2.1).
+/// The highest preference: a client accepts this offer without waiting for others (RFC 8415 18.2.1).
 const MAX_PREFERENCE: u8 = 255;
 /// DUID-LL over Ethernet (RFC 8415 11.4): type 3, hardware type 1, the MAC.
 const DUID_HEAD: [u8; 4] = [0, 3, 0, 1];
@@ -39,20 +39,20 @@ const DUID_HEAD: [u8; 4] = [0, 3, 0, 1];
 #[derive(Debug)]
 pub(super) struct Server {
     link: Ipv6Link,
-    /// Address of the gateway on the link.
+    /// Link-local address of the gateway.
     link_local: Ipv6Addr,
     duid: Vec<u8>,
-    /// Options for every client in addition to its address.
+    /// Options for every client besides its address.
     parameters: Vec<DhcpOption>,
     held: Arc<HeldLeases>,
 }
 
-/// Message type and options of a reply. `None` in its place means that the RFC requires silence.
+/// Message type and options of a reply. Functions return `None` if the RFC requires silence.
 type Reply = (MessageType, Vec<DhcpOption>);
 
 impl Server {
-    /// The server at the gateway of `link`, which hands out `told` and records in `held` whether the guest holds
-    /// its lease.
+    /// The server at the gateway of `link`. It hands out `told` and records in `held` whether the guest holds its
+    /// lease.
     pub(super) fn new(gateway: MacAddr, link: Ipv6Link, told: &OfferedNames, held: Arc<HeldLeases>) -> Self {
         Self {
             link,
@@ -154,12 +154,12 @@ impl Server {
         }
     }
 
-    /// SOLICIT and REQUEST (RFC 8415 18.3.1, 18.3.2, 18.3.9). A lease, as opposed to an offer, is
-    /// counted in `committed`.
+    /// SOLICIT and REQUEST (RFC 8415 18.3.1, 18.3.2, 18.3.9). A lease, unlike an offer, is counted in `committed`.
     fn assign(&self, request: &Request<'_>, committed: Option<&Counters>) -> Vec<DhcpOption> {
         let mut options = self.parameters.clone();
         for (ia, is_ours) in request.associations() {
-            // Only a REQUEST is refused as being on the wrong link: the addresses in a SOLICIT are mere preferences.
+            // Only a REQUEST is refused because it is on the wrong link. The addresses in a SOLICIT are mere
+            // preferences.
             let is_wrong = request.kind == MessageType::Request && !ia.addresses().all(|a| self.is_on_link(a));
             let contents = match ia.kind {
                 Kind::Addresses if is_ours && is_wrong => status(Status::NotOnLink, "not an address of this link"),
@@ -182,7 +182,7 @@ impl Server {
         self.held.set_v6(true);
     }
 
-    /// Ends the lease if the client names the guest's own address.
+    /// Ends the lease if the client names the guest's own address in its message.
     fn give_back(&self, request: &Request<'_>) {
         let names_it =
             |(ia, is_ours): (&Association<'_>, bool)| is_ours && ia.addresses().any(|a| a == self.link.guest);
@@ -211,8 +211,8 @@ impl Server {
         options
     }
 
-    /// CONFIRM (RFC 8415 18.3.3). Any address but the guest's own counts as wrong even if it is on
-    /// the link: the guest could not send from it.
+    /// CONFIRM (RFC 8415 18.3.3). Any address except the guest's own counts as wrong, even one on the link: the guest
+    /// could not send from it.
     fn confirm(&self, request: &Request<'_>) -> Option<Reply> {
         let mut addresses = request.associations.iter().flat_map(Association::addresses).peekable();
         addresses.peek()?;
@@ -240,7 +240,7 @@ impl Server {
     }
 }
 
-/// Options for every client in addition to its address.
+/// Options for every client besides its address.
 fn parameters(told: &OfferedNames) -> Vec<DhcpOption> {
     let mut parameters = Vec::new();
     if !told.dns6.is_empty() {
@@ -282,7 +282,7 @@ fn address(addr: Ipv6Addr, lifetime: u32) -> DhcpOption {
     })
 }
 
-/// The association `ia` with `contents` as its answer.
+/// The answer to the association `ia`, with `contents` as its options.
 fn association(ia: &Association<'_>, contents: Vec<DhcpOption>) -> DhcpOption {
     let opts = contents.into_iter().collect();
     let (id, t1, t2) = (ia.iaid, RENEW_SECS, REBIND_SECS);

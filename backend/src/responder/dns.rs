@@ -1,10 +1,9 @@
 //! DNS for the names of a network, on the gateway (RFC 1035).
 //!
-//! Queries for the address of a guest, by its name alone or in the network's domain, and for the name
-//! of a guest's address are answered. A guest without an address of the requested family, or without
-//! the requested kind of record, gets an answer without records: a resolver would take a refusal for
-//! a failure of the server, and "no such name" as true of all families. All other queries are left to
-//! the name servers behind the gateway.
+//! The server answers two kinds of query: for the address of a guest, by its name alone or in the network's domain, and
+//! for the name of a guest's address. If the guest has no address of the requested family, or no record of the
+//! requested type, the answer contains no records. A resolver would take a refusal for a failure of the server, and "no
+//! such name" for a statement about all families. All other queries are left to the name servers behind the gateway.
 
 use super::replies::{Family, Ports, Route};
 use super::{Answer, HOP_LIMIT, Replies};
@@ -18,27 +17,27 @@ use std::sync::Arc;
 
 /// UDP port of the server.
 pub const PORT: u16 = 53;
-/// Seconds for which an answer may be kept: a guest may get another address.
+/// Seconds for which a resolver may cache an answer. It is short, because a guest may get another address.
 const TTL: u32 = 30;
-/// Longest query that is looked at. Longer ones are for other servers.
+/// Longest query that is examined. Longer ones are left to other servers.
 const MAX_QUERY: usize = 512;
-/// Size of messages that the server accepts (RFC 6891 6.2.5).
+/// Size of messages that the server accepts, in bytes (RFC 6891 6.2.5).
 const MAX_PAYLOAD: u16 = 1232;
-/// Headers before a query, at most.
+/// Maximum length of the headers before a query.
 const MAX_HEADERS: usize = 128;
 
 /// The names of a network's guests.
 pub trait Names: fmt::Debug + Send + Sync {
-    /// The addresses of the guest with a name in lower case; `None`: no guest has it.
+    /// The addresses of the guest with this lower-case name; `None` if no guest has the name.
     fn addresses_of(&self, name: &str) -> Option<Vec<IpAddr>>;
-    /// The name of the guest with an address.
+    /// The name of the guest that has `address`.
     fn name_of(&self, address: IpAddr) -> Option<String>;
 }
 
-/// The gateway as a name server.
+/// The name server of the gateway.
 #[derive(Debug)]
 pub struct Dns {
-    /// Its addresses.
+    /// Addresses of the gateway.
     gateways: Vec<IpAddr>,
     domain: Option<Name>,
     /// The guest's own name and addresses.
@@ -47,7 +46,7 @@ pub struct Dns {
 }
 
 impl Dns {
-    /// A name server at `gateways`, for names in `domain`; `own` is the guest that asks.
+    /// A name server at `gateways`, for names in `domain`. `own` is the guest that sends the queries.
     pub fn new(
         gateways: impl IntoIterator<Item = IpAddr>,
         domain: Option<&str>,
@@ -69,7 +68,7 @@ impl Dns {
         self.peers = peers;
     }
 
-    /// True for a frame that may be a query to this server. Cheap.
+    /// True for a frame that may be a query to this server. The check is cheap.
     #[inline]
     pub fn wants(&self, bytes: &[u8], head: &Head) -> bool {
         let Some(at) = head.whole_transport().filter(|at| at.protocol == protocol::UDP) else {
@@ -138,7 +137,7 @@ impl Dns {
         reply.to_vec().ok()
     }
 
-    /// What a guest's name or address stands for; `None` if no guest has it.
+    /// The records for the guest's name or address in a query; `None` if no guest has it.
     fn records(&self, query: &Query) -> Option<Vec<RData>> {
         let kind = query.query_type();
         if let Ok(address) = query.name().parse_arpa_name() {

@@ -5,14 +5,15 @@
 use crate::packet::MacAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-/// The leases of a guest, one per family. Answers change them, and the status reads them.
+/// The leases of a guest, one per family. Answers change them, and the status API reads them.
 #[derive(Debug, Default)]
 pub struct HeldLeases {
     v4: AtomicBool,
     v6: AtomicBool,
-    /// The MAC that was refused last, as its six bytes followed by two bytes of ones; 0 for none.
+    /// The MAC that was refused last: its six bytes, followed by two bytes of ones. 0 if none was refused.
     stranger: AtomicU64,
-    /// True once a refusal has been logged. Only one is logged, because the guest controls how often refusals happen.
+    /// True once a refusal has been logged. Only the first is logged, because the guest controls how often refusals
+    /// happen.
     is_logged: AtomicBool,
 }
 
@@ -27,14 +28,14 @@ impl HeldLeases {
         self.v6.load(Ordering::Relaxed)
     }
 
-    /// The MAC of the last client that was refused because the lease is for another client; `None` once the right
+    /// The MAC of the last client that was refused because the lease is for another client. `None` once the right
     /// client has the lease.
     pub fn stranger(&self) -> Option<MacAddr> {
         let [mac @ .., _, known] = self.stranger.load(Ordering::Relaxed).to_be_bytes();
         (known != 0).then_some(MacAddr(mac))
     }
 
-    /// Records that a client with the MAC `stranger` instead of `client` was refused. Logs only the first refusal.
+    /// Records that a client with the MAC `stranger` instead of `client` was refused. Logs the first refusal only.
     pub(super) fn refuse(&self, client: MacAddr, stranger: MacAddr) {
         let [a, b, c, d, e, f] = stranger.0;
         let marked = u64::from_be_bytes([a, b, c, d, e, f, u8::MAX, u8::MAX]);

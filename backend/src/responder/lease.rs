@@ -1,5 +1,5 @@
-//! DHCPv4 server for a guest on a shared segment, with one address for one guest. All of the guest's requests to DHCP
-//! servers are answered here or not at all.
+//! DHCPv4 server for a guest on a shared segment, with one address for one guest. The guest's requests to any DHCP
+//! server are answered here or not at all.
 
 use super::names::OfferedNames;
 use super::{Answer, HeldLeases, Packet, Replies, dhcp4, udp_dst};
@@ -8,7 +8,7 @@ use crate::counters::{Counters, DropReason};
 use crate::packet::{EtherType, Head, protocol};
 use std::sync::Arc;
 
-/// The server.
+/// The DHCPv4 server of one guest.
 #[derive(Debug)]
 pub struct LeaseServer {
     names: NameConfig,

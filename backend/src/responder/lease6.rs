@@ -14,7 +14,7 @@ use crate::time::Instant;
 use ipnet::Ipv6Net;
 use std::sync::Arc;
 
-/// The server.
+/// The DHCPv6 server of one guest.
 #[derive(Debug)]
 pub struct Lease6Server {
     client: MacAddr,
@@ -68,7 +68,7 @@ impl Lease6Server {
         ndp::is_router_solicitation(bytes, head)
     }
 
-    /// Handles a frame for which one of the two tests above is true.
+    /// Handles a frame for which [`wants`](Self::wants) or [`hears`](Self::hears) is true.
     pub fn answer(
         &mut self,
         now: Instant,

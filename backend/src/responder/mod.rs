@@ -1,10 +1,10 @@
 //! Services of the guest's private network: ARP, neighbour and router discovery, DHCPv4, DHCPv6, and echo replies from
 //! the gateway's own addresses.
 //!
-//! A mode passes the copied head of a frame to [`Responders::wants`]. It copies the few frames for the gateway itself
-//! whole out of guest memory and passes them to [`Responders::answer`], which appends whole frames to a [`Replies`]
-//! buffer. Nothing here owns a socket, reads a clock or trusts the guest: an invalid message is refused with a
-//! [`DropReason`] for the mode to count.
+//! A mode passes the copied head of a frame to [`Responders::wants`]. The few frames for the gateway itself are copied
+//! whole out of guest memory and passed to [`Responders::answer`], which appends whole frames to a [`Replies`] buffer.
+//! Nothing here owns a socket, reads a clock or trusts the guest. An invalid message is refused with a [`DropReason`],
+//! which the mode counts.
 
 mod arp;
 mod dhcp4;
@@ -49,30 +49,30 @@ pub const MAX_FRAME: usize = 2048;
 pub struct ServiceConfig {
     /// MAC of the gateway.
     pub gateway: MacAddr,
-    /// What the gateway is to the guest.
+    /// The station's role for the guest.
     pub station: Station,
-    /// IPv4 of the link; `None` disables its services.
+    /// The link in IPv4; `None` disables its services.
     pub ipv4: Option<Ipv4Link>,
-    /// IPv6 of the link; `None` disables its services.
+    /// The link in IPv6; `None` disables its services.
     pub ipv6: Option<Ipv6Link>,
     /// Further addresses of the link that resolve to the gateway's MAC.
     pub aliases: Vec<IpAddr>,
-    /// Names and servers handed out.
+    /// Domain names and name servers that the guest gets.
     pub names: NameConfig,
     /// MTU of the link, in bytes of IP packet.
     pub mtu: u16,
-    /// Record of granted and released leases.
+    /// Record of granted and released leases, shared with the status API.
     pub held: Arc<HeldLeases>,
     /// True if unsolicited router advertisements are sent. Only one of a guest's workers does that.
     pub advertise: bool,
-    /// True if the guest may form addresses of its own (RFC 4862), which needs a 64-bit prefix.
+    /// True if the guest may form its own addresses (RFC 4862), which requires a 64-bit prefix.
     pub autoconfigures: bool,
 }
 
-/// What the station that the services answer for is to the guest.
+/// The role, for the guest, of the station that the services answer for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Station {
-    /// Its default router.
+    /// The guest's default router.
     Router,
     /// A server of addresses and names: neither DHCPv4 nor an advertisement names a router.
     AddressServer,
@@ -80,7 +80,7 @@ pub enum Station {
 
 /// Stations of a link other than the guest and the gateway, for which the services answer.
 pub trait Neighbours: fmt::Debug + Send + Sync {
-    /// The MAC that has an address; `None`: unknown.
+    /// The MAC of the station that has `address`; `None` if it is unknown.
     fn mac_of(&self, address: IpAddr) -> Option<MacAddr>;
 }
 
@@ -94,7 +94,7 @@ impl Neighbours for NoNeighbours {
     }
 }
 
-/// Result for a frame.
+/// What the services did with a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Answer {
     /// The frame is for another receiver.
@@ -122,7 +122,7 @@ fn by_family(addresses: &[IpAddr]) -> (Vec<Ipv4Addr>, Vec<Ipv6Addr>) {
 pub struct Responders {
     gateway: MacAddr,
     advertisement: Advertisement,
-    /// Other stations of the link.
+    /// Stations for which the services answer, besides the gateway.
     peers: Arc<dyn Neighbours>,
     names: NameConfig,
     ipv4: Option<Ipv4Services>,
@@ -213,13 +213,13 @@ impl Responders {
         }
     }
 
-    /// Replaces the stations for which the services answer, in addition to the gateway.
+    /// Replaces the stations for which the services answer, besides the gateway.
     pub fn set_peers(&mut self, peers: Arc<dyn Neighbours>) {
         self.peers = peers;
     }
 
-    /// Replaces name servers and search domains, starting with the next answer. A guest whose driver is up gets a
-    /// router advertisement soon.
+    /// Replaces name servers and search domains, starting with the next answer. If the guest's driver is up, the guest
+    /// soon gets a router advertisement.
     pub fn set_resolvers(&mut self, now: Instant, resolvers: &Resolvers) {
         self.names.follow(resolvers);
         let told = OfferedNames::of(&self.names);
@@ -291,7 +291,7 @@ impl Responders {
         }
     }
 
-    /// The address that the guest has probed before use (RFC 4862 5.4) since the last call.
+    /// The address that the guest has probed before using it (RFC 4862 5.4), if it has since the last call.
     pub const fn take_claimed(&mut self) -> Option<Ipv6Addr> {
         match &mut self.ipv6 {
             Some(ipv6) => ipv6.router.take_claimed(),
@@ -306,7 +306,7 @@ impl Responders {
         }
     }
 
-    /// Call this when the guest's driver has stopped. Timers are off until it is back.
+    /// Call this when the guest's driver has stopped. Timers are off until it is up again.
     pub fn on_link_down(&mut self) {
         if let Some(ipv6) = &mut self.ipv6 {
             ipv6.router.stop();
@@ -340,7 +340,7 @@ impl Responders {
     }
 }
 
-/// What router advertisements say besides the link and the names.
+/// Contents of router advertisements besides the link and the names.
 #[derive(Clone, Copy, Debug)]
 struct Advertisement {
     gateway: MacAddr,
@@ -393,8 +393,8 @@ impl Ipv4Services {
 }
 
 impl Ipv6Services {
-    /// True for an address that the guest may use towards the gateway: its own address, or a link-local address, which
-    /// the guest chooses itself.
+    /// True for an address that the guest may use towards the gateway: its own address, or any link-local address,
+    /// since the guest chooses that itself.
     fn is_guest(&self, src: Ipv6Addr) -> bool {
         self.link.may_be_guest(src) || src.is_unicast_link_local()
     }

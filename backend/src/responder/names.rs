@@ -5,9 +5,9 @@ use dhcproto::Name;
 use log::warn;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// Maximum name servers per family; resolvers use three.
+/// Maximum name servers per family. Resolvers use no more than three.
 pub(super) const MAX_SERVERS: usize = 8;
-/// Maximum bytes of the search list, uncompressed. This leaves room for everything else in a packet of 1280 bytes.
+/// Maximum bytes of the uncompressed search list. This leaves room for everything else in a packet of 1280 bytes.
 const MAX_SEARCH: usize = 512;
 /// RFC 1035 2.3.4
 const MAX_LABEL: usize = 63;
@@ -40,9 +40,9 @@ impl OfferedNames {
 /// Search domains in wire form, and the guest's own domain.
 #[derive(Clone, Debug, Default)]
 pub(super) struct SearchList {
-    /// Domains as text, without a final dot.
+    /// The domains as text, without a final dot.
     domains: Vec<String>,
-    /// RFC 1035 3.1: the domains in sequence, without compression.
+    /// The domains in sequence, without compression (RFC 1035 3.1).
     wire: Vec<u8>,
     /// The guest's own domain, if configured.
     own: Option<String>,
@@ -78,18 +78,17 @@ impl SearchList {
         list
     }
 
-    /// True if there is no domain.
+    /// True if the list has no domain.
     pub(super) const fn is_empty(&self) -> bool {
         self.domains.is_empty()
     }
 
-    /// The list without compression, as DHCPv6 (RFC 8415 10) and router advertisements (RFC 8106
-    /// 5.2) require.
+    /// The list without compression, as DHCPv6 (RFC 8415 10) and router advertisements (RFC 8106 5.2) require it.
     pub(super) fn wire(&self) -> &[u8] {
         &self.wire
     }
 
-    /// The list in the form of the DHCPv4 codec.
+    /// The list in the form that the DHCPv4 codec takes.
     pub(super) fn names(&self) -> Vec<Name> {
         self.domains
             .iter()
@@ -97,7 +96,7 @@ impl SearchList {
             .collect()
     }
 
-    /// The guest's own domain: the configured domain, or else the longest (the first of several).
+    /// The guest's own domain: the configured one, or else the longest in the list (the first of several).
     pub(super) fn domain(&self) -> Option<&str> {
         if let Some(own) = &self.own {
             return Some(own);
@@ -107,7 +106,7 @@ impl SearchList {
     }
 }
 
-/// A domain name in wire form; `None` if it is invalid, or the root.
+/// A domain name in wire form; `None` if the name is invalid or the root.
 fn to_wire(domain: &str) -> Option<Vec<u8>> {
     let mut wire = Vec::with_capacity(domain.len() + 2);
     for label in domain.strip_suffix('.').unwrap_or(domain).split('.') {

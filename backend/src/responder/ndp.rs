@@ -1,10 +1,9 @@
 //! Neighbour discovery (RFC 4861): the gateway as neighbour and as router.
 //!
-//! A guest learns its default route, the MTU and name servers (RFC 8106) from router
-//! advertisements; its address comes from DHCPv6, so the M and O flags are set. A prefix of 64 bits
-//! also serves autoconfiguration, for guests without DHCPv6. Advertisements are sent when the
-//! guest's link comes up, when the guest solicits one, and otherwise just often enough that their
-//! lifetimes do not expire: each one wakes an idle guest.
+//! A guest learns its default route, the MTU and name servers (RFC 8106) from router advertisements. Its address comes
+//! from DHCPv6, so the M and O flags are set. A prefix of 64 bits also allows autoconfiguration, for guests without
+//! DHCPv6. Advertisements are sent when the guest's link comes up, when the guest solicits one, and otherwise just
+//! often enough that their lifetimes do not expire, because each one wakes an idle guest.
 
 use super::names::{MAX_SERVERS, SearchList};
 use super::replies::Route;
@@ -16,7 +15,7 @@ use crate::time::Instant;
 use std::net::Ipv6Addr;
 use std::time::Duration;
 
-/// Hop limit of all neighbour discovery messages: proof that no router has forwarded them.
+/// Hop limit of all neighbour discovery messages. It proves that no router has forwarded them.
 const LINK_HOP_LIMIT: u8 = 255;
 const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
 const ALL_NODES_MAC: MacAddr = MacAddr([0x33, 0x33, 0, 0, 0, 1]);
@@ -44,12 +43,12 @@ mod option {
     pub(super) const UNIT: usize = 8;
 }
 
-/// Length of a neighbour message up to its options: header and target address.
+/// Length of a neighbour message before its options: header and target address.
 const NEIGHBOUR_LEN: usize = IcmpHeader::LEN + 16;
 const NA_ROUTER: u8 = 0x80;
 const NA_SOLICITED: u8 = 0x40;
 const NA_OVERRIDE: u8 = 0x20;
-/// Managed (M) and other configuration (O): DHCPv6 is available.
+/// Flags M and O: DHCPv6 provides addresses and other configuration.
 const RA_MANAGED: u8 = 0x80;
 const RA_OTHER: u8 = 0x40;
 const PREFIX_ON_LINK: u8 = 0x80;
@@ -57,10 +56,10 @@ const PREFIX_AUTONOMOUS: u8 = 0x40;
 /// Hop limit for the guest's packets.
 const GUEST_HOP_LIMIT: u8 = 64;
 
-/// Use of the prefix in an advertisement.
+/// Flags of the prefix in an advertisement.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Prefix {
-    /// Addresses in it are on-link.
+    /// The addresses in it are on-link.
     OnLink,
     /// In addition, the guest may form its own address from it (RFC 4862).
     Autonomous,
@@ -75,24 +74,24 @@ pub(super) struct Router {
     /// The advertisement without its checksum.
     advertisement: Vec<u8>,
     schedule: Schedule,
-    /// The address that the guest probed last.
+    /// The address that the guest has probed last.
     claimed: Option<Ipv6Addr>,
 }
 
 /// Schedule of unsolicited advertisements.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Schedule {
-    /// Never: another worker sends them.
+    /// Never, because another worker sends them.
     Never,
-    /// When the link comes up.
+    /// As soon as the link comes up.
     LinkUp,
     /// At this time.
     At(Instant),
 }
 
 impl Router {
-    /// The station that answers for the addresses `own`; `advertisement` is sent on solicitation,
-    /// and also unsolicited if `advertise` is true.
+    /// The station that answers for the addresses `own`. `advertisement` is sent on solicitation, and also unsolicited
+    /// if `advertise` is true.
     pub(super) const fn new(own: Vec<Ipv6Addr>, station: Station, advertisement: Vec<u8>, advertise: bool) -> Self {
         Self {
             neighbours: own,
@@ -103,7 +102,7 @@ impl Router {
         }
     }
 
-    /// The address that the guest has probed since the last call.
+    /// Takes the address that the guest has probed since the last call.
     pub(super) const fn take_claimed(&mut self) -> Option<Ipv6Addr> {
         self.claimed.take()
     }
@@ -128,7 +127,7 @@ impl Router {
         self.reschedule(Schedule::LinkUp);
     }
 
-    /// Replaces the advertisement; if unsolicited ones are scheduled, the next is due immediately.
+    /// Replaces the advertisement. If unsolicited ones are scheduled, the next is due immediately.
     pub(super) fn set_advertisement(&mut self, now: Instant, advertisement: Vec<u8>) {
         self.advertisement = advertisement;
         if matches!(self.schedule, Schedule::At(_)) {
@@ -169,7 +168,7 @@ impl Router {
                 on_solicitation(neighbour_of, packet, replies)
             }
             Some(icmp::v6::ROUTER_SOLICITATION) => self.on_router_solicitation(now, packet, counters, replies),
-            // The guest announces itself, but it is the only neighbour and already known.
+            // The guest announces itself, but it is the only neighbour and is already known.
             Some(icmp::v6::NEIGHBOUR_ADVERTISEMENT) => Answer::Done,
             // A guest is not a router.
             _ => Answer::Refused(DropReason::BadService),
@@ -225,7 +224,7 @@ pub(super) fn kind(packet: &Packet<'_, Ipv6Addr>) -> Option<u8> {
     is_sound.then_some(header.kind)
 }
 
-/// True for a router solicitation in a frame that begins as `head` says.
+/// True for a router solicitation in the frame whose parsed head is `head`.
 pub fn is_router_solicitation(bytes: &[u8], head: &Head) -> bool {
     let kind = || head.transport_bytes(bytes).first();
     is_ipv6(head, protocol::ICMPV6) && kind() == Some(&icmp::v6::ROUTER_SOLICITATION)
@@ -240,7 +239,7 @@ pub(super) fn is_ipv6(head: &Head, protocol: u8) -> bool {
         && !head.is_fragment()
 }
 
-/// A station that a solicitation asks for.
+/// A station whose address is requested by a solicitation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Neighbour {
     pub(super) mac: MacAddr,
@@ -253,8 +252,8 @@ impl Neighbour {
     }
 }
 
-/// Answers a neighbour solicitation if `neighbour_of` has the requested address. Its arguments are the target, and
-/// whether the guest probes for its own use (duplicate address detection).
+/// Answers a neighbour solicitation if `neighbour_of` returns a station for the requested address. Its arguments are
+/// the target, and whether the guest probes the address for its own use (duplicate address detection).
 pub(super) fn on_solicitation(
     mut neighbour_of: impl FnMut(&Ipv6Addr, bool) -> Option<Neighbour>,
     packet: &Packet<'_, Ipv6Addr>,
@@ -311,7 +310,7 @@ pub(super) fn on_solicitation(
 
 /// The relevant properties of a message's options.
 struct Options {
-    /// A source link-layer address is present.
+    /// True if a source link-layer address is present.
     has_source: bool,
 }
 
@@ -341,13 +340,13 @@ fn link_layer_option(kind: u8, mac: MacAddr) -> [u8; option::UNIT] {
     bytes
 }
 
-/// The link properties in an advertisement.
+/// Properties of the link that an advertisement contains.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Advertised {
     pub(super) gateway: MacAddr,
     pub(super) link: Ipv6Link,
     pub(super) prefix: Prefix,
-    /// Lifetime of the router; zero: the sender is not a router.
+    /// Lifetime of the router, in seconds. Zero means that the sender is not a router.
     pub(super) router_secs: u16,
     pub(super) mtu: u16,
 }
@@ -378,8 +377,8 @@ pub(super) fn advertisement(advertised: Advertised, dns: &[Ipv6Addr], search: &S
             body.extend(u32::from(mtu).to_be_bytes());
         });
     }
-    // The prefix is on-link, as the netmask makes the IPv4 network: the gateway's ::1 is then a neighbour with or
-    // without a default route. It is autonomous only where the guest may send from any address in it.
+    // The prefix is on-link, just as the netmask makes the IPv4 network on-link: the gateway's ::1 is then a neighbour
+    // with or without a default route. The prefix is autonomous only if the guest may send from any address in it.
     push_option(&mut message, option::PREFIX, |body| {
         let flags = match prefix {
             Prefix::OnLink => PREFIX_ON_LINK,
@@ -408,7 +407,7 @@ pub(super) fn advertisement(advertised: Advertised, dns: &[Ipv6Addr], search: &S
     message
 }
 
-/// Appends an option, whose body comes from `write`, and pads it with zeros.
+/// Appends an option with the body that `write` produces, padded with zeros.
 fn push_option(message: &mut Vec<u8>, kind: u8, write: impl FnOnce(&mut Vec<u8>)) {
     let start = message.len();
     message.extend([kind, 0]);

@@ -7,7 +7,7 @@ use crate::counters::DropReason;
 use crate::packet::{ArpPacket, EtherType, Head, Ipv6Header, MacAddr, TransportAt, icmp, protocol};
 use std::net::Ipv6Addr;
 
-/// Answers ARP and neighbour solicitations for every neighbour of a guest.
+/// Answers a guest's ARP requests and neighbour solicitations in place of every neighbour.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct NeighbourProxy;
 
@@ -38,8 +38,8 @@ impl NeighbourProxy {
         let is_group = head.destination_mac(frame).is_none_or(MacAddr::is_multicast);
         match head.outer().into() {
             EtherType::Arp => {
-                // Probes and announcements (RFC 5227) look for another owner of the guest's own address, which does not
-                // exist.
+                // Probes and announcements (RFC 5227) ask for another owner of the guest's own address. There is none,
+                // so they stay unanswered.
                 let is_here =
                     |request: &ArpPacket| !request.sender.is_unspecified() && request.sender != request.target;
                 let gateway = replies.gateway;
@@ -58,7 +58,7 @@ impl NeighbourProxy {
     }
 }
 
-/// Answers a neighbour solicitation. Other messages are for groups without members.
+/// Answers a neighbour solicitation. Other messages go to groups without members.
 fn discovery(packet: &Packet<'_, Ipv6Addr>, replies: &mut Replies) -> Answer {
     match packet.payload.first() {
         Some(&icmp::v6::NEIGHBOUR_SOLICITATION) if ndp::kind(packet).is_some() => {

@@ -1,19 +1,19 @@
-//! Frames to the guest, in one buffer that is reused.
+//! Collects frames to the guest in one buffer that is reused.
 
 use crate::config::GATEWAY_MAC;
 use crate::packet::checksum::Sum;
 use crate::packet::{EtherType, EthernetHeader, Ipv4Header, Ipv6Header, MacAddr, UdpHeader, icmp, protocol};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// Whole frames, Ethernet header first, checksums complete.
+/// Whole frames, each with its Ethernet header and complete checksums.
 #[derive(Debug)]
 pub struct Replies {
     /// MAC of the gateway.
     pub(super) gateway: MacAddr,
-    /// Source MAC of the next frame.
+    /// Source MAC of the frame added next.
     source: MacAddr,
     bytes: Vec<u8>,
-    /// End of each frame in `bytes`.
+    /// End of each frame, as an offset in `bytes`.
     ends: Vec<usize>,
 }
 
@@ -47,7 +47,7 @@ impl Replies {
         self.ends.clear();
     }
 
-    /// True if there is no frame.
+    /// True if the buffer contains no frame.
     pub const fn is_empty(&self) -> bool {
         self.ends.is_empty()
     }
@@ -57,7 +57,7 @@ impl Replies {
         self.ends.len()
     }
 
-    /// The frames in the order in which they are sent.
+    /// The frames, in the order in which they are sent.
     pub fn iter(&self) -> impl Iterator<Item = &[u8]> {
         let starts = std::iter::once(0).chain(self.ends.iter().copied());
         starts.zip(&self.ends).map(|(start, end)| &self.bytes[start..*end])
@@ -97,12 +97,12 @@ impl Replies {
     }
 }
 
-/// Addressing of a reply.
+/// Addresses and hop limit of a reply.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Route<A> {
     /// Destination MAC.
     pub mac: MacAddr,
-    /// Source address: one of the gateway's.
+    /// Source address, one of the gateway's.
     pub src: A,
     /// Destination address.
     pub dst: A,
@@ -120,7 +120,7 @@ pub(super) struct Ports {
 /// Differences between IPv4 and IPv6 packets.
 pub(super) trait Family: Copy + Into<IpAddr> {
     const ETHERTYPE: EtherType;
-    /// Bytes of a header without options or extensions.
+    /// Length of a header without options or extensions, in bytes.
     const HEADER_LEN: usize;
     /// Protocol number of ICMP.
     const ICMP: u8;

@@ -56,7 +56,7 @@ pub(crate) fn addr6(text: &str) -> Ipv6Addr {
     text.parse().expect("an address")
 }
 
-/// An Ethernet frame of the guest to `dst`.
+/// An Ethernet frame from the guest to `dst`.
 pub(crate) fn frame(dst: MacAddr, ethertype: EtherType, packet: &[u8]) -> Vec<u8> {
     let mut bytes = vec![0; EthernetHeader::LEN];
     let header = EthernetHeader {
@@ -69,7 +69,7 @@ pub(crate) fn frame(dst: MacAddr, ethertype: EtherType, packet: &[u8]) -> Vec<u8
     bytes
 }
 
-/// An IP packet of the guest in its frame. Hop limit 255, as neighbour discovery requires.
+/// An IP packet from the guest in its frame. Its hop limit is 255, as neighbour discovery requires.
 pub(crate) fn ip(src: IpAddr, dst: IpAddr, protocol: u8, payload: &[u8]) -> Vec<u8> {
     match (src, dst) {
         (IpAddr::V4(src), IpAddr::V4(dst)) => {
@@ -109,7 +109,7 @@ pub(crate) fn ip(src: IpAddr, dst: IpAddr, protocol: u8, payload: &[u8]) -> Vec<
     }
 }
 
-/// A UDP datagram of the guest. Its checksum is left to the device, as with checksum offload.
+/// A UDP datagram from the guest. Its checksum is left to the device, as with checksum offload.
 pub(crate) fn udp(src: IpAddr, dst: IpAddr, ports: (u16, u16), payload: &[u8]) -> Vec<u8> {
     let header = UdpHeader {
         src_port: ports.0,
@@ -122,7 +122,7 @@ pub(crate) fn udp(src: IpAddr, dst: IpAddr, ports: (u16, u16), payload: &[u8]) -
     ip(src, dst, protocol::UDP, &datagram)
 }
 
-/// An ICMP or ICMPv6 message of the guest: header, then `body`.
+/// An ICMP or ICMPv6 message from the guest: `header` followed by `body`.
 pub(crate) fn icmp_message(src: IpAddr, dst: IpAddr, header: IcmpHeader, body: &[u8]) -> Vec<u8> {
     let mut message = vec![0; IcmpHeader::LEN];
     header.emit(&mut message, 0);
@@ -136,7 +136,7 @@ pub(crate) fn icmp_message(src: IpAddr, dst: IpAddr, header: IcmpHeader, body: &
     ip(src, dst, protocol, &message)
 }
 
-/// A name and a valid frame for every kind of request that a service answers.
+/// A name and a valid frame for each kind of request that a service answers.
 pub fn requests() -> Vec<(&'static str, Vec<u8>)> {
     let echo = |kind| IcmpHeader::echo(kind, 7, 9);
     let link_local = IpAddr::V6(GUEST_MAC.link_local());
@@ -274,8 +274,7 @@ fn dhcp6_requests() -> Vec<(&'static str, Vec<u8>)> {
     cases.into_iter().map(frame_of).collect()
 }
 
-/// Corrects the lengths and checksums that a frame has, so that a mutated frame passes the first
-/// checks.
+/// Corrects the lengths and checksums in a frame, so that a mutated frame passes the first checks.
 pub fn repair(frame: &mut [u8]) {
     let Some(packet) = frame.get_mut(EthernetHeader::LEN..) else {
         return;
@@ -313,7 +312,7 @@ pub fn repair(frame: &mut [u8]) {
 }
 
 /// Asserts the properties of every frame to the guest: headers that parse, the packet's length, a gateway address as
-/// source, correct checksums.
+/// source, and correct checksums.
 ///
 /// # Panics
 /// If a property does not hold for the link of [`config`].

@@ -17,7 +17,7 @@ use std::time::Duration;
 
 const START: Instant = Instant::from_nanos(1_000_000_000);
 
-/// The services under test and their environment.
+/// The services under test, and the state that they share with a mode.
 struct Bench {
     responders: Responders,
     held: Arc<HeldLeases>,
@@ -58,7 +58,7 @@ impl Bench {
         (answer, self.take())
     }
 
-    /// The only reply to `frame`.
+    /// Returns the only reply to `frame`.
     fn reply_to(&mut self, frame: &[u8]) -> Vec<u8> {
         let (answer, mut replies) = self.send(frame);
         assert_eq!(answer, Answer::Done);

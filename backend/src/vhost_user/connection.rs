@@ -18,7 +18,7 @@ use std::sync::Arc;
 pub enum Ended {
     /// The front end has gone.
     Closed,
-    /// The peer connected and left without a message, so it was not a front end.
+    /// The peer connected and closed the connection without a message, so it was not a front end.
     Silent,
     /// The server was stopped.
     Stopped,

@@ -12,7 +12,7 @@ type Answer = Result<Option<Message>, Box<Rejected>>;
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// A connection on its own thread, its front end, and the device behind it.
+/// A connection on its own thread, with its front end and the device behind it.
 struct Bench {
     front: UnixStream,
     requests: Receiver<Message>,
@@ -42,7 +42,7 @@ fn bench() -> Bench {
 }
 
 impl Bench {
-    /// The next request, answered by `answer`.
+    /// Receives the next request, and sends `answer`.
     fn request(&self, answer: Answer) -> Message {
         self.answers.send(answer).unwrap();
         self.requests.recv_timeout(PATIENCE).unwrap()

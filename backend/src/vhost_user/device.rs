@@ -26,7 +26,7 @@ const MTU_MAX: u64 = 65535;
 /// A port as the device of one connection.
 pub struct Device {
     port: Arc<Port>,
-    /// The memory table that the workers use; the next table inherits its dirty log.
+    /// The memory map that the workers use. The next map inherits its dirty log.
     memory: Mutex<Option<Arc<GuestMap>>>,
 }
 
@@ -41,8 +41,8 @@ impl Device {
         }
     }
 
-    /// The worker's side of every ring, in the order of virtio 5.1.2: receive and
-    /// transmit of each pair, then control if it is offered.
+    /// The workers' side of every ring, in the order of virtio 5.1.2: receive and transmit of each pair, then control
+    /// if it is offered.
     pub fn ring_hosts(&self) -> Vec<Box<dyn RingHost>> {
         let host = |worker, role| -> Box<dyn RingHost> {
             Box::new(WorkerRing {
@@ -107,7 +107,7 @@ impl VhostUserBackend for Device {
     }
 
     fn set_event_idx(&self, _enabled: bool) {
-        // The workers read it from the acknowledged features.
+        // The workers take this from the acknowledged features.
     }
 
     fn get_config(&self, offset: u32, size: u32) -> Vec<u8> {
@@ -157,7 +157,7 @@ impl NetDevice for Device {
 
     fn set_back_channel(&self, channel: OwnedFd) {
         self.port.link().tell(Some(Box::new(move || {
-            // If the front end does not read or has gone, the message is lost; nothing waits for it.
+            // If the front end does not read or has gone, the message is lost. Nothing waits for it.
             let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
             let _ = rustix::net::send(&channel, Message::config_change().bytes(), flags);
         })));
@@ -165,13 +165,13 @@ impl NetDevice for Device {
 
     fn detach(&self) {
         self.port.link().tell(None);
-        // Stop all rings together, so that a guest that still runs sends nothing more to a mode whose link is down.
+        // All rings stop together, so that a guest that still runs sends nothing more to a mode whose link is down.
         self.for_each_worker(WorkerHandle::clear_memory);
         *self.memory.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 }
 
-/// One ring of one worker.
+/// One ring, as the handle of the worker that runs it.
 struct WorkerRing {
     port: Arc<Port>,
     worker: usize,

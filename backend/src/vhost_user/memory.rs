@@ -1,8 +1,8 @@
 //! Guest memory as the front end shares it: regions of files, each with its address in the guest and its address in the
 //! front end.
 //!
-//! Ring addresses arrive as front-end addresses and are translated here. The rings and the device share [`Memory`],
-//! whose content each change replaces as a whole.
+//! Ring addresses arrive as front-end addresses and are translated here. The rings and the device share [`Memory`]. A
+//! change replaces its whole content.
 
 use super::session::Refused;
 use crate::virtio::DirtyBitmap;
@@ -17,7 +17,7 @@ use vm_memory::{
     GuestRegionMmap,
 };
 
-/// Guest memory with the log of pages written to it.
+/// Guest memory and the log of the pages written to it.
 pub type Memory = GuestMemoryAtomic<GuestMemoryMmap<DirtyBitmap>>;
 
 /// The memory table of one front end.
@@ -46,7 +46,7 @@ impl Default for MemoryTable {
 }
 
 impl MemoryTable {
-    /// A handle to the memory, which always shows the current regions.
+    /// A handle to the memory, which always yields the current regions.
     pub fn shared(&self) -> Memory {
         self.memory.clone()
     }
@@ -165,8 +165,8 @@ fn unusable(why: impl std::fmt::Display) -> Refused {
     Refused::Memory(why.to_string())
 }
 
-/// The length of a file, if `len` bytes from `offset` on are not within it: accessing them would end the process
-/// (SIGBUS). A file that is not regular (a device) has no length.
+/// The length of a file that does not contain the `len` bytes from `offset`: accessing them would end the process
+/// (SIGBUS). `None` if it does, or if the file is not regular (a device) and has no length.
 fn ends_beyond(file: impl AsFd, len: u64, offset: u64) -> Option<u64> {
     let stat = rustix::fs::fstat(file).ok()?;
     if !FileType::from_raw_mode(stat.st_mode).is_file() {

@@ -22,15 +22,15 @@ const VERSION_MASK: u32 = 3;
 const REPLY: u32 = 1 << 2;
 const NEED_REPLY: u32 = 1 << 3;
 
-/// The reason why bytes are not a vhost-user message.
+/// The reason why received bytes are not a vhost-user message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Malformed {
-    /// The version bits are not 1.
+    /// The header's version is not 1.
     #[error(
         "a message has protocol version {0}, but only version 1 exists: the peer may not be a vhost-user front end"
     )]
     Version(u32),
-    /// The body is longer than that of any message.
+    /// The body is longer than that of any defined message.
     #[error("a message announces a body of {0} bytes; at most {BODY_MAX} are allowed")]
     TooLong(u32),
     /// There are more descriptors than any message carries.
@@ -39,11 +39,11 @@ pub enum Malformed {
     /// The body does not have the length that its request requires.
     #[error("request {code} has a body of {got} bytes instead of {want}")]
     BodyLength {
-        /// The request's number.
+        /// Number of the request.
         code: u32,
-        /// Bytes received.
+        /// Length of the received body in bytes.
         got: usize,
-        /// Bytes that the request requires.
+        /// Length that the request requires in bytes.
         want: usize,
     },
     /// A field of the body has a value that the protocol does not define.
@@ -66,11 +66,11 @@ pub enum Malformed {
 /// A message header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Header {
-    /// Number of the request.
+    /// Number of the request, or of the request that is answered.
     pub code: u32,
-    /// Version and flags.
+    /// Version in the lowest two bits, and flags.
     pub flags: u32,
-    /// Bytes of the body.
+    /// Length of the body in bytes.
     pub size: u32,
 }
 
@@ -95,7 +95,7 @@ impl Header {
         Ok(header)
     }
 
-    /// Bytes of the body.
+    /// Length of the body in bytes.
     pub fn body_len(&self) -> usize {
         usize::try_from(self.size).unwrap_or(usize::MAX)
     }
@@ -116,7 +116,7 @@ impl Header {
 pub struct Message {
     /// Header and body.
     bytes: Vec<u8>,
-    /// Descriptors that arrived with it.
+    /// Descriptors that arrived with the message.
     pub files: Vec<OwnedFd>,
 }
 
@@ -139,7 +139,7 @@ impl Message {
         Self::new(request.into(), 0, body)
     }
 
-    /// An answer.
+    /// An answer to request `code`.
     pub fn reply(code: u32, body: &[u8]) -> Self {
         Self::new(code, REPLY, body)
     }
@@ -150,7 +150,7 @@ impl Message {
         Self::new(BackendReq::CONFIG_CHANGE_MSG.into(), 0, &[])
     }
 
-    /// The header.
+    /// Reads the header of the message.
     pub fn header(&self) -> Header {
         let word = |i: usize| {
             let bytes = self.bytes.get(i..i + 4).and_then(|b| b.try_into().ok());
@@ -163,7 +163,7 @@ impl Message {
         }
     }
 
-    /// The body.
+    /// The bytes after the header.
     pub fn body(&self) -> &[u8] {
         self.bytes.get(HEADER_LEN..).unwrap_or_default()
     }
@@ -200,7 +200,7 @@ impl Message {
         }
     }
 
-    /// A `T` at the start of the body, and the bytes after it.
+    /// Splits the body into a `T` and the bytes after it.
     ///
     /// # Errors
     /// As [`body_as`](Self::body_as).
@@ -225,7 +225,7 @@ impl Message {
     }
 }
 
-/// Puts messages together from a byte stream.
+/// Assembles messages from a byte stream.
 #[derive(Debug, Default)]
 pub struct Assembler {
     bytes: Vec<u8>,
@@ -242,7 +242,7 @@ impl Assembler {
         &mut self.bytes[self.filled..]
     }
 
-    /// True between two messages.
+    /// True between two messages, when no byte of the next one has arrived.
     pub fn is_empty(&self) -> bool {
         self.filled == 0 && self.files.is_empty()
     }
@@ -251,7 +251,7 @@ impl Assembler {
     /// if it is now complete.
     ///
     /// # Errors
-    /// [`Malformed`]: the stream cannot be read any further.
+    /// [`Malformed`]: the rest of the stream cannot be interpreted.
     ///
     /// # Panics
     /// If `n` is more than the length of `space`.

@@ -15,13 +15,13 @@ use std::fs::File;
 use vhost_user_backend::{VringMutex, VringT};
 use virtio_queue::Error as QueueError;
 
-/// The worker's side of one ring.
+/// The worker's side of a ring.
 pub trait RingHost: Send {
     /// Starts the ring.
     fn start(&self, setup: RingSetup);
-    /// Stops it and returns its position; `None` if the worker never ran it.
+    /// Stops the ring and returns its position; `None` if the worker never ran it.
     fn stop(&self) -> Option<u16>;
-    /// Enables or disables it.
+    /// Enables or disables the ring.
     fn set_enabled(&self, enabled: bool);
     /// Replaces the call eventfd.
     fn set_call(&self, call: Option<File>);
@@ -33,13 +33,13 @@ pub trait RingHost: Send {
 enum Phase {
     /// Not started, or stopped by GET_VRING_BASE.
     Stopped,
-    /// Started by the front end, but something is missing.
+    /// Started by the front end, but a parameter is still missing.
     Waiting,
-    /// The worker runs it.
+    /// A worker runs it.
     Running,
 }
 
-/// Guest-physical addresses of a ring's three parts.
+/// Guest-physical addresses of the three parts of a ring.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Addresses {
     /// Descriptor table.
@@ -55,7 +55,7 @@ pub struct Ring {
     queue: VringMutex<Memory>,
     host: Box<dyn RingHost>,
     phase: Phase,
-    /// `None`: not set, or not a power of two.
+    /// Number of descriptors. `None` if it is not set, or not a power of two.
     size: Option<u16>,
     addresses: Option<Addresses>,
     next_avail: u16,
@@ -184,8 +184,8 @@ impl Ring {
         self.start();
     }
 
-    /// Stops the worker if it runs the ring, to continue later. If the worker has ended, its position is unknown:
-    /// chains that it took but did not return count as never taken.
+    /// Stops the worker's ring so that it can continue later. If the worker has ended, its position is unknown. Chains
+    /// that it took but did not return then count as never taken.
     fn pause(&mut self) {
         if self.phase == Phase::Running {
             let stopped_at = self.host.stop().or_else(|| self.used_idx());
@@ -194,7 +194,7 @@ impl Ring {
         }
     }
 
-    /// Starts the worker if the front end has started the ring and everything is known.
+    /// Starts the worker's ring if the front end has started it and every parameter is known.
     fn start(&mut self) {
         let (Phase::Waiting, Some(size), Some(at)) = (self.phase, self.size, self.addresses) else {
             return;

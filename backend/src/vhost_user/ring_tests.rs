@@ -11,7 +11,7 @@ enum HostCall {
     Error(bool),
 }
 
-/// A worker that records its commands and always advances by `ahead` chains.
+/// A worker that records its commands. Each run of a ring advances by `ahead` chains.
 struct FakeHost {
     told: Sender<HostCall>,
     ahead: Option<u16>,
@@ -67,7 +67,7 @@ impl Bench {
         self.told.try_iter().collect()
     }
 
-    /// NUM, BASE, ADDR and KICK.
+    /// Sends NUM, BASE, ADDR and KICK.
     fn start(&mut self, base: u16) {
         self.ring.set_size(256);
         self.ring.set_base(base);
@@ -81,7 +81,7 @@ impl Bench {
     }
 }
 
-/// A ring with its used ring at `used`.
+/// Addresses of a ring whose used ring is at `used`.
 fn at(used: u64) -> Addresses {
     Addresses {
         descriptors: 0x1000,

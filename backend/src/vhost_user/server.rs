@@ -1,7 +1,7 @@
 //! Accepts front ends, or connects to them, and serves them one after another.
 //!
-//! One front end is served at a time; the next one waits in the socket's queue. The
-//! port keeps its state when they change.
+//! One front end is served at a time. The next one waits in the socket's queue. The port keeps its state from one front
+//! end to the next.
 
 use super::connection::{self, Ended};
 use super::socket::{Ready, Watch, wait};
@@ -18,12 +18,12 @@ use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 /// Mode of a socket file: the user and group of this process may connect.
 const SOCKET_MODE: u32 = 0o660;
-/// First pause before another attempt to connect to a front end.
+/// Pause before the second attempt to connect to a front end.
 const RETRY_FIRST: Duration = Duration::from_millis(100);
-/// Longest such pause.
+/// Longest pause between two attempts.
 const RETRY_MAX: Duration = Duration::from_secs(2);
 
-/// The source of front ends.
+/// The way in which front ends are reached.
 #[derive(Debug)]
 pub enum Endpoint {
     /// They connect to a socket that the server creates at this path.
@@ -34,7 +34,7 @@ pub enum Endpoint {
     Fd(OwnedFd),
 }
 
-/// How long to serve.
+/// How long a server serves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Lifetime {
     /// Until the first front end has gone.
@@ -52,7 +52,7 @@ pub enum ServeError {
     /// The front end cannot be reached.
     #[error("cannot connect to the front end at {path}: {source}; start it first, with its chardev as server=on")]
     Connect {
-        /// Its socket.
+        /// Path of the front end's socket.
         path: PathBuf,
         /// The system's error.
         source: io::Error,
@@ -76,13 +76,13 @@ impl StopHandle {
     /// Ends the server: it closes the connection to the front end and removes the socket
     /// file. Safe in a signal handler: one write(2) to an eventfd.
     pub fn stop(&self) {
-        // Fails only when the counter is full, in which case the server is already stopping.
+        // The write fails only when the counter is full. The server is already stopping then.
         let _ = self.0.write(1);
     }
 }
 
 impl AsRawFd for StopHandle {
-    /// The eventfd; writing a 64-bit 1 in native byte order does the same as [`stop`](Self::stop).
+    /// The eventfd. Writing a 64-bit 1 in native byte order has the same effect as [`stop`](Self::stop).
     fn as_raw_fd(&self) -> RawFd {
         self.0.as_raw_fd()
     }
@@ -93,7 +93,7 @@ enum Source {
     Listener(ListeningSocket),
     Connect {
         path: PathBuf,
-        /// Pause before the next attempt.
+        /// Pause before the next attempt to connect.
         delay: Duration,
     },
     /// A connection that was already open; `None` once it is served.
@@ -135,7 +135,7 @@ impl Server {
         })
     }
 
-    /// Handle that ends [`run`](Self::run).
+    /// A handle that ends [`run`](Self::run).
     pub fn stop_handle(&self) -> StopHandle {
         self.stop.clone()
     }
@@ -170,7 +170,7 @@ impl Server {
                 break;
             }
             if let Source::Connect { delay, .. } = &mut self.source {
-                // A front end that repeatedly hangs up at once is not retried without a pause.
+                // A front end that repeatedly hangs up at once must not cause a busy loop.
                 *delay = if matches!(ended, Ok(Ended::Closed)) {
                     RETRY_FIRST
                 } else {
@@ -217,7 +217,7 @@ fn accept(listener: &UnixListener, stop: RawFd) -> Result<Option<UnixStream>, Se
         match listener.accept() {
             Ok((stream, _)) => return Ok(Some(stream)),
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
-            // The lack of descriptors or memory may be temporary; the front end waits in the queue.
+            // The lack of descriptors or memory may be temporary. The front end waits in the queue.
             Err(e) => {
                 log::warn!("cannot accept a front end: {e}; trying again");
                 if pause(stop, RETRY_MAX)? {
@@ -235,7 +235,7 @@ fn connect(
     lifetime: Lifetime,
     stop: RawFd,
 ) -> Result<Option<UnixStream>, ServeError> {
-    // Check even without a delay: a stopped server does not connect again.
+    // This check is made even without a delay: a stopped server does not connect again.
     while !pause(stop, *delay)? {
         match UnixStream::connect(path) {
             Ok(stream) => return Ok(Some(stream)),
@@ -257,7 +257,7 @@ fn longer(delay: Duration) -> Duration {
     (delay * 2).clamp(RETRY_FIRST, RETRY_MAX)
 }
 
-/// Waits; true if stopped meanwhile.
+/// Waits for `duration`. True if the server was stopped meanwhile.
 fn pause(stop: RawFd, duration: Duration) -> io::Result<bool> {
     let watch = Watch {
         fd: stop,

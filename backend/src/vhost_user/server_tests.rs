@@ -12,7 +12,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::thread::JoinHandle;
 use vhost::vhost_user::message::FrontendReq;
 
-/// A mode that only reports device resets to the test, if requested.
+/// A mode that does nothing, except report device resets to the test if requested.
 #[derive(Default)]
 struct Idle(Option<std::sync::mpsc::Sender<()>>);
 
@@ -168,7 +168,7 @@ fn one_off_ends_with_the_first_front_end_that_said_something() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("s");
     let running = run(Endpoint::Listen(path.clone()), Lifetime::OneOff);
-    // A probe for a live socket connects and leaves.
+    // A process that probes for a live socket connects and leaves.
     drop(UnixStream::connect(&path).unwrap());
     let mut front = UnixStream::connect(&path).unwrap();
     get_features(&mut front);

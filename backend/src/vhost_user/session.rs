@@ -34,14 +34,14 @@ use vm_memory::ByteValued;
 const F_PROTOCOL_FEATURES: u64 = VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits();
 /// Maximum memory regions of a front end, the same as for vhost in the kernel.
 const MEMORY_SLOTS: u64 = 509;
-/// The byte of SET_VRING_KICK, CALL and ERR that holds the ring index.
+/// The byte of SET_VRING_KICK, CALL and ERR that contains the ring index.
 const EVENT_RING: u64 = 0xff;
 /// The bit of SET_VRING_KICK, CALL and ERR that is set if there is no descriptor.
 const EVENT_NONE: u64 = 1 << 8;
 
 /// The device behind a session: a `vhost-user-backend` device with NIC requests.
 pub trait NetDevice: VhostUserBackend<Bitmap = DirtyBitmap> {
-    /// Queue pairs offered; the control ring is in no pair.
+    /// Number of queue pairs offered. The control ring belongs to no pair.
     fn queue_pairs(&self) -> usize;
 
     /// SEND_RARP: announces the location of the guest with this MAC on the network.
@@ -50,94 +50,94 @@ pub trait NetDevice: VhostUserBackend<Bitmap = DirtyBitmap> {
     /// NET_SET_MTU: the front end shows the guest this MTU. Returns false if it is not compatible with ours.
     fn set_mtu(&self, mtu: u64) -> bool;
 
-    /// SET_BACKEND_REQ_FD: the socket for requests of the device to the front end.
+    /// SET_BACKEND_REQ_FD: the socket for requests from the device to the front end.
     fn set_back_channel(&self, channel: OwnedFd);
 
-    /// Releases the memory of a front end that is gone. Its rings are reset afterwards.
+    /// Releases the memory of a front end that is gone. The caller resets the rings afterwards.
     fn detach(&self);
 }
 
 /// The reason why a request ends the connection.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refused {
-    /// Not a message of the protocol.
+    /// The message is not one of the protocol.
     #[error(transparent)]
     Malformed(#[from] Malformed),
-    /// A request that this back end does not support.
+    /// This back end does not support the request.
     #[error("the front end sent request {0}, whose feature was not offered")]
     Unknown(u32),
-    /// A request of a protocol feature that was not negotiated.
+    /// The request belongs to a protocol feature that was not negotiated.
     #[error("the front end sent request {code} without negotiating protocol feature {feature:?}")]
     NotAgreed {
-        /// The request's number.
+        /// Number of the request.
         code: u32,
-        /// The feature it belongs to.
+        /// The protocol feature that the request belongs to.
         feature: Protocol,
     },
-    /// SET_OWNER on a session that has an owner.
+    /// SET_OWNER was sent on a session that has an owner.
     #[error("the front end sent SET_OWNER twice")]
     Owned,
-    /// Features that were not offered.
+    /// The front end accepted features that were not offered.
     #[error("the front end accepted virtio features {0:#x}, which were not offered")]
     Features(u64),
-    /// A ring that does not exist.
+    /// The request names a ring that does not exist.
     #[error("the front end uses ring {ring}, but {rings} are offered: give it no more queues than --queue-pairs")]
     NoSuchRing {
-        /// Ring in the request.
+        /// Index of the ring in the request.
         ring: u32,
-        /// Rings offered.
+        /// Number of rings offered.
         rings: u32,
     },
-    /// A ring without descriptors, or with too many.
+    /// The ring has no descriptors, or too many.
     #[error("the front end set a ring size of {0}; 1 to {MAX_RING_SIZE} are allowed")]
     RingSize(u32),
-    /// SET_VRING_ENABLE with a value other than 0 or 1.
+    /// SET_VRING_ENABLE has a value other than 0 or 1.
     #[error("SET_VRING_ENABLE has the value {0}; 0 and 1 are allowed")]
     BadEnable(u32),
-    /// A ring outside the memory.
+    /// A ring lies outside the memory.
     #[error("the front end placed a ring at {0:#x}, outside its memory regions")]
     Unmapped(u64),
-    /// A ring that virtio does not allow.
+    /// The ring is not allowed by virtio.
     #[error("the front end set up an unusable ring: {0}")]
     Ring(String),
-    /// A memory region with impossible addresses.
+    /// A memory region has impossible addresses.
     #[error("the front end sent a region of {len} bytes at {at:#x}, beyond the end of the address space")]
     BadRegion {
         /// Guest-physical or front-end address.
         at: u64,
-        /// Bytes.
+        /// Length of the region in bytes.
         len: u64,
     },
-    /// A memory region that reaches beyond the end of its file.
+    /// A memory region reaches beyond the end of its file.
     #[error("the front end sent a region of {len} bytes at {offset:#x} of a file of {file} bytes")]
     ShortMemory {
-        /// Bytes of the region.
+        /// Length of the region in bytes.
         len: u64,
-        /// Offset of its start in the file.
+        /// Offset of the region's start in the file.
         offset: u64,
-        /// Bytes of the file.
+        /// Length of the file in bytes.
         file: u64,
     },
-    /// Memory that cannot be mapped, overlaps, or is unknown.
+    /// The memory cannot be mapped, overlaps, or is unknown.
     #[error("the front end sent unusable memory: {0}")]
     Memory(String),
-    /// A dirty log that reaches beyond the end of its file.
+    /// The dirty log reaches beyond the end of its file.
     #[error("the front end sent a dirty log of {size} bytes at {offset:#x} of a file of {file} bytes")]
     ShortLog {
-        /// Bytes of the log.
+        /// Length of the log in bytes.
         size: u64,
-        /// Offset of its start in the file.
+        /// Offset of the log's start in the file.
         offset: u64,
-        /// Bytes of the file.
+        /// Length of the file in bytes.
         file: u64,
     },
-    /// A dirty log that does not cover the memory.
+    /// The dirty log does not cover the memory.
     #[error("the front end sent a dirty log of {size} bytes, too short for its memory")]
     LogTooShort {
-        /// Bytes of the log.
+        /// Length of the log in bytes.
         size: u64,
     },
-    /// A dirty log that cannot be mapped.
+    /// The dirty log cannot be mapped.
     #[error("the front end sent a dirty log that cannot be mapped: {0}")]
     Log(String),
 }
@@ -145,9 +145,9 @@ pub enum Refused {
 /// A request that ends the connection.
 #[derive(Debug)]
 pub struct Rejected {
-    /// The reason.
+    /// Why the request was refused.
     pub why: Refused,
-    /// The last message for the front end, if it waits for one.
+    /// The last message for the front end, if the front end waits for one.
     pub answer: Option<Message>,
 }
 
@@ -167,7 +167,7 @@ pub struct Session<D: NetDevice> {
     memory: MemoryTable,
     rings: Vec<Ring>,
     owned: bool,
-    /// Accepted by SET_FEATURES.
+    /// Features accepted by SET_FEATURES.
     features: Option<u64>,
     protocol: Protocol,
 }
@@ -311,8 +311,8 @@ impl<D: NetDevice> Session<D> {
         Ok(DONE)
     }
 
-    /// The number of queues. QEMU reads it before SET_OWNER and expects pairs; cloud-hypervisor reads it afterwards and
-    /// expects rings.
+    /// Answers with the number of queues. QEMU reads it before SET_OWNER and expects pairs. cloud-hypervisor reads it
+    /// afterwards and expects rings.
     fn queue_num(&self) -> u64 {
         let num = if self.owned {
             self.rings.len()
@@ -328,7 +328,7 @@ impl<D: NetDevice> Session<D> {
         if bytes.len() as u64 != u64::from(config.size) {
             bytes.clear();
         }
-        // An answer without bytes means that they cannot be read.
+        // An answer without a body means that the configuration cannot be read.
         config.size = u32::try_from(bytes.len()).unwrap_or(0);
         Ok(Outcome::Answer([config.as_slice(), &bytes].concat()))
     }
@@ -345,7 +345,7 @@ impl<D: NetDevice> Session<D> {
             let region: VhostUserSingleMemoryRegion = request.body_as()?;
             match kind {
                 Req::ADD_MEM_REG => self.memory.add(&region, only_file(request)?)?,
-                // A descriptor may accompany it; it is closed.
+                // A descriptor may accompany the request; it is closed.
                 _ => self.memory.remove(&region)?,
             }
         }
@@ -458,7 +458,7 @@ const fn needed_feature(request: Req) -> Option<Protocol> {
     }
 }
 
-/// Answers a request without a body with a number.
+/// Answers a request without a body with the number `answer`.
 fn question(request: &Message, answer: u64) -> Result<Outcome, Refused> {
     let [] = request.body_array()?;
     Ok(Outcome::Answer(answer.to_ne_bytes().to_vec()))
@@ -488,7 +488,7 @@ fn regions(request: &mut Message) -> Result<Vec<(VhostUserMemoryRegion, File)>, 
     Ok(regions.into_iter().zip(files).collect())
 }
 
-/// A body whose values are checked where they are used.
+/// Reads a body whose values are checked where they are used.
 fn plain<T: ByteValued + Default>(bytes: &[u8]) -> T {
     let mut body = T::default();
     body.as_mut_slice().copy_from_slice(bytes);

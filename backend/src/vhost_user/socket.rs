@@ -10,9 +10,9 @@ use vmm_sys_util::sock_ctrl_msg::ScmSocket;
 /// Result of a non-blocking read.
 #[derive(Debug)]
 pub enum Received {
-    /// A whole message.
+    /// A message has arrived completely.
     Message(Message),
-    /// No whole message yet.
+    /// No message is complete yet.
     Nothing,
     /// The peer has closed the socket between two messages.
     End,
@@ -41,7 +41,7 @@ pub struct MessageSocket {
     stream: UnixStream,
     incoming: Assembler,
     outgoing: VecDeque<Message>,
-    /// Bytes of the first outgoing message that have been sent.
+    /// Bytes of the first outgoing message that have already been sent.
     sent: usize,
 }
 
@@ -60,7 +60,7 @@ impl MessageSocket {
         })
     }
 
-    /// Reads at most one message; call again until [`Received::Nothing`].
+    /// Reads at most one message. Call this again until it returns [`Received::Nothing`].
     ///
     /// # Errors
     /// [`SocketError`].
@@ -88,7 +88,7 @@ impl MessageSocket {
         }
     }
 
-    /// Appends a message to those waiting to be written.
+    /// Appends a message to those that are waiting to be written.
     pub fn queue(&mut self, message: Message) {
         self.outgoing.push_back(message);
     }
@@ -152,20 +152,20 @@ fn receive_with_files(stream: &UnixStream, buf: &mut [u8]) -> io::Result<(usize,
 /// The events for which [`wait`] waits on a descriptor.
 #[derive(Clone, Copy, Debug)]
 pub struct Watch {
-    /// The descriptor.
+    /// Descriptor to watch.
     pub fd: RawFd,
-    /// Wake up when there is something to read.
+    /// True to wake up when there is something to read.
     pub read: bool,
-    /// Wake up when there is room to write.
+    /// True to wake up when there is room to write.
     pub write: bool,
 }
 
 /// Result of [`wait`] for a descriptor.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Ready {
-    /// There is something to read, or the end of the stream.
+    /// True if there is something to read, or the stream has ended.
     pub readable: bool,
-    /// Room to write.
+    /// True if there is room to write.
     pub writable: bool,
 }
 
@@ -176,7 +176,7 @@ pub struct Ready {
 /// The error of poll(2).
 pub fn wait<const N: usize>(watches: [Watch; N], timeout_ms: i32) -> io::Result<[Ready; N]> {
     let mut fds = watches.map(|w| libc::pollfd {
-        // A negative number is skipped; otherwise poll would report a hang-up unconditionally.
+        // poll(2) skips a negative number. Otherwise it would report a hang-up unconditionally.
         fd: if w.read || w.write { w.fd } else { -1 },
         events: if w.read { libc::POLLIN } else { 0 } | if w.write { libc::POLLOUT } else { 0 },
         revents: 0,

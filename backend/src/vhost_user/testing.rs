@@ -15,14 +15,14 @@ use vhost_user_backend::{VhostUserBackend, VringMutex};
 use vm_memory::{GuestAddressSpace, GuestMemoryBackend};
 use vmm_sys_util::epoll::EventSet;
 
-/// Virtio features the device offers.
+/// Virtio features that the device offers.
 pub const FEATURES: u64 = VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits() | 1 << 26 | 1;
 /// The smallest MTU that it accepts.
 pub const MTU: u64 = 1500;
 /// Its configuration space.
 pub const CONFIG: &[u8] = b"config";
 
-/// A request that reached the device or one of its rings.
+/// A request that has reached the device or one of its rings.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
     /// SEND_RARP
@@ -62,7 +62,7 @@ impl Events {
     }
 }
 
-/// The device.
+/// A device that records its events.
 #[derive(Debug)]
 pub struct Recorder {
     events: Events,

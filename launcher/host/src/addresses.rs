@@ -18,7 +18,7 @@ use std::net::{IpAddr, Ipv4Addr};
 /// Table of the kernel's own entries (RT_TABLE_LOCAL).
 const LOCAL_TABLE: u32 = 255;
 
-/// A message of the kernel in hexadecimal.
+/// A message of the kernel, in hexadecimal.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Recorded(String);
@@ -39,7 +39,7 @@ impl Recorded {
     }
 }
 
-/// An address of a link.
+/// An address that is assigned to a link.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Address {
     /// The address and its prefix length.
@@ -47,18 +47,18 @@ pub struct Address {
     message: AddressMessage,
 }
 
-/// A route through a link.
+/// A route that leads through a link.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Route {
     message: RouteMessage,
 }
 
-/// An IPv4 route as DHCP option 121 carries it.
+/// An IPv4 route in the form of DHCP option 121.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ipv4Route {
-    /// The destination.
+    /// Destination network.
     pub destination: Ipv4Net,
-    /// The next hop; unspecified: the destination is on the link.
+    /// Next hop. If it is unspecified, the destination is on the link.
     pub gateway: Ipv4Addr,
 }
 
@@ -102,7 +102,7 @@ impl Address {
         self.message.header.scope == AddressScope::Universe
     }
 
-    /// The record to restore it from.
+    /// The record from which the address can be restored.
     pub fn record(&self) -> Recorded {
         record(&self.message)
     }
@@ -175,7 +175,7 @@ impl Route {
         })
     }
 
-    /// The record to restore it from.
+    /// The record from which the route can be restored.
     pub fn record(&self) -> Recorded {
         record(&self.message)
     }
@@ -220,7 +220,7 @@ impl Netlink {
             .filter(|route| route.leaves_by(index) && !route.is_of_an_address())
             .collect();
         for route in &mut routes {
-            // The kernel reports flags here that it does not accept.
+            // The kernel reports flags here that it does not accept in a request.
             route.message.header.flags &= RouteFlags::Onlink;
             route
                 .message
@@ -236,7 +236,7 @@ impl Netlink {
         Ok(routes)
     }
 
-    /// Adds an address to a link, unless the link has it.
+    /// Adds an address to a link, unless the link already has it.
     ///
     /// # Errors
     /// The kernel's error.

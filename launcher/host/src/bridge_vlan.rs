@@ -23,7 +23,7 @@ pub struct PortVlans {
 }
 
 impl PortVlans {
-    /// The VLANs that a bridge must carry for a port; `None` if the default for new ports suffices.
+    /// The VLANs that a bridge must carry for a port; `None` if the default for new ports is enough.
     pub fn of(config: &VlanConfig) -> Option<Self> {
         match config {
             VlanConfig::Refused | VlanConfig::Transparent => None,
@@ -46,7 +46,7 @@ impl PortVlans {
     }
 }
 
-/// Combines ascending numbers into runs.
+/// Combines ascending numbers into ranges.
 fn runs(numbers: impl Iterator<Item = u16>) -> Vec<RangeInclusive<u16>> {
     let mut runs: Vec<RangeInclusive<u16>> = Vec::new();
     for number in numbers {
@@ -80,7 +80,8 @@ fn message(port: u32, runs: &[RangeInclusive<u16>]) -> LinkMessage {
 }
 
 impl Netlink {
-    /// Makes a port a member of `vlans`; `default` is the VLAN in which the kernel put it by default, 0 for none.
+    /// Makes a port a member of `vlans`. `default` is the VLAN of which the kernel made it a member by default, 0 for
+    /// none.
     ///
     /// # Errors
     /// The kernel's error: EOPNOTSUPP if it does not support VLANs on bridges.

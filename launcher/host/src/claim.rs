@@ -1,9 +1,9 @@
 //! A claim on a link of the network namespace, which lasts as long as its process.
 //!
-//! The kernel gives each process that opens a macvtap device a queue and distributes frames over all queues, so each of
-//! two processes would lose frames. For TAP devices the kernel refuses the second process. For other devices a claim
-//! has the same effect among hawser processes. A claim is a bound abstract Unix socket: its name belongs to a network
-//! namespace, as links do, and disappears with its process, however that ends.
+//! The kernel gives each process that opens a macvtap device a queue, and distributes frames over all queues. If two
+//! processes opened one device, each would lose frames. For TAP devices the kernel refuses the second process. For
+//! other devices a claim has the same effect among hawser processes. A claim is a bound abstract Unix socket. Its name
+//! belongs to a network namespace, as links do, and disappears when its process ends for any reason.
 
 use hawser_config::handover::{Descriptors, Handover, HandoverError, next_of};
 use hawser_config::payload::{Payload, Sealed};
@@ -31,7 +31,7 @@ impl Claim {
     }
 }
 
-/// The data of a claim apart from its descriptor. There is none.
+/// The data of a claim apart from its descriptor. It is empty.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ClaimRecord {}
 

@@ -1,10 +1,10 @@
 //! Addresses of a guest on an ipvtap. The kernel delivers a packet to the ipvtap that has the packet's destination
-//! address; packets from a guest without an address would be treated as the host's.
+//! address. It would treat packets from a guest without an address as the host's.
 //!
 //! An address on a link is also the host's, because the kernel creates a route for it (table "local"). In IPv4 that
-//! route is removed again, so that the host answers neither ARP nor connections in the guest's place. In the routing
-//! modes it is replaced by a route to the ipvtap, through which the host reaches its guest. In l3s, where packets cross
-//! the host's own IP stack before the ipvtap, they also follow that route.
+//! route is removed again, so that the host does not answer ARP or connections in place of the guest. In the routing
+//! modes it is replaced by a route to the ipvtap, through which the host reaches its guest. In l3s, packets cross the
+//! host's own IP stack before the ipvtap and also follow that route.
 
 use super::netlink::Netlink;
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
@@ -20,14 +20,14 @@ use std::net::{IpAddr, Ipv4Addr};
 /// RT_TABLE_LOCAL
 const LOCAL_TABLE: u8 = 255;
 
-/// An ipvtap to which addresses are added.
+/// An ipvtap to which addresses of its guest are added.
 #[derive(Clone, Copy, Debug)]
 pub struct Ipvtap {
-    /// Its number.
+    /// Index of the ipvtap.
     pub index: u32,
-    /// Its mode.
+    /// Mode of the ipvtap.
     pub mode: IpVtapMode,
-    /// Number of its lower link.
+    /// Index of its lower link.
     pub lower: u32,
 }
 
@@ -41,7 +41,7 @@ fn address(index: u32, address: IpAddr) -> AddressMessage {
     message.header.family = family;
     message.header.prefix_len = length;
     message.header.index = index;
-    // With this scope the host never chooses it as a source address.
+    // With this scope, the host never chooses the address as a source address.
     message.header.scope = AddressScope::Host;
     let flags = AddressFlags::Noprefixroute | AddressFlags::Nodad;
     message.attributes = vec![
@@ -74,7 +74,7 @@ impl Netlink {
     /// Adds an address of its guest to an ipvtap, which must be up.
     ///
     /// # Errors
-    /// The kernel's error: EADDRINUSE if another link on the same lower link has the address.
+    /// The kernel's error: EADDRINUSE if another ipvtap on the same lower link has the address.
     pub fn add_guest_address(&mut self, ipvtap: Ipvtap, guest: IpAddr) -> io::Result<()> {
         let Ipvtap { index, mode, lower } = ipvtap;
         let new = RouteNetlinkMessage::NewAddress(address(index, guest));
@@ -114,7 +114,7 @@ impl Netlink {
             }))
     }
 
-    /// Makes the host's IP stack forward packets from an ipvtap in l3s.
+    /// Makes the host's IP stack forward packets from an ipvtap in mode l3s.
     ///
     /// # Errors
     /// The kernel's error.

@@ -1,9 +1,10 @@
 //! A journal of the changes made to the host. They are undone at exit, after a failure midway, and at the next start
 //! after a kill.
 //!
-//! Before each change, a line that states how to undo it is written to a file in the runtime folder. The process locks
-//! its file. A file without a lock was left by a process that died: the next process that starts in the same network
-//! namespace undoes its lines. Undoing a line is safe even if its change was never made, or was already undone.
+//! Before each change, a line that states how to undo it is written to a file in the runtime folder. The process keeps
+//! its file locked. An unlocked file was left by a process that died. The next process that starts in the same network
+//! namespace undoes the lines of that file. Undoing a line is safe even if its change was never made, or was already
+//! undone.
 
 use super::addresses::Recorded;
 use super::namespace;
@@ -17,7 +18,7 @@ use std::io::{self, BufRead as _, BufReader, Write as _};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-/// Version of the lines below.
+/// Version of the format of the lines.
 const VERSION: u32 = 1;
 const SUFFIX: &str = "journal";
 
@@ -25,38 +26,38 @@ const SUFFIX: &str = "journal";
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Undo {
-    /// Remove a link that was created, but only if it has that kind and MAC.
+    /// Remove a link that was created, provided that it has this kind and MAC.
     DeleteLink {
-        /// Its name.
+        /// Name of the link.
         name: String,
-        /// The kernel's name for its kind.
+        /// The kernel's name for the link's kind.
         kind: String,
-        /// The MAC with which it was created.
+        /// MAC with which the link was created.
         mac: Option<String>,
     },
     /// Take a link out of promiscuous mode.
     ClearPromiscuous {
-        /// Its number.
+        /// Index of the link.
         index: u32,
-        /// Its name.
+        /// Name of the link.
         name: String,
     },
     /// Restore an interface.
     RestoreInterface(Interface),
 }
 
-/// An interface as it was before hawser took it over.
+/// The state of an interface before hawser took it over.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Interface {
-    /// Its number, which never changes.
+    /// Interface index, which never changes.
     pub index: u32,
-    /// Its name.
+    /// Interface name.
     pub name: String,
-    /// Its MAC.
+    /// Original MAC.
     pub mac: String,
-    /// Its addresses.
+    /// Addresses of the interface.
     pub addresses: Vec<Recorded>,
-    /// The routes through it, in an order in which they can be restored.
+    /// Routes through the interface, in an order in which they can be restored.
     pub routes: Vec<Recorded>,
 }
 
@@ -76,10 +77,10 @@ pub struct JournalError {
     source: io::Error,
 }
 
-/// The changes of this process in one network namespace. They are undone on drop.
+/// The changes of this process in one network namespace. Dropping the journal undoes them.
 #[derive(Debug)]
 pub struct Journal {
-    /// `None` once it is handed over, so that the drop changes nothing.
+    /// `None` once the journal is handed over, so that dropping it changes nothing.
     kept: Option<Kept>,
 }
 
@@ -134,7 +135,7 @@ impl Journal {
     /// Records how to undo the change that is made next.
     ///
     /// # Errors
-    /// The error of write(2); the change must not be made in that case.
+    /// The error of write(2). The change must not be made in that case.
     pub fn note(&mut self, undo: Undo) -> io::Result<()> {
         if let Some(kept) = &mut self.kept {
             write_line(&mut kept.file, &undo)?;
@@ -175,7 +176,7 @@ impl Drop for Journal {
         };
         if undo_all(&record.undo) {
             // The file cannot be removed if its folder does not belong to the user to which this process has switched.
-            // It stays as an empty file.
+            // It then stays as an empty file.
             let _ = file.set_len(0);
             let _ = fs::remove_file(&record.path);
         }
@@ -188,8 +189,8 @@ fn write_line(file: &mut File, value: &impl Serialize) -> io::Result<()> {
     file.write_all(&line)
 }
 
-/// Locks the folder. Two processes that start at the same time must not both undo the journal of a third process, nor
-/// mistake a file that is about to be locked for that of a dead process.
+/// Locks the folder. Without this lock, two processes that start at the same time could both undo the journal of a
+/// third process. One of them could also mistake a file that is about to be locked for that of a dead process.
 fn close_gate(folder: &Path) -> io::Result<File> {
     let gate = File::create(folder.join("lock"))?;
     flock(&gate, FlockOperation::LockExclusive)?;
@@ -232,8 +233,8 @@ fn try_recover(folder: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// The changes in a file; `None` if they belong to another namespace. A truncated last line belongs to a change that
-/// was not made.
+/// The changes in a file; `None` if they belong to another namespace. If the last line is truncated, its change was not
+/// made.
 fn read(file: &File, cookie: u64) -> Option<Vec<Undo>> {
     let mut lines = BufReader::new(file).lines().map_while(Result::ok);
     let header: Header = serde_json::from_str(&lines.next()?).ok()?;
@@ -243,7 +244,7 @@ fn read(file: &File, cookie: u64) -> Option<Vec<Undo>> {
     Some(lines.map_while(|line| serde_json::from_str(&line).ok()).collect())
 }
 
-/// Undoes changes, last first. True if all of them are undone.
+/// Undoes changes in reverse order. True if all of them are undone.
 fn undo_all(undo: &[Undo]) -> bool {
     if undo.is_empty() {
         return true;
@@ -296,7 +297,7 @@ impl Undo {
 impl Interface {
     fn restore(&self, netlink: &mut Netlink) -> io::Result<()> {
         let Some(link) = netlink.link(self.index)? else {
-            // It is gone permanently, as when the pod itself ends.
+            // The interface is gone permanently, as when the pod itself ends.
             return Ok(());
         };
         let mac = self.mac.parse().map_err(io::Error::other)?;

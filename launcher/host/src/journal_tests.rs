@@ -20,7 +20,7 @@ fn a_journal_that_is_handed_over_is_undone_by_the_process_that_has_it_and_by_no_
     journal.note(delete("hawser-nobody")).unwrap();
     let written = fs::read(&file).unwrap();
     let (record, descriptors) = journal.into_handover();
-    // Neither the old process nor one that starts meanwhile touches it.
+    // Neither the old process nor one that starts meanwhile changes anything.
     recover(folder.path());
     assert_eq!(fs::read(&file).unwrap(), written);
     let record = serde_json::from_value(serde_json::to_value(record).unwrap()).unwrap();

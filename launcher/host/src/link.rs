@@ -15,27 +15,27 @@ use std::io;
 /// A snapshot of a link.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Link {
-    /// Its number, fixed while the link exists.
+    /// Interface index, fixed while the link exists.
     pub index: u32,
-    /// Its name.
+    /// Interface name.
     pub name: String,
-    /// Its MAC; `None` for links without Ethernet.
+    /// Link-layer address; `None` for links without Ethernet.
     pub mac: Option<MacAddr>,
     /// MTU in bytes.
     pub mtu: u32,
-    /// Its kind: `bridge`, `tun`, `veth`, …; empty for hardware.
+    /// Kind of the link: `bridge`, `tun`, `veth`, …; empty for hardware.
     pub kind: String,
-    /// The bridge (or bond, …) of which it is a port.
+    /// Index of the bridge (or bond, …) of which the link is a port.
     pub master: Option<u32>,
-    /// Switched on (IFF_UP).
+    /// True if the link is switched on (IFF_UP).
     pub is_up: bool,
-    /// The layer below it is up (IFF_LOWER_UP).
+    /// True if the layer below is up (IFF_LOWER_UP).
     pub has_carrier: bool,
-    /// Put into promiscuous mode by the administrator (IFF_PROMISC).
+    /// True if the administrator has put the link into promiscuous mode (IFF_PROMISC).
     pub is_promiscuous: bool,
-    /// For a VLAN-filtering bridge, the VLAN of its new ports; 0: none.
+    /// VLAN of new ports, for a VLAN-filtering bridge; 0: none.
     pub default_vlan: Option<u16>,
-    /// For an ipvtap, its mode.
+    /// Mode, for an ipvtap.
     pub ipvtap_mode: Option<IpVtapMode>,
 }
 
@@ -76,7 +76,7 @@ impl Link {
         link
     }
 
-    /// True for links of that kind (`bridge`, `macvtap`, …).
+    /// True for links of this kind (`bridge`, `macvtap`, …).
     pub fn is(&self, kind: &str) -> bool {
         self.kind == kind
     }
@@ -85,15 +85,15 @@ impl Link {
 /// Describes a link to create.
 #[derive(Clone, Debug)]
 pub struct NewLink<'a> {
-    /// Its name.
+    /// Interface name.
     pub name: &'a str,
-    /// Its kind.
+    /// Kind, and the settings that only links of this kind have.
     pub kind: NewKind,
-    /// Its MAC.
+    /// MAC of the link, unless the kernel chooses it.
     pub mac: Option<MacAddr>,
-    /// Its MTU, unless the kernel chooses it.
+    /// MTU in bytes, unless the kernel chooses it.
     pub mtu: Option<u32>,
-    /// Its lower link.
+    /// Index of the lower link.
     pub lower: Option<u32>,
 }
 
@@ -103,7 +103,7 @@ pub struct NewLink<'a> {
 pub enum NewKind {
     /// A bridge without spanning tree, which forwards immediately.
     Bridge,
-    /// A device that discards everything.
+    /// A device that discards all frames.
     Dummy,
     /// A macvtap.
     Macvtap(
@@ -161,11 +161,11 @@ impl NewKind {
 /// Behaviour of a bridge port that differs from the default.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PortManner {
-    /// Frames may leave through the port by which they arrived.
+    /// True if frames may leave through the port by which they arrived.
     pub hairpin: bool,
-    /// The port reaches only ports that are not isolated.
+    /// True if the port reaches only ports that are not isolated.
     pub isolated: bool,
-    /// The bridge does not learn addresses behind the port.
+    /// True if the bridge does not learn addresses behind the port.
     pub no_learning: bool,
 }
 
@@ -179,7 +179,7 @@ impl Netlink {
         Ok(messages.iter().filter_map(link_of).collect())
     }
 
-    /// The link of that name, if there is one.
+    /// The link with this name, if there is one.
     ///
     /// # Errors
     /// The kernel's error.
@@ -189,7 +189,7 @@ impl Netlink {
         self.look_up(message)
     }
 
-    /// The link of that number, if there is one.
+    /// The link with this index, if there is one.
     ///
     /// # Errors
     /// The kernel's error.
@@ -207,7 +207,7 @@ impl Netlink {
 
     /// True if this process may change the links of its network namespace.
     pub fn may_change(&mut self) -> bool {
-        // No link has this number, and the kernel checks the permission before the link.
+        // No link has this index, and the kernel checks the permission before it looks for the link.
         let no_link = i32::MAX.unsigned_abs();
         let refused = self.request(RouteNetlinkMessage::DelLink(message(no_link, vec![])), 0);
         !matches!(refused, Err(error) if error.raw_os_error() == Some(libc::EPERM))
@@ -244,7 +244,7 @@ impl Netlink {
         self.set_flag(index, LinkFlags::Up, up)
     }
 
-    /// Puts a link into promiscuous mode, or ends that.
+    /// Switches promiscuous mode of a link on or off.
     ///
     /// # Errors
     /// The kernel's error.
@@ -317,7 +317,7 @@ impl Netlink {
     /// # Errors
     /// The kernel's error. A kernel without IPv6 is not an error.
     pub fn silence(&mut self, index: u32) -> io::Result<()> {
-        /// Answers for no address at all (Documentation/networking/ip-sysctl.rst, arp_ignore).
+        /// Value of arp_ignore: reply for no local address (Documentation/networking/ip-sysctl.rst).
         const ARP_IGNORE_ALL: i32 = 8;
         let mut conf = InetDevConf::default();
         conf.arp_ignore = ARP_IGNORE_ALL;

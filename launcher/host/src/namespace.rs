@@ -17,14 +17,14 @@ const OWN: &str = "/proc/thread-self/ns/net";
 /// The network namespace from which this process serves.
 #[derive(Clone, Debug, Default)]
 pub struct Namespace {
-    /// The namespace in which it was started; `None`: the same.
+    /// The namespace in which the process was started; `None` if it serves from the same one.
     outside: Option<Arc<File>>,
 }
 
 /// A namespace cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum NamespaceError {
-    /// The file cannot be opened.
+    /// The namespace's file cannot be opened.
     #[error("--netns={}: {source}; name one of `ip netns list`, or the path of one, such as /proc/PID/ns/net", path.display())]
     Open {
         /// Path of the file.
@@ -32,7 +32,7 @@ pub enum NamespaceError {
         /// The error of open(2).
         source: io::Error,
     },
-    /// It cannot be entered.
+    /// The namespace cannot be entered.
     #[error("--netns={}: cannot enter it: {source}; {}", path.display(), enter_remedy(source))]
     Enter {
         /// Path of the file.
@@ -43,7 +43,7 @@ pub enum NamespaceError {
     /// The original namespace cannot be re-entered.
     #[error("cannot return to the network namespace that hawser was started in: {0}")]
     Return(#[source] io::Error),
-    /// No thread could be started to enter it.
+    /// The thread that would enter the original namespace cannot be started.
     #[error("cannot start a thread: {0}")]
     Thread(#[source] io::Error),
 }
@@ -115,7 +115,7 @@ fn enter(file: &File) -> io::Result<()> {
     )?)
 }
 
-/// A number for the calling thread's network namespace, which no other namespace has had since the system was started.
+/// A number for the calling thread's network namespace. No other namespace has had it since the system was started.
 ///
 /// # Errors
 /// The error of getsockopt(2): ENOPROTOOPT before Linux 5.14.

@@ -1,9 +1,8 @@
-//! Requests to the kernel's rtnetlink, one at a time, on a socket of the calling thread's network
-//! namespace.
+//! Requests to the kernel's rtnetlink, one at a time, on a socket of the calling thread's network namespace.
 //!
-//! Each answer is read to its end before the next request: set-up takes only a few dozen requests, so having several in
-//! flight would gain nothing. A refusal is returned as the kernel's error number. The wait for an answer is bounded,
-//! because the kernel drops an answer when its queue is full or memory is short.
+//! Each answer is read completely before the next request is sent. Set-up takes only a few dozen requests, so sending
+//! several at once would gain nothing. A refusal is returned as the kernel's error number. The wait for an answer is
+//! bounded, because the kernel drops an answer when its queue is full or memory is short.
 
 use netlink_packet_core::{
     NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkBuffer, NetlinkHeader, NetlinkMessage, NetlinkPayload,
@@ -15,12 +14,12 @@ use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-/// The kernel's address; for our own end, the same value means any address.
+/// Address of the kernel. For the local end, the same value means any address.
 const KERNEL: SocketAddrNetlink = SocketAddrNetlink::new(0, 0);
-/// Longest wait for an answer. The kernel answers within the request, but a request may wait for its lock on all links,
-/// which other requests hold.
+/// Longest wait for an answer. The kernel answers within the request, but the request may wait for the kernel's lock on
+/// all links, which other requests hold.
 const PATIENCE: Timespec = Timespec { tv_sec: 30, tv_nsec: 0 };
-/// Multicast group for link changes (RTNLGRP_LINK), as the bit that bind(2) takes.
+/// Multicast group for link changes (RTNLGRP_LINK), in the form of a bit for bind(2).
 const LINK_GROUP: u32 = 1;
 
 /// A netlink socket.
@@ -39,7 +38,7 @@ impl Netlink {
         Self::bind(0, SocketFlags::CLOEXEC)
     }
 
-    /// Opens a socket that becomes readable when a link changes; see [`drain`](Self::drain).
+    /// Opens a socket that becomes readable when a link changes (see [`drain`](Self::drain)).
     ///
     /// # Errors
     /// The error of socket(2).
@@ -71,8 +70,8 @@ impl Netlink {
         self.answers(true, &PATIENCE)
     }
 
-    /// Discards the messages of a watching socket. Messages that did not fit may be lost as well, because a watcher
-    /// reads the state of the links instead of the messages.
+    /// Discards the messages of a socket that watches links. Lost messages do no harm, because a watcher reads the
+    /// state of the links instead of the messages.
     pub fn drain(&self) {
         let mut buffer = Vec::new();
         loop {
@@ -150,7 +149,7 @@ fn await_answer(socket: &OwnedFd, patience: &Timespec) -> io::Result<()> {
     }
 }
 
-/// Reads one datagram, however long it is.
+/// Reads one datagram of any length.
 fn receive(socket: &OwnedFd, buffer: &mut Vec<u8>) -> io::Result<()> {
     let (_, len) = rustix::net::recv(socket, &mut [0u8; 0][..], RecvFlags::PEEK | RecvFlags::TRUNC)?;
     buffer.clear();
@@ -162,7 +161,7 @@ fn receive(socket: &OwnedFd, buffer: &mut Vec<u8>) -> io::Result<()> {
 
 /// The first message of a datagram, and the bytes after it.
 fn split(datagram: &[u8]) -> io::Result<(&[u8], &[u8])> {
-    /// Messages begin at multiples of this.
+    /// Messages begin at multiples of this number of bytes.
     const ALIGNMENT: usize = 4;
     let message = NetlinkBuffer::new_checked(datagram)
         .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error.to_string()))?;

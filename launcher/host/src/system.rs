@@ -6,8 +6,8 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 
-/// Addresses of this network namespace with which a socket reaches beyond its own link. KubeVirt enables a family for a
-/// guest only if there is such an address.
+/// Addresses of this network namespace from which a socket can reach beyond its own link. KubeVirt enables a family for
+/// a guest only if there is such an address.
 pub fn global_addresses() -> Vec<IpAddr> {
     let interfaces = if_addrs::get_if_addrs().unwrap_or_default();
     interfaces
@@ -28,9 +28,9 @@ fn is_global(addr: &IpAddr) -> bool {
 /// The default route of one family.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DefaultRoute {
-    /// Source address of packets that take it.
+    /// Source address of packets that take the route.
     pub source: IpAddr,
-    /// Name of the link that has this address.
+    /// Name of the link that has the source address.
     pub link: String,
     /// MTU in bytes of IP packet.
     pub mtu: u32,
@@ -38,9 +38,8 @@ pub struct DefaultRoute {
 
 /// The default routes of IPv4 and of IPv6, where they exist.
 ///
-/// A connected datagram socket knows source and MTU, and sends nothing to find them out. The
-/// addresses it is connected to are reserved for documentation (RFC 5737, RFC 3849), so only the
-/// default route leads there.
+/// The source and the MTU are read from a connected datagram socket, without sending anything. The addresses to which
+/// it is connected are reserved for documentation (RFC 5737, RFC 3849), so that only the default route leads there.
 pub fn default_routes() -> [Option<DefaultRoute>; 2] {
     const BEYOND_V4: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
     const BEYOND_V6: IpAddr = IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1));
@@ -68,7 +67,7 @@ fn default_route(beyond: IpAddr, interfaces: &[if_addrs::Interface]) -> io::Resu
     })
 }
 
-/// The system's name, with its domain if it has one.
+/// The system's host name, with its domain if it has one.
 pub fn node_name() -> String {
     rustix::system::uname().nodename().to_string_lossy().into_owned()
 }

@@ -1,8 +1,8 @@
-//! The character device of a macvtap or ipvtap link, `/dev/tapN` with N the link's number.
+//! The character device of a macvtap or ipvtap link, `/dev/tapN`, where N is the link's index.
 //!
-//! udev or devtmpfs creates that file, but not in a container, and in devtmpfs, links of two network namespaces with
-//! the same number compete for one name. So the device number is read from a sysfs of the right namespace, and if /dev
-//! has no file for it, hawser creates one on a tmpfs that is not mounted anywhere.
+//! udev or devtmpfs creates this file, but not in a container. In devtmpfs, links with the same index in two network
+//! namespaces also compete for one name. So the device number is read from a sysfs of the right namespace. If /dev has
+//! no file for it, hawser creates one on a tmpfs that is not mounted anywhere.
 
 use rustix::fs::{CWD, FileType, Mode, OFlags, makedev, mknodat, openat, stat, unlinkat};
 use rustix::io::Errno;
@@ -23,7 +23,7 @@ pub enum NodeError {
         "cannot find the device of {name} in sysfs: {source}; let this process see a /sys of its network namespace"
     )]
     Number {
-        /// The link.
+        /// Name of the link.
         name: String,
         /// The error of the last attempt.
         source: io::Error,
@@ -34,9 +34,9 @@ pub enum NodeError {
          (cgroup), or put /dev/tap{index} (c {major}:{minor}) into its /dev"
     )]
     Open {
-        /// The link.
+        /// Name of the link.
         name: String,
-        /// Its number.
+        /// Index of the link.
         index: u32,
         /// Major number of the device.
         major: u32,
@@ -47,8 +47,7 @@ pub enum NodeError {
     },
 }
 
-/// Opens `count` queues of the link `name` with the number `index`, which is in the network
-/// namespace of the calling thread.
+/// Opens `count` queues of the link with this name and index, which is in the network namespace of the calling thread.
 ///
 /// # Errors
 /// [`NodeError`]
@@ -124,23 +123,23 @@ fn open_made(folder: impl AsFd, name: &str, device: u64) -> io::Result<OwnedFd> 
         device,
     )?;
     let opened = openat(&folder, name, QUEUE, Mode::empty());
-    // This process has just created it.
+    // This process has just created the device file.
     let _: Result<(), Errno> = unlinkat(&folder, name, rustix::fs::AtFlags::empty());
     Ok(opened?)
 }
 
-/// File systems that are not mounted anywhere. Creating them needs CAP_SYS_ADMIN, so they are created once and kept for
-/// later use, when a device has come back.
+/// File systems that are not mounted anywhere. Creating them requires CAP_SYS_ADMIN. So they are created once and kept,
+/// for use when a device has come back.
 #[derive(Debug)]
 pub struct Detached {
     /// A sysfs with the links of the process's network namespace.
     pub sysfs: Option<OwnedFd>,
-    /// An empty tmpfs.
+    /// A tmpfs for one device file at a time.
     pub tmpfs: Option<OwnedFd>,
 }
 
 impl Detached {
-    /// Creates them on the first call.
+    /// The file systems, created on the first call.
     pub fn get() -> &'static Self {
         static MADE: OnceLock<Detached> = OnceLock::new();
         MADE.get_or_init(|| Self {

@@ -1,15 +1,15 @@
-//! Limits the frames that are copied to all endpoints for a guest, by tokens and without a clock.
+//! Limits the rate of frames from a guest that are copied to all endpoints. A token bucket without a clock of its own.
 
 use crate::time::Instant;
 use std::time::Duration;
 
 /// Frames per second. Each is sent once to every endpoint of the network.
 const PER_SECOND: u64 = 1000;
-/// Frames in one burst, after a period of silence.
+/// Frames allowed in one burst after a period of silence.
 const BURST: u64 = 1000;
 /// Nanoseconds per token.
 const PRICE: u64 = 1_000_000_000 / PER_SECOND;
-/// Time in which all tokens are refilled.
+/// Time in which an empty bucket is refilled.
 const DEPTH: Duration = Duration::from_nanos(PRICE * BURST);
 
 /// The tokens of one worker, stored as the time at which all of them would be available again.
@@ -19,7 +19,7 @@ pub(super) struct Flood {
 }
 
 impl Flood {
-    /// Takes a token. False if there is none.
+    /// Takes a token. Returns false if there is none.
     pub(super) fn take(&mut self, now: Instant) -> bool {
         let full_at = self.full_at.max(now) + Duration::from_nanos(PRICE);
         let has_token = full_at.since(now) <= DEPTH;

@@ -28,18 +28,18 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// Memberships of a port, which its workers share.
+/// Memberships of a port, shared by its workers.
 #[derive(Debug)]
 pub struct Memberships {
     snooper: Mutex<Snooper>,
-    /// Number of changes of the receivers of any group.
+    /// Incremented whenever the receivers of any group change.
     version: AtomicU64,
 }
 
 impl Memberships {
-    /// Memberships of a port with this configuration; none are known yet.
+    /// An empty set of memberships for a port with this configuration.
     pub fn new(mode: &Layer2Config) -> Arc<Self> {
-        // The hash is the same at each start, because nothing depends on its secrecy.
+        // A fixed hash seed is enough, because nothing depends on its secrecy.
         let number = BuildHasherDefault::<DefaultHasher>::default().hash_one(mode.vtep);
         Arc::new(Self {
             snooper: Mutex::new(Snooper::new(mode.station_addresses().into_iter().flatten(), number)),
@@ -78,16 +78,16 @@ pub(super) struct Groups {
     flood: Flood,
     gateway: MacAddr,
     counters: Arc<Counters>,
-    /// The deadline as of the last message or timer of this worker.
+    /// This worker's next deadline, computed at its last message or timer.
     deadline: Option<Instant>,
-    /// Queries to be sent.
+    /// Queries that are due to be sent.
     orders: Vec<Order>,
-    /// True for the first worker of a port, which follows the guest's link.
+    /// True for the first worker of a port, which follows the link state of the guest.
     is_first: bool,
 }
 
 impl Groups {
-    /// The groups as worker number `worker` sees them.
+    /// Creates the view of the groups for worker number `worker`.
     pub(super) fn new(memberships: Arc<Memberships>, gateway: MacAddr, worker: usize, counters: Arc<Counters>) -> Self {
         Self {
             is_first: worker == 0,
@@ -173,8 +173,8 @@ impl Groups {
         }
     }
 
-    /// Call this when there are new endpoints, which do not know the guest's groups, and whose groups this process does
-    /// not know.
+    /// Call this when endpoints were added. They do not know the guest's groups yet, and this process does not know
+    /// theirs.
     pub(super) fn on_new_endpoints(&mut self, now: Instant) {
         if self.is_first {
             self.with_snooper(|snooper| snooper.query_soon(now));
@@ -247,7 +247,7 @@ impl Groups {
             endpoints.into_boxed_slice()
         };
         self.view = View {
-            // Changes are made with the lock held.
+            // The callers change the memberships while they hold the lock.
             version: self.memberships.version.load(Ordering::Acquire),
             groups: snooper
                 .groups()

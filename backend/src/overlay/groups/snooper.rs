@@ -35,25 +35,25 @@ const IDLE: Duration = Duration::from_secs(300);
 pub(super) const INTERVAL: Duration = Duration::from_secs(150);
 /// Time within which a host must answer a query.
 pub(super) const RESPONSE: Duration = Duration::from_secs(1);
-/// Lifetime of a membership after its host has left, so that another host behind the same endpoint can report.
+/// Lifetime of a membership after its host has left. It gives another host behind the same endpoint time to report.
 const LAST_MEMBER: Duration = Duration::from_secs(2);
 /// The gateway queries if another querier has been silent for this long.
 const OTHER_QUERIER: Duration = Duration::from_secs(300);
-/// Time that this process waits after the interval for the query of another process.
+/// Extra time that this process waits, after the interval, for the query of another process.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Minimum time between two queries from other processes that are delivered to the guest.
 const RELAY: Duration = Duration::from_secs(10);
-/// Time between two searches for memberships that have ended.
+/// Time between two sweeps that remove expired memberships.
 const SWEEP: Duration = Duration::from_secs(1);
 
 /// The sender of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Origin {
-    /// The guest of this process.
+    /// This process's own guest.
     Guest,
     /// An interface behind this endpoint.
     Endpoint(SocketAddr),
-    /// A host without a binding, behind an endpoint that gets every group.
+    /// A host without a binding, behind an endpoint that receives every group.
     Unbound,
     /// The gateway, in another process.
     Gateway,
@@ -62,9 +62,9 @@ pub(super) enum Origin {
 /// Receivers of a message.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Route {
-    /// To the guest of this process.
+    /// Whether the guest of this process receives it.
     pub(super) to_guest: bool,
-    /// To all endpoints.
+    /// Whether all endpoints receive it.
     pub(super) to_endpoints: bool,
 }
 
@@ -79,29 +79,29 @@ impl Route {
     };
 }
 
-/// A query that the gateway sends now.
+/// A query that the gateway must send now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Order {
-    /// The gateway's address, of the family of the query.
+    /// The gateway's address in the query's family.
     pub(super) source: IpAddr,
-    /// The group of a query to the guest only; `None`: a query for all groups, to all endpoints.
+    /// Group of a query that goes to the guest only. `None`: a query for all groups, which goes to all endpoints.
     pub(super) group: Option<IpAddr>,
 }
 
 /// Changes since the last call of [`Snooper::take_changes`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Changes {
-    /// Memberships that have begun.
+    /// Number of memberships that have begun.
     pub(super) joined: u64,
-    /// Memberships that have ended.
+    /// Number of memberships that have ended.
     pub(super) left: u64,
-    /// Memberships for which there was no room.
+    /// Number of memberships that were refused for lack of room.
     pub(super) refused: u64,
-    /// True if the receivers of some group have changed.
+    /// True if the receivers of any group have changed.
     pub(super) is_other: bool,
 }
 
-/// A membership, or a router.
+/// Entry for a member of a group, or for a multicast router.
 #[derive(Clone, Copy, Debug)]
 struct Member {
     endpoint: SocketAddr,
@@ -121,10 +121,10 @@ struct Querier {
 /// Memberships and queriers of one port.
 #[derive(Debug)]
 pub(super) struct Snooper {
-    /// Groups of IPv4, and of IPv6.
+    /// Groups of IPv4 and of IPv6, in this order.
     groups: [HashMap<IpAddr, Vec<Member>>; 2],
     memberships: usize,
-    /// Groups of each endpoint that has any.
+    /// Number of groups per endpoint; endpoints without groups are absent.
     of_endpoints: HashMap<SocketAddr, u16>,
     routers: Vec<Member>,
     /// Time until which the guest counts as a multicast router.
@@ -132,7 +132,7 @@ pub(super) struct Snooper {
     /// Time until which the table counts as incomplete.
     incomplete_until: Option<Instant>,
     queriers: Vec<Querier>,
-    /// Additional time that this process waits for a query, which differs between processes.
+    /// Additional time that this process waits for a query. It differs between processes.
     patience: Duration,
     orders: Vec<Order>,
     changes: Changes,
@@ -229,7 +229,7 @@ impl Snooper {
         queries.chain(self.sweep_at).min()
     }
 
-    /// The queries to be sent.
+    /// Takes the queries that must be sent now.
     pub(super) fn take_orders(&mut self) -> Vec<Order> {
         std::mem::take(&mut self.orders)
     }
@@ -250,14 +250,15 @@ impl Snooper {
         self.routers.iter().map(|router| router.endpoint)
     }
 
-    /// True if some endpoint may want groups that are not in the table, so every endpoint receives every group.
+    /// True if some endpoint may want groups that are missing from the table, so that every endpoint receives every
+    /// group.
     pub(super) const fn is_incomplete(&self) -> bool {
         self.incomplete_until.is_some()
     }
 
     fn on_query(&mut self, now: Instant, from: Origin, source: IpAddr, is_general: bool) -> Route {
         let (patience, ends) = (self.patience, now + IDLE);
-        // RFC 4541 2.1.1: a switch queries from the unspecified address, and does not want groups because of that.
+        // RFC 4541 2.1.1: a switch queries from the unspecified address. It does not want any groups itself.
         let is_router = !source.is_unspecified();
         let querier = self
             .queriers
@@ -300,7 +301,7 @@ impl Snooper {
         }
     }
 
-    /// Handles a host behind `endpoint` that wants a group, or has left it.
+    /// Handles a report that a host behind `endpoint` wants a group, or a message that it has left it.
     fn on_change(&mut self, now: Instant, endpoint: SocketAddr, change: Change) {
         let Change { group, is_wanted } = change;
         if membership::is_link_scope(group) {
@@ -385,7 +386,7 @@ impl Snooper {
         self.sweep_at = Some(self.sweep_at.map_or(at, |earlier| earlier.min(at)));
     }
 
-    /// Ends memberships and routers whose lifetime is over.
+    /// Removes memberships and routers whose lifetime has expired.
     fn sweep(&mut self, now: Instant) {
         let mut next: Option<Instant> = None;
         let mut lives = |until: Instant| {
@@ -420,7 +421,7 @@ impl Snooper {
     }
 }
 
-/// Decrements the number of groups of an endpoint.
+/// Decrements the number of groups recorded for an endpoint.
 fn leave_one(of_endpoints: &mut HashMap<SocketAddr, u16>, endpoint: SocketAddr) {
     if let Entry::Occupied(mut groups) = of_endpoints.entry(endpoint) {
         *groups.get_mut() -= 1;
@@ -430,7 +431,7 @@ fn leave_one(of_endpoints: &mut HashMap<SocketAddr, u16>, endpoint: SocketAddr) 
     }
 }
 
-/// Index of the family of an address.
+/// Position of an address's family in arrays with one element per family.
 const fn family(address: IpAddr) -> usize {
     address.is_ipv6() as usize
 }

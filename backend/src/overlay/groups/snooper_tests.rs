@@ -42,7 +42,7 @@ fn members(snooper: &Snooper, group: IpAddr) -> Vec<SocketAddr> {
     of.map(|(_, endpoints)| endpoints).unwrap_or_default()
 }
 
-/// Runs timers up to and at this second; returns the queries with their times.
+/// Runs the timers until this second inclusive; returns the queries with their times.
 fn run(snooper: &mut Snooper, until: u64) -> Vec<(u64, Order)> {
     let mut sent = Vec::new();
     while let Some(next) = snooper.deadline().filter(|next| *next <= at(until)) {
@@ -143,7 +143,7 @@ fn of_the_processes_of_a_network_one_queries_and_another_one_when_it_is_gone() {
     let mut snooper = snooper();
     snooper.on_link_up(at(0));
     run(&mut snooper, 1);
-    // Another process queries every 150 seconds, and is gone after 600.
+    // Another process queries every 150 seconds, and stops after 600.
     let mut sent = Vec::new();
     for second in [140, 290, 440, 590] {
         sent.extend(run(&mut snooper, second));
@@ -191,7 +191,7 @@ fn the_gateway_is_silent_while_a_router_queries_and_for_300_seconds_more() {
             let route = snooper.on_message(at(second), from, query("10.0.0.77", None));
             assert_eq!(route.to_guest, from != Origin::Guest);
             assert_eq!(route.to_endpoints, from == Origin::Guest);
-            // A query for a single group does not count as a sign of life of the querier.
+            // A query for a single group does not show that the querier is still alive.
             snooper.on_message(at(second + 1), from, query("10.0.0.77", Some(group(1))));
         }
         sent.extend(run(&mut snooper, 700));
@@ -238,7 +238,7 @@ fn one_endpoint_has_room_for_512_groups_and_the_network_for_2048_of_each_family(
         [endpoint(99)],
         "the other family has its own room"
     );
-    // All memberships end at the same time; then there is room, and the table is complete again.
+    // All memberships end at the same time. The table then has room again and is complete.
     run(&mut snooper, 301);
     assert!(!snooper.is_incomplete());
     assert_eq!(

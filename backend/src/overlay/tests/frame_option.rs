@@ -31,7 +31,7 @@ fn large(v6: bool) -> Tcp {
 fn a_frame_of_many_segments_to_a_process_of_the_same_host_crosses_in_one_datagram() {
     let (mut first, mut second) = pair_with_option();
     for v6 in [false, true] {
-        // Only the first segment carries CWR, and the guest must know that.
+        // Only the first segment carries CWR, and the guest must be able to rely on that.
         for flags in [0, 0x80] {
             let tcp = Tcp { flags, ..large(v6) };
             first.send(&[OwnedFrame::new(tcp.frame()).with_offload(tcp.offload(1200))]);
@@ -101,7 +101,7 @@ fn a_guest_without_offloads_gets_the_segments_of_a_whole_frame_however_little_ro
             let expected = tcp.seq.wrapping_add(u32::try_from(number * 1200).unwrap());
             assert_eq!(frame.bytes[tcp.l4() + 4..tcp.l4() + 8], expected.to_be_bytes());
             assert_eq!(frame.offload.segmentation, Segmentation::None);
-            // The guest leaves a checksum over the pseudo-header to its device.
+            // The guest leaves a checksum over the pseudo-header, to be completed by its device.
             let partial = frame.bytes.clone();
             Tcp::seal(&mut frame.bytes);
             let sum = crate::packet::checksum::Sum::default()

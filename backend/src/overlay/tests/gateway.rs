@@ -1,4 +1,4 @@
-//! The gateway in front of a guest of the network.
+//! Tests of the gateway of a network's guest.
 
 use super::*;
 use crate::config::{Families, Forward, Transport};
@@ -7,7 +7,7 @@ use crate::mode::ForwardChange;
 use crate::packet::{EtherType, EthernetHeader, Head, Ipv4Header, UdpHeader, protocol};
 use std::net::TcpStream;
 
-/// A question for the address of a name, of the guest with MAC [`FROM`] to the gateway.
+/// A DNS query for the address of a name, sent to the gateway by the guest with MAC [`FROM`].
 fn question(name: &str) -> OwnedFrame {
     let mut query = vec![0, 7, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
     query.push(u8::try_from(name.len()).unwrap());
@@ -42,7 +42,7 @@ fn question(name: &str) -> OwnedFrame {
     OwnedFrame::new(frame)
 }
 
-/// The transport protocol of the only frame that the guest got, and its last four bytes.
+/// The transport protocol of the only frame that the guest received, and the last four bytes of that frame.
 fn answer(station: &mut Station) -> (u8, [u8; 4]) {
     let frames = station.sink.take();
     assert_eq!(frames.len(), 1, "{frames:?}");
@@ -61,7 +61,7 @@ fn the_gateway_answers_for_the_names_of_the_peers_as_they_are_now() {
     let mut first = Station::new(VNI, a, FROM, vec![named("Db", [192, 0, 2, 1])]);
     first.send(&[question("db")]);
     assert_eq!(answer(&mut first), (protocol::UDP, [192, 0, 2, 1]));
-    // Without a name server behind the gateway nothing is open at its port for other names.
+    // Without a name server behind the gateway, queries for other names find a closed port.
     first.send(&[question("web")]);
     assert_eq!(answer(&mut first).0, protocol::ICMP);
     let (table, _) = Table::new(Vni::new(VNI).unwrap(), a, &[named("web", [192, 0, 2, 5])]);

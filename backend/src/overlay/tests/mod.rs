@@ -1,4 +1,4 @@
-//! Tests with the modes of two processes on one host, whose guests are plain memory.
+//! Tests with two processes on one host, whose guests are memory without a VM.
 
 mod frame_option;
 mod gateway;
@@ -25,7 +25,7 @@ use std::time::{Duration, Instant as Clock};
 const PATIENCE: Duration = Duration::from_secs(10);
 const VNI: u32 = 7;
 
-/// The MACs of [`Tcp`] and [`Udp`]: the sender's, and the receiver's.
+/// MAC of the sender in frames of [`Tcp`] and [`Udp`].
 const FROM: MacAddr = MacAddr([2, 0, 0, 0, 0, 9]);
 const TO: MacAddr = MacAddr([2, 0, 0, 0, 0, 1]);
 
@@ -94,7 +94,7 @@ impl Station {
         });
     }
 
-    /// Waits until `done` is true, and returns the frames that have reached the guest.
+    /// Waits until `done` is true, and returns the frames that the guest has received.
     fn until(&mut self, done: impl Fn(&Self) -> bool) -> Vec<Delivered> {
         let started = Clock::now();
         while !done(self) {
@@ -106,7 +106,7 @@ impl Station {
     }
 }
 
-/// An address of the loopback with a free port.
+/// A loopback address with a free port.
 fn vtep(host: u8) -> SocketAddr {
     let address = IpAddr::from([127, 0, 0, host]);
     UdpSocket::bind((address, 0)).unwrap().local_addr().unwrap()
@@ -255,7 +255,7 @@ fn neighbours_are_answered_with_their_own_mac_and_the_gateway_with_its() {
     assert_eq!(first.counters.count(Count::TunnelSent), 0, "no request leaves");
 }
 
-/// A datagram to the tunnel of a process whose peer is `127.0.0.2`.
+/// A datagram for the tunnel of a process whose peer is `127.0.0.2`.
 fn tunnelled(vni: u32, frame: &[u8]) -> Vec<u8> {
     let header = GeneveHeader::new(Vni::new(vni).unwrap());
     [header.as_bytes(), frame].concat()
@@ -363,7 +363,7 @@ fn congestion_on_the_way_is_marked_for_the_guest_as_rfc_6040_has_it() {
     }
 }
 
-/// Sets TOS or traffic class, and corrects the IPv4 checksum.
+/// Sets the TOS or traffic class of a frame, and corrects the IPv4 checksum.
 fn set_class(frame: &mut [u8], class: u8) {
     if frame[12] == 8 {
         frame[15] = class;

@@ -21,7 +21,7 @@ impl Station {
         with_burst(&frames, |burst| self.mode.on_burst(now, burst, &mut self.sink));
     }
 
-    /// Handles arriving datagrams, at this time, until `done` is true.
+    /// Handles datagrams that arrive, at the time `now`, until `done` is true.
     fn receive_at(&mut self, now: Instant, done: impl Fn(&Self) -> bool) {
         let started = Clock::now();
         while !done(self) {
@@ -31,7 +31,7 @@ impl Station {
         }
     }
 
-    /// Handles this number of expected datagrams, at this time; returns the frames that the guest received.
+    /// Handles this number of datagrams at the time `now`, and returns the frames that the guest received.
     fn hear(&mut self, now: Instant, datagrams: u64) -> Vec<Delivered> {
         let before = self.counters.count(Count::TunnelReceived);
         self.receive_at(now, |station| {
@@ -87,7 +87,7 @@ fn is_query(frame: &Delivered) -> bool {
     frame.bytes[14] == 0x46 && frame.bytes[23] == protocol::IGMP
 }
 
-/// A network of three: [`FROM`], [`TO`] and [`THIRD`].
+/// A network of three stations: [`FROM`], [`TO`] and [`THIRD`].
 fn three() -> [Station; 3] {
     let ends = [(vtep(2), FROM), (vtep(3), TO), (vtep(4), THIRD)];
     ends.map(|(own, mac)| {
@@ -115,7 +115,7 @@ fn a_group_reaches_its_members_until_they_leave() {
     assert_eq!(first.counters.dropped(DropReason::MulticastUnwanted), 2);
     assert_eq!(second.hear(at(3), 1)[0].bytes, data(GROUP));
 
-    // The leaving guest is queried, and receives the group for two more seconds.
+    // The gateway queries the guest that has left. The guest receives the group for two more seconds.
     second.send_at(at(4), &[igmp(TO, LEAVE, GROUP)]);
     let asked = second.sink.take();
     assert!(asked.len() == 1 && is_query(&asked[0]), "{asked:?}");
@@ -230,7 +230,7 @@ fn a_malformed_report_is_counted_and_goes_nowhere() {
     first.send_at(at(1), &[bad.clone()]);
     assert_eq!(first.counters.dropped(DropReason::BadGroupMessage), 1);
     assert_eq!(first.counters.count(Count::TunnelSent), 0);
-    // The same frame from the tunnel, if another process did not filter it.
+    // The same frame arrives from the tunnel, in case another process did not filter it.
     let mut datagram = GeneveHeader::new(Vni::new(VNI).unwrap()).as_bytes().to_vec();
     datagram.extend(bad);
     let sender = UdpSocket::bind("127.0.0.2:0").unwrap();

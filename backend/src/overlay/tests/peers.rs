@@ -32,7 +32,7 @@ fn a_peer_that_is_added_becomes_reachable_and_a_removed_one_does_not_stay_so() {
     first.send(&[to(TO), to(THIRD), ask([192, 0, 2, 5])]);
     assert_eq!(first.counters.dropped(DropReason::NoSuchNeighbour), 2);
     second.until(|station| station.sink.frames.len() == 1);
-    // A frame that waits for the guest is dropped by the new table if its sender was removed.
+    // A frame that is waiting for the guest is checked against the new table, and dropped if its sender was removed.
     second.send(&[{
         let mut frame = Udp::new(&[4; 40]).bytes();
         frame[..6].copy_from_slice(&FROM.0);
@@ -48,7 +48,7 @@ fn a_peer_that_is_added_becomes_reachable_and_a_removed_one_does_not_stay_so() {
     assert_eq!(replies.len(), 1, "the address of the peer that is gone has no answer");
     let reply = ArpPacket::parse(&replies[0].bytes[14..]).unwrap();
     assert_eq!((reply.sender_mac, reply.sender), (THIRD, Ipv4Addr::new(192, 0, 2, 5)));
-    // Remove all peers, then add them again.
+    // All peers are removed, then added again.
     first.set_peers(VNI, a, &[]);
     first.send(&[to(THIRD)]);
     assert_eq!(first.counters.dropped(DropReason::NoSuchNeighbour), 5);
@@ -82,7 +82,7 @@ fn what_crosses_counts_for_its_peer_in_both_directions_and_stays_with_it() {
     assert_eq!(counts(&first, b), [50, bytes, 0, 0, 0, 0]);
     assert_eq!(counts(&second, a), [0, 0, 0, 50, bytes, 0]);
     assert_eq!(counts(&first, c), [0; 6]);
-    // Frames that are too long, and a datagram of a MAC that is behind another peer.
+    // Frames that are too long, and a datagram with a MAC that is bound to another peer.
     let too_long = OwnedFrame::new(Udp::new(&[0; 1500]).bytes());
     first.send(&[too_long]);
     let mut spoofed = Udp::new(&[7; 40]).bytes();
@@ -93,7 +93,7 @@ fn what_crosses_counts_for_its_peer_in_both_directions_and_stays_with_it() {
     let datagram = (8 + spoofed.len()) as u64;
     assert_eq!(counts(&first, b), [50, bytes, 1, 1, datagram, 1], "it came from there");
     assert_eq!(counts(&first, c), [0; 6]);
-    // Another table: the counts stay with their endpoints.
+    // After a change of the table, the counts stay with their endpoints.
     first.set_peers(
         VNI,
         a,

@@ -24,7 +24,7 @@ fn secondary_pair(ipv4: Option<&str>, ipv6: Option<&str>) -> (Station, Station) 
     (first, second)
 }
 
-/// A request of [`testing::requests`], sent to all stations.
+/// A request of [`testing::requests`], changed so that it goes to all stations.
 fn request(name: &str) -> Vec<u8> {
     let (_, mut frame) = testing::requests()
         .into_iter()

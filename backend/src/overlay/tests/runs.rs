@@ -19,7 +19,7 @@ fn send_as_one(to: SocketAddr, datagrams: &[Vec<u8>]) {
     assert_eq!(out.transmit(&socket, 0).unwrap(), 1);
 }
 
-/// An admitted header admits only identical headers: each of several datagrams in one message is checked.
+/// A remembered header admits only datagrams with an identical header: each datagram of a message is checked.
 #[test]
 fn each_datagram_of_a_run_is_admitted_on_its_own() {
     let (a, b) = (vtep(2), vtep(3));

@@ -1,4 +1,4 @@
-//! Captures of the outer packets.
+//! Tests of captures of outer packets.
 
 use super::*;
 use crate::capture::{Capture, CaptureRules, CaptureStream, Direction, Packet, SNAP_LENGTH_MAX};
@@ -48,10 +48,10 @@ fn a_capture_of_the_tunnel_shows_each_datagram_with_its_headers_in_both_directio
         payload: 2500,
         ..Tcp::default()
     };
-    // A capture is noticed at the end of a burst.
+    // The worker notices a capture at the end of a burst.
     first.send(&[]);
     first.send(&[OwnedFrame::new(tcp.frame()).with_offload(tcp.offload(1000))]);
-    // It waits for the guest once, and is captured only once.
+    // The frame waits for the guest and is still captured only once.
     second.sink.room = 0;
     let started = Clock::now();
     while second.counters.count(Count::TunnelReceived) < 3 {

@@ -1,16 +1,16 @@
-//! The relevant parts of a client's DHCPv6 message.
+//! Parses the parts of a client's DHCPv6 message that the server uses.
 
 use crate::packet::{be16, be32};
 use dhcproto::v6::{MessageType, OptionCode};
 use std::net::Ipv6Addr;
 
-/// Maximum identity associations answered in one message. Further ones are ignored, so that a reply fits into a packet.
+/// Maximum identity associations answered in one message. The rest are ignored, so that a reply fits into one packet.
 const MAX_ASSOCIATIONS: usize = 4;
 /// Maximum addresses answered in one association, for the same reason.
 pub(super) const MAX_ADDRESSES: usize = 4;
-/// Message type and transaction identifier.
+/// Length of the message type and the transaction identifier.
 const HEADER_LEN: usize = 4;
-/// Length of a DUID: two bytes of type, 1 to 128 of identifier (RFC 8415 11.1).
+/// Lengths of a DUID: two bytes of type, and 1 to 128 bytes of identifier (RFC 8415 11.1).
 const DUID_LEN: std::ops::RangeInclusive<usize> = 3..=130;
 const ADDRESS_LEN: usize = 24;
 
@@ -76,7 +76,7 @@ impl<'a> Request<'a> {
         Some(request)
     }
 
-    /// The associations, each with a flag that is true for the first IA_NA, which gets the guest's address.
+    /// The associations. The flag is true for the first IA_NA, which gets the guest's address.
     pub(super) fn associations(&self) -> impl Iterator<Item = (&Association<'a>, bool)> {
         let ours = self.associations.iter().position(|ia| ia.kind == Kind::Addresses);
         self.associations
@@ -116,7 +116,7 @@ fn is_sound(bytes: &[u8]) -> bool {
     options.0.is_empty()
 }
 
-/// The options in a slice, up to the first with an invalid length.
+/// Iterator over the options in a slice. It stops at the first one with an invalid length.
 struct Options<'a>(&'a [u8]);
 
 impl<'a> Iterator for Options<'a> {

@@ -307,7 +307,7 @@ fn what_is_no_clients_message_is_refused() {
     bench.refused(&long, DropReason::BadService);
 }
 
-/// The codec's full decoder would hit an assertion, or index beyond its array, on these.
+/// The codec's full decoder would hit an assertion, or index beyond its array, on these messages.
 #[test]
 fn odd_lengths_in_unused_fields_do_no_harm() {
     let mut bench = Bench::new();
@@ -371,7 +371,7 @@ fn options_of_the_operator_are_sent_whatever_is_requested() {
     assert!(matches!(private, Some(DhcpOption::Unknown(option)) if option.data() == b"rack-7"));
 }
 
-/// The domains of option 119, joined from its parts.
+/// The domains of option 119, joined from the parts of the option.
 fn domains(reply: &Reply) -> Vec<String> {
     match reply.option(OptionCode::DomainSearch) {
         Some(DhcpOption::DomainSearch(names)) => names.iter().map(ToString::to_string).collect(),
@@ -396,7 +396,7 @@ fn a_long_search_list_is_split_over_several_options() {
 
 #[test]
 fn a_search_list_too_long_for_the_client_is_cut_at_its_end() {
-    // No limit, or a limit near the length that every client must accept: an IP packet of 576 bytes.
+    // The client sends no limit, or a limit near the length that every client must accept: an IP packet of 576 bytes.
     for limit in [None, Some(300), Some(576), Some(700)] {
         let mut discover = message(MessageType::Discover);
         if let Some(limit) = limit {

@@ -88,8 +88,7 @@ fn associations(message: &Message) -> Vec<IANA> {
     options.iter().map(ia).collect()
 }
 
-/// The addresses in an association with their lifetimes, after checking that valid and preferred
-/// are equal.
+/// The addresses in an association with their lifetimes. Asserts that the valid and preferred lifetimes are equal.
 fn addresses(ia: &IANA) -> Vec<(Ipv6Addr, u32)> {
     let options = ia.opts.get_all(OptionCode::IAAddr).unwrap_or(&[]);
     let address = |o: &DhcpOption| match o {
@@ -399,7 +398,7 @@ fn malformed_messages_are_refused() {
     bench.refused(&udp(addr6("::").into(), dst, (546, 547), &good), DropReason::BadService);
 }
 
-/// The codec's decoder would parse these, and overflow.
+/// The codec's decoder would parse these options, and overflow.
 #[test]
 fn options_that_were_not_requested_are_not_parsed() {
     let mut bench = Bench::new();

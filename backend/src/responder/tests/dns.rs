@@ -42,7 +42,7 @@ fn query(name: &str, kind: RecordType) -> Message {
     message
 }
 
-/// The records of an answer, as text; `None`: the query goes on to other servers.
+/// The records of an answer, as text; `None` if the query is left to other servers.
 fn ask(server: &Dns, name: &str, kind: RecordType) -> Option<Vec<String>> {
     let answer = server.answer_query(&query(name, kind).to_vec().unwrap())?;
     let answer = Message::from_vec(&answer).unwrap();
@@ -136,7 +136,7 @@ fn a_query_with_extensions_gets_an_answer_with_them() {
     assert_eq!(answer.edns.unwrap().max_payload(), MAX_PAYLOAD);
 }
 
-/// A frame of the guest with a datagram to `dst`.
+/// A frame from the guest with a datagram to `dst`.
 fn frame(dst: IpAddr, port: u16, payload: &[u8]) -> Vec<u8> {
     let is_v4 = dst.is_ipv4();
     let mut frame = vec![0; EthernetHeader::LEN + if is_v4 { 20 } else { 40 } + UdpHeader::LEN];

@@ -10,8 +10,8 @@ const SERVER: Ipv4Addr = Ipv4Addr::new(169, 254, 75, 10);
 const GUEST: Ipv4Addr = Ipv4Addr::new(10, 244, 1, 7);
 const ROUTER: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
 
-/// A pod's addresses as some network plugins assign them: a host address, and a router that is only
-/// a neighbour by a route.
+/// A server for a pod's addresses as some network plugins assign them: a host address, and a router that is on-link
+/// only through a route.
 fn server(client: MacAddr) -> LeaseServer {
     server_noting(client, Arc::default())
 }

@@ -21,7 +21,7 @@ fn server(client: MacAddr) -> Lease6Server {
     Lease6Server::new(&config, 1500, Arc::default())
 }
 
-/// Answer to a frame that the server handles, alone or together with the segment.
+/// The server's answer to a frame that it handles, alone or together with the segment.
 fn answer(server: &mut Lease6Server, frame: &[u8]) -> (Answer, Vec<Vec<u8>>) {
     let mut replies = Replies::default();
     let answer = server.answer(

@@ -29,7 +29,7 @@ fn arp_for_the_gateway_is_answered_with_its_mac() {
 fn arp_for_any_other_address_is_not_answered() {
     let mut bench = Bench::new();
     bench.refused(&arp(1, [10, 0, 2, 2], [10, 0, 2, 3]), DropReason::NoSuchNeighbour);
-    // A probe for the guest's own address, and an announcement.
+    // A probe for the guest's own address, and an announcement of it.
     bench.silence(&arp(1, [0; 4], [10, 0, 2, 2]));
     bench.silence(&arp(1, [10, 0, 2, 2], [10, 0, 2, 2]));
     bench.silence(&arp(2, [10, 0, 2, 2], [10, 0, 2, 1]));
@@ -284,7 +284,7 @@ fn a_router_advertisement_carries_route_mtu_prefix_and_name_servers() {
     assert_eq!(reply[54..], expected);
 }
 
-/// The services of a network whose guests form their own addresses.
+/// The services of a network whose guests may form their own addresses.
 fn wide() -> ServiceConfig {
     let mut config = config();
     config.ipv6 = config.ipv6.map(|link| Ipv6Link {
@@ -380,7 +380,7 @@ fn new_name_servers_are_in_the_next_answer_and_in_an_advertisement_at_once() {
         search: vec!["new.example".to_owned()],
         forward: Vec::new(),
     };
-    // Without a driver no timer is due.
+    // Without a driver, no timer is due.
     bench.responders.set_resolvers(bench.now, &resolvers);
     assert_eq!(bench.responders.deadline(), None);
     bench

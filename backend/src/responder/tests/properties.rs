@@ -4,8 +4,8 @@ use super::*;
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-/// Frames that get far into a service: valid frames with a few bytes overwritten, truncated or extended, and with
-/// lengths and checksums corrected.
+/// Frames that get far into a service: valid frames that are partly overwritten, truncated or extended, then given
+/// correct lengths and checksums.
 fn near_miss() -> impl Strategy<Value = Vec<u8>> {
     let edits = vec((any::<prop::sample::Index>(), any::<u8>()), 0..6);
     let requests = prop::sample::select(testing::requests());
