@@ -1,9 +1,9 @@
 //! How addresses map between the guest's private network and the host's sockets.
 //!
-//! Outbound: most destinations stay unchanged. The gateway's port 53 maps to a name server that the
-//! guest cannot reach itself (on the pod's loopback, for example), mapped addresses map to the
-//! pod's loopback, and forbidden destinations (loopback, the private network itself) are refused.
-//! Inbound: the guest sees a client on the pod's loopback as the gateway.
+//! Outbound: most destinations stay unchanged. The gateway's port 53 maps to a name server that the guest cannot reach
+//! itself (on the pod's loopback, for example), mapped addresses map to the pod's loopback, and forbidden destinations
+//! (loopback, the private network itself) are refused. Inbound: a client on the pod's loopback appears to the guest as
+//! the gateway.
 
 use crate::config::{Ipv4Link, Ipv6Link};
 use crate::counters::DropReason;
@@ -14,24 +14,24 @@ const DNS_PORT: u16 = 53;
 /// The address map of one port. Only the name servers change at run time.
 #[derive(Clone, Debug, Default)]
 pub struct AddressMap {
-    /// The guest's IPv4 network, if the family is on.
+    /// The guest's IPv4 network, if IPv4 is enabled.
     pub ipv4: Option<Ipv4Link>,
-    /// The guest's IPv6 network, if the family is on.
+    /// The guest's IPv6 network, if IPv6 is enabled.
     pub ipv6: Option<Ipv6Link>,
     /// Addresses that map to the host's loopback.
     pub host_loopback: Vec<IpAddr>,
-    /// Name servers for queries to the gateway's port 53.
+    /// Name servers that receive queries to the gateway's port 53.
     pub dns_forward: Vec<IpAddr>,
 }
 
 /// Destination of a packet from the guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Destination {
-    /// This address, through a host socket.
+    /// An address that is reached through a host socket.
     World(SocketAddr),
     /// The gateway itself, where no port is open.
     Gateway,
-    /// None.
+    /// The packet is dropped for this reason.
     Refused(DropReason),
 }
 
@@ -41,8 +41,7 @@ impl AddressMap {
         dst.port() == DNS_PORT && self.gateway(dst.ip()) == Some(dst.ip())
     }
 
-    /// Maps the destination of the guest's packet to `dst`. For protocols without ports, the port
-    /// is 0.
+    /// Maps the guest's destination `dst`. For protocols without ports, the port is 0.
     pub fn outbound(&self, dst: SocketAddr) -> Destination {
         let address = dst.ip();
         let is_gateway = self.gateway(address) == Some(address);
@@ -65,8 +64,8 @@ impl AddressMap {
         }
     }
 
-    /// The source address that the guest sees for the peer of a host socket: its real one, or the
-    /// gateway's for peers on the pod's loopback. `None` if the family is off.
+    /// The source address that the guest sees for the peer of a host socket: the peer's real address, or the gateway's
+    /// for peers on the pod's loopback. `None` if the family is disabled.
     pub fn inbound(&self, peer: IpAddr) -> Option<IpAddr> {
         let peer = peer.to_canonical();
         let gateway = self.gateway(peer)?;

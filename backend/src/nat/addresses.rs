@@ -1,16 +1,16 @@
-//! Detects the removal of pod addresses, which ends or moves the flows from them.
+//! Detects the removal of pod addresses, which ends the flows from these addresses or moves them.
 //!
 //! The kernel reports on a netlink socket that an address was removed. The addresses are then tested instead of being
 //! read from the message, so a lost message does no harm: the pod has an address as long as a socket can be bound to
-//! it. Each worker has a netlink socket of its own in its epoll instance, opened with the mode and so in the pod's
-//! namespace; it costs nothing until an address changes.
+//! it. Each worker has a netlink socket of its own in its epoll instance. The socket is opened together with the mode,
+//! and therefore in the pod's namespace. It costs nothing until an address changes.
 //!
-//! Use: the engine calls [`PodAddresses::removed`] when [`event_owner::ADDRESSES`] is ready. If it
-//! returns true, each protocol ([`TcpFlows::on_addresses_removed`], and the same of others) looks
-//! up the local ends of its flows in a [`LocalAddresses`] of its own. A table does so in turns,
-//! with a [`Walk`].
+//! The engine calls [`PodAddresses::removed`] when [`event_owner::ADDRESSES`] is ready. If it returns true, each
+//! protocol looks up the local ends of its flows in its own [`LocalAddresses`] ([`TcpFlows::on_addresses_removed`] and
+//! its counterparts). A table does so in turns, with a [`Walk`].
 //!
-//! With net.ipv4.ip_nonlocal_bind a socket can be bound to any address, so no removal is noticed, and flows end by
+//! With net.ipv4.ip_nonlocal_bind a socket can be bound to any address. No removal is noticed then, and flows end by
+//! time-out.
 //! time-out.
 //!
 //! [`TcpFlows::on_addresses_removed`]: super::tcp::TcpFlows::on_addresses_removed
@@ -26,14 +26,14 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 
-/// Multicast groups for changes of addresses, as the bits that bind(2) takes.
+/// Multicast groups for address changes, in the form of the bits that bind(2) takes.
 const GROUPS: u32 = (libc::RTMGRP_IPV4_IFADDR | libc::RTMGRP_IPV6_IFADDR).cast_unsigned();
-/// Messages read in one turn; the socket stays readable as long as there are more.
+/// Maximum messages read in one turn. The socket stays readable while there are more.
 const MESSAGES_PER_TURN: usize = 64;
-/// Bytes of a message that are read: more than its header.
+/// Bytes that are read of each message; its header is shorter.
 const HEAD: usize = 64;
 
-/// The kernel's reports about the pod's addresses.
+/// Receives the kernel's reports about the pod's addresses.
 #[derive(Debug)]
 pub struct PodAddresses {
     socket: OwnedFd,
@@ -52,14 +52,14 @@ impl PodAddresses {
         Ok(Self { socket })
     }
 
-    /// Reads the reports; true if an address was removed since the last call.
+    /// Reads the reports. True if an address was removed since the last call.
     pub fn removed(&self) -> bool {
         let mut is_removed = false;
         for _ in 0..MESSAGES_PER_TURN {
             let mut head = [0; HEAD];
             match recv(&self.socket, &mut head[..], RecvFlags::empty()) {
                 Ok((n, _)) => is_removed |= tells_of_removal(&head[..n]),
-                // Messages were lost: one of them may have reported a removal.
+                // Messages were lost, and one of them may have reported a removal.
                 Err(Errno::NOBUFS) => is_removed = true,
                 Err(Errno::INTR) => {}
                 Err(_) => break,
@@ -77,13 +77,13 @@ fn tells_of_removal(message: &[u8]) -> bool {
     kind.is_some_and(|kind| u16::from_ne_bytes(*kind) == libc::RTM_DELADDR)
 }
 
-/// Flows checked in one turn of the worker: each costs a system call.
+/// Flows checked in one turn of the worker. Each check costs a system call.
 pub const FLOWS_PER_TURN: usize = 512;
 
-/// A walk through all flows of a protocol, in turns.
+/// A pass over all flows of a protocol, in several turns.
 #[derive(Debug)]
 pub struct Walk {
-    /// The next slot.
+    /// Next slot to be checked.
     pub next: usize,
     /// Time of the next turn.
     pub at: Instant,
@@ -92,7 +92,7 @@ pub struct Walk {
 }
 
 impl Walk {
-    /// Starts a walk now.
+    /// Starts a walk at the time `now`.
     pub fn begin(now: Instant) -> Self {
         Self {
             next: 0,
@@ -102,7 +102,7 @@ impl Walk {
     }
 }
 
-/// The current addresses of the pod. Each is tested once.
+/// Cached tests of the pod's addresses. Each address is tested once.
 #[derive(Debug, Default)]
 pub struct LocalAddresses {
     known: Vec<(IpAddr, bool)>,

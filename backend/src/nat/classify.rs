@@ -1,7 +1,7 @@
-//! The first pass over a burst: each frame is classified and admitted.
+//! The first pass over a burst, in which each frame is classified and admitted.
 //!
-//! A frame is for a service (ARP, NDP, DHCP, echo to the gateway), a TCP segment, a UDP datagram, an ICMP message, or
-//! dropped for a named reason. All decisions are based on the copied head.
+//! A frame is for a service (ARP, NDP, DHCP, echo to the gateway), or it is a TCP segment, a UDP datagram or an ICMP
+//! message, or it is dropped for a named reason. All decisions are based on the copied head.
 
 use super::engine::{Engine, Service, Services, Sorted};
 use super::flow_owners::Owner;
@@ -17,7 +17,7 @@ use std::net::{IpAddr, Ipv6Addr};
 /// The smallest type of an ICMPv6 message that is not an error (RFC 4443 2.1).
 const ICMPV6_INFORMATIONAL: u8 = 128;
 
-/// A packet of the guest to one destination, its transport header still to be parsed.
+/// A packet of the guest to one destination. Its transport header has not been parsed yet.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Packet {
     /// Index of the frame in its burst.
@@ -152,7 +152,7 @@ impl Engine {
         Ok(())
     }
 
-    /// Handles the guest's refusal of a datagram of flow `key`.
+    /// Handles a datagram of flow `key` that the guest has refused.
     fn refuse_datagram(
         &mut self,
         now: Instant,
@@ -169,12 +169,11 @@ impl Engine {
         }
     }
 
-    /// Sends the ICMP error for a packet from a link-local address to another scope, as a Linux
-    /// router does (ip6_forward in net/ipv6/ip6_output.c): otherwise the guest's program would wait
-    /// for an answer.
+    /// Sends the ICMP error for a packet from a link-local address to another scope, as a Linux router does
+    /// (ip6_forward in net/ipv6/ip6_output.c). Otherwise the guest's program would wait for an answer.
     fn refuse_scope(&mut self, now: Instant, frame: &GuestFrame<'_>, sink: &mut dyn GuestSink) {
         self.surroundings.counters.count_drop(DropReason::BeyondScope);
-        // An error must not cause another one (RFC 4443 2.4 e).
+        // An error must not be answered with another error (RFC 4443 2.4 e).
         let is_error = frame.parsed.transport().is_some_and(|at| {
             let kind = frame.head.get(at.offset);
             at.protocol == protocol::ICMPV6 && kind.is_none_or(|kind| *kind < ICMPV6_INFORMATIONAL)
@@ -194,7 +193,7 @@ impl Engine {
         self.surroundings.steering.is_some()
     }
 
-    /// Passes a frame to the worker that owns its flow; false if this worker owns it or the flow has no owner yet.
+    /// Passes a frame to the worker that owns its flow. False if this worker owns the flow, or if it has no owner yet.
     fn hand_over(
         &mut self,
         now: Instant,
@@ -208,7 +207,7 @@ impl Engine {
         match steering.owners().owner(&flow) {
             None => Ok(false),
             Some(Owner::Me) => {
-                // The flow is still in the mailbox.
+                // The flow is still in the mailbox of its new owner.
                 self.take_in(now, sink);
                 Ok(false)
             }
@@ -222,14 +221,14 @@ impl Engine {
 
     fn on_fragment(&mut self, now: Instant, frame: &GuestFrame<'_>, sink: &mut dyn GuestSink) {
         let counters = &self.surroundings.counters;
-        // A fragment's headers are kept whole, to be written before the datagram.
+        // The headers of the first fragment are kept as a whole, to be written before the datagram.
         let Ok(headers) = Headers::parse(frame.head, frame.len) else {
             return counters.count_drop(DropReason::BadFragment);
         };
         let Some(whole) = self.reassembler.on_fragment(now, counters, &headers, frame) else {
             return;
         };
-        // A whole datagram is rare, so it is copied out of the buffer.
+        // Whole datagrams are rare, so each is copied out of the buffer.
         let bytes = whole.to_vec();
         let slices = [GuestSlice::from_bytes(&bytes)];
         let head = &bytes[..bytes.len().min(HEAD_MAX)];

@@ -23,14 +23,14 @@ pub struct Context<'a> {
     pub counters: &'a Counters,
     /// The directory of flows, if there are several workers.
     pub owners: Option<&'a Owners>,
-    /// The guest's receive side.
+    /// Queues that deliver frames to the guest.
     pub sink: &'a mut dyn GuestSink,
 }
 
 debug_fields!(Context<'_> { now });
 
 impl Context<'_> {
-    /// Enters this worker as the owner of a new flow, if there are several workers.
+    /// Records this worker as the owner of a new flow, if there are several workers.
     pub fn claim(&self, flow: FlowId) -> Option<Claim> {
         self.owners.map(|owners| owners.claim(flow))
     }

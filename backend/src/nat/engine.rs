@@ -27,32 +27,32 @@ use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
-/// The reason why an engine cannot be created.
+/// The reason why an engine could not be created.
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {
     /// The workers cannot share flows.
     #[error("cannot watch over several queue pairs: {0}; raise the limit on open files")]
     Steering(#[from] io::Error),
-    /// No random numbers for sequence numbers.
+    /// The system has no random numbers for sequence numbers.
     #[error("the system provides no random numbers ({0}); check that /dev/urandom or getrandom(2) is allowed")]
     Random(#[from] getrandom::Error),
 }
 
 /// Configuration of an engine.
 pub struct EngineConfig {
-    /// MACs, addresses and MTU of the guest's link, and which sources are the guest's.
+    /// MACs, addresses and MTU of the guest's link, and the source addresses that belong to the guest.
     pub link: Link,
-    /// Mapping of destinations to addresses of the host.
+    /// How destinations map to addresses of the host.
     pub map: AddressMap,
     /// Poller that watches the sockets.
     pub poller: Poller,
     /// Counters for drops and flows.
     pub counters: Arc<Counters>,
-    /// Number of this worker, and the state it shares with others if there are several.
+    /// Number of this worker, and the state shared with other workers, if there are several.
     pub worker: usize,
-    /// Shared by the workers of the port, if there are several.
+    /// Directory shared by the workers of the port, if there are several.
     pub directory: Option<Arc<Directory>>,
-    /// Most connections of one protocol that this worker may hold.
+    /// Maximum connections of one protocol that this worker may hold.
     pub flow_limit: usize,
 }
 
@@ -63,23 +63,23 @@ debug_fields!(EngineConfig { worker, flow_limit });
 pub enum Service {
     /// The frame is for no service: the engine handles it.
     Pass,
-    /// A service has answered. The frame was the guest's, and claimed this address if it was a
-    /// duplicate address probe (RFC 4862 5.4).
+    /// A service has answered. The frame came from the guest. If it was a duplicate address probe (RFC 4862 5.4), it
+    /// claimed this address.
     Answered {
-        /// The address the guest is about to use.
+        /// Address that the guest is about to use.
         claimed: Option<Ipv6Addr>,
     },
-    /// Dropped; the engine counts it.
+    /// The frame is dropped. The engine counts it.
     Refused(DropReason),
 }
 
 /// The services that an engine's owner provides in addition to NAT.
 pub trait Services {
-    /// Answers a frame if it is for one of the services.
+    /// Answers a frame if it is for one of the services; the result is the decision.
     fn answer(&mut self, now: Instant, frame: &GuestFrame<'_>, sink: &mut dyn GuestSink) -> Service;
 }
 
-/// No services.
+/// Provides no services.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct NoServices;
 
@@ -120,7 +120,7 @@ impl Surroundings {
         }
     }
 
-    /// Adopts what other workers have learned, because the guest may never have sent a frame to this worker.
+    /// Adopts what other workers have learned about the guest, because it may never have sent a frame to this worker.
     pub(super) fn follow_guest(&mut self) {
         let Some(steering) = &self.steering else { return };
         if let Some(mac) = steering.guest_mac() {
@@ -146,14 +146,14 @@ impl Surroundings {
     }
 }
 
-/// The packets of a burst, by protocol. Kept between bursts for its allocation.
+/// The packets of a burst by protocol, kept between bursts to reuse the allocation.
 #[derive(Default)]
 pub(super) struct Sorted {
     pub(super) segments: Vec<Incoming>,
     pub(super) datagrams: Vec<Datagram>,
 }
 
-/// NAT of one worker.
+/// The NAT engine of one worker.
 pub struct Engine {
     pub(super) surroundings: Surroundings,
     pub(super) reassembler: Reassembler,
@@ -162,11 +162,11 @@ pub struct Engine {
     pub(super) echo: EchoFlows,
     pub(super) error_rate: ErrorRate,
     pub(super) sorted: Sorted,
-    /// The queue pairs on which the guest sends flows that other workers hand over.
+    /// Queue pairs on which the guest sends flows that other workers have handed over.
     pub(super) habits: Habits,
     /// Time at which the flows of an unused queue pair move to other workers.
     pub(super) leave_at: Option<Instant>,
-    /// `None` if the system does not report changes.
+    /// `None` if the system does not report address changes.
     addresses: Option<PodAddresses>,
 }
 
@@ -244,7 +244,7 @@ impl Engine {
         self.sorted = sorted;
     }
 
-    /// Each protocol handles its part of a burst.
+    /// Lets each protocol handle its part of a burst.
     pub(super) fn act(&mut self, now: Instant, burst: &GuestBurst<'_>, sorted: &Sorted, sink: &mut dyn GuestSink) {
         let ctx = &mut self.surroundings.context(now, sink);
         if !sorted.segments.is_empty() {
@@ -255,8 +255,8 @@ impl Engine {
         }
     }
 
-    /// Reports to the guest that its packet exceeds `mtu` bytes, the MTU of the path (RFC 1191 4, RFC 4443 3.2). The
-    /// rate limit of other errors applies. An IPv4 packet that may be fragmented causes no report.
+    /// Tells the guest that its packet exceeds `mtu` bytes, the MTU of the path (RFC 1191 4, RFC 4443 3.2). The rate
+    /// limit of other errors applies. An IPv4 packet that may be fragmented causes no report.
     pub fn report_too_big(&mut self, now: Instant, frame: &GuestFrame<'_>, mtu: u16, sink: &mut dyn GuestSink) {
         if !icmp::is_too_big_reported(frame) || !self.error_rate.take(now) {
             return;
@@ -322,7 +322,7 @@ impl Engine {
         .min()
     }
 
-    /// True if flows wait for a turn rather than for the guest.
+    /// True if flows wait for a turn instead of waiting for the guest.
     pub fn has_backlog(&self) -> bool {
         self.tcp.has_backlog() || self.udp.has_backlog()
     }
@@ -364,7 +364,7 @@ impl Engine {
     pub fn set_dns_forward(&mut self, servers: &[IpAddr]) {
         let map = &mut self.surroundings.map;
         map.dns_forward = servers.to_vec();
-        // Their sockets are connected to the previous servers.
+        // The sockets of these queries are connected to the previous servers.
         self.udp.drop_peers(|peer| map.is_dns(peer));
     }
 
@@ -395,7 +395,7 @@ impl Engine {
         added
     }
 
-    /// Stops serving forwards and returns their sockets, still listening. Flows stay.
+    /// Stops serving forwards and returns their listening sockets. Flows stay.
     pub fn release_listeners(&mut self) -> Vec<BoundForward> {
         let poller = &self.surroundings.poller;
         let all = [

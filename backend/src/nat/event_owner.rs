@@ -1,4 +1,4 @@
-//! Poller token owners of the parts of the engine that wait for events.
+//! Owners of the poller tokens in the parts of the engine that wait for events.
 
 use crate::poller::Owner;
 

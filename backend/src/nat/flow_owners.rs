@@ -1,7 +1,7 @@
 //! The owner of each flow among the workers of a port.
 //!
-//! The directory is shared by the workers of a port. An entry is made by the worker that makes
-//! the flow and removed when the flow's [`Claim`] is dropped.
+//! The directory is shared by the workers of a port. The worker that creates a flow adds the entry. The entry is
+//! removed when the flow's [`Claim`] is dropped.
 
 use crate::packet::FlowId;
 use std::collections::HashMap;
@@ -10,10 +10,10 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 /// Worker number of a claim that was passed on.
 const NO_WORKER: usize = usize::MAX;
 
-/// The worker a flow belongs to.
+/// The worker that owns a flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Owner {
-    /// The worker that looks it up.
+    /// The worker that looks up the flow.
     Me,
     /// Another worker.
     Worker(usize),
@@ -21,7 +21,7 @@ pub enum Owner {
 
 type Entries = HashMap<FlowId, usize>;
 
-/// One worker's view of the directory of flows.
+/// Access of one worker to the directory of flows.
 #[derive(Clone)]
 pub struct Owners {
     me: usize,
@@ -30,8 +30,8 @@ pub struct Owners {
 
 debug_fields!(Owners { me });
 
-/// An entry of the directory, removed on drop. Boxed: every flow has room for a claim, and few
-/// ports have several workers.
+/// An entry of the directory, removed on drop. It is boxed because every flow has room for a claim, although few ports
+/// have several workers.
 pub struct Claim(Box<Claimed>);
 
 struct Claimed {
@@ -40,7 +40,7 @@ struct Claimed {
 }
 
 impl Owners {
-    /// One view of an empty directory for each of `workers` workers.
+    /// Creates an empty directory, and one view of it for each of `workers` workers.
     pub fn of_workers(workers: usize) -> Vec<Self> {
         let entries = Arc::default();
         (0..workers)
@@ -51,7 +51,7 @@ impl Owners {
             .collect()
     }
 
-    /// Enters this worker as the owner of a new flow.
+    /// Records this worker as the owner of a new flow.
     pub fn claim(&self, key: FlowId) -> Claim {
         self.write().insert(key, self.me);
         Claim(Box::new(Claimed {
@@ -60,7 +60,7 @@ impl Owners {
         }))
     }
 
-    /// Enters another worker as the owner.
+    /// Records another worker as the owner.
     pub(super) fn assign(&self, key: FlowId, worker: usize) {
         self.write().insert(key, worker);
     }
@@ -83,7 +83,7 @@ impl Owners {
 }
 
 impl Claim {
-    /// Drops the claim but keeps the entry: another worker is about to become the owner.
+    /// Drops the claim but keeps the entry, because another worker is about to become the owner.
     pub fn pass_on(mut self) {
         self.0.owners.me = NO_WORKER;
     }
@@ -93,7 +93,7 @@ impl Drop for Claim {
     fn drop(&mut self) {
         let Claimed { key, owners } = &*self.0;
         let mut entries = owners.write();
-        // Another worker may have created the flow again since.
+        // In the meantime another worker may have created the flow again.
         if entries.get(key) == Some(&owners.me) {
             entries.remove(key);
         }

@@ -1,14 +1,14 @@
 //! Maps the endpoints of a flow to its slot without storing the endpoints.
 //!
-//! The endpoints of a flow are stored in the flow itself. The index holds only slot numbers, each five bytes including
-//! its control byte, and reads endpoints from the table of flows. Its hash is keyed with a secret, because a guest or a
-//! client chooses the endpoints.
+//! The endpoints are stored in the flow itself. The index contains only slot numbers, each of which takes five bytes
+//! including its control byte, and reads endpoints from the table of flows. Its hash is keyed with a secret, because a
+//! guest or a client chooses the endpoints.
 
 use hashbrown::HashTable;
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hash};
 
-/// Slots by the endpoints of their flows.
+/// Slots, found by the endpoints of their flows.
 #[derive(Debug, Default)]
 pub(super) struct SlotIndex {
     slots: HashTable<u32>,

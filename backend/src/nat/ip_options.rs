@@ -12,18 +12,18 @@ use socket2::{Domain, Socket};
 /// The fields of a packet's network header that a host socket copies from the guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct IpOptions {
-    /// TTL or hop limit.
+    /// TTL or hop limit of the packet.
     pub ttl: u8,
-    /// Whether it may be fragmented on its path.
+    /// Whether the packet may be fragmented on its path.
     pub fragmentation: Fragmentation,
     /// DSCP and ECN.
     pub traffic_class: u8,
 }
 
 impl IpOptions {
-    /// The options of the packet in `frame`. In IPv4 the don't-fragment bit decides. In IPv6 a
-    /// packet that the guest sent in one piece must stay in one piece (RFC 8200 5); `segmented`
-    /// frames consist of such packets.
+    /// The options of the packet in `frame`. In IPv4 the don't-fragment bit decides whether the packet may be
+    /// fragmented. In IPv6 a packet that the guest sent in one piece must stay in one piece (RFC 8200 5). Frames with
+    /// `segmented` set consist of such packets.
     #[inline]
     pub(super) fn of(frame: &GuestFrame<'_>, segmented: bool, link: &Link) -> Self {
         let (head, bytes) = (&frame.parsed, frame.head);
@@ -85,7 +85,7 @@ impl SocketIpOptions {
             }
         });
         let has_class = set_traffic_class(socket, domain, saved.traffic_class).is_ok();
-        // An option that cannot be set now is set with the next datagram that needs it.
+        // An option that cannot be set now is set when the next datagram needs it.
         Self {
             ttl: saved.ttl.filter(|ttl| datagram::set_ttl(socket, domain, *ttl).is_ok()),
             fragmentation: fragmentation.filter(|wanted| datagram::set_fragmentation(socket, domain, *wanted).is_ok()),
@@ -93,10 +93,10 @@ impl SocketIpOptions {
         }
     }
 
-    /// Sets the options in which `wanted` differs. Once a socket is permitted to fragment, it stays so: datagrams
-    /// within the path's MTU carry don't-fragment anyway.
+    /// Sets the options in which `wanted` differs. Once a socket is permitted to fragment, it keeps this permission:
+    /// datagrams within the path's MTU carry don't-fragment anyway.
     pub(super) fn adapt(&mut self, socket: &Socket, domain: Domain, wanted: IpOptions) {
-        // Each fails only for a value out of range or a socket of the other family.
+        // Each call fails only for a value out of range or a socket of the other family.
         if self.ttl != Some(wanted.ttl) && datagram::set_ttl(socket, domain, wanted.ttl).is_ok() {
             self.ttl = Some(wanted.ttl);
         }

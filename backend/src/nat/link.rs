@@ -5,32 +5,32 @@ use crate::packet::{EtherType, EthernetHeader, FragmentInfo, Ipv4Header, Ipv6Hea
 use ipnet::Ipv6Net;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// Hop limit of all packets to the guest, and of quoted ones.
+/// Hop limit of all packets to the guest, and of the packets quoted in errors.
 const TTL: u8 = 64;
 
 /// The link between guest and gateway.
 #[derive(Clone, Debug)]
 pub struct Link {
-    /// Source of all frames to the guest.
+    /// Source MAC of all frames to the guest.
     pub gateway_mac: MacAddr,
     /// The guest's MAC: configured, or learned from its first frame.
     pub guest_mac: MacAddr,
     /// MTU in bytes of IP packet.
     pub mtu: u16,
-    /// The gateway's IPv4 address, if the family is on.
+    /// The gateway's IPv4 address, if IPv4 is enabled.
     pub gateway_ipv4: Option<Ipv4Addr>,
-    /// The gateway's IPv6 address, if the family is on.
+    /// The gateway's IPv6 address, if IPv6 is enabled.
     pub gateway_ipv6: Option<Ipv6Addr>,
-    /// The guest's addresses.
+    /// Addresses from which the guest sends.
     pub guest: GuestAddresses,
 }
 
 /// The addresses that a guest may send from, and for each family the address for connections to the guest.
 #[derive(Clone, Debug, Default)]
 pub struct GuestAddresses {
-    /// The guest's IPv4 address, if the family is on.
+    /// The guest's IPv4 address, if IPv4 is enabled.
     pub ipv4: Option<Ipv4Addr>,
-    /// The guest's IPv6 address, if the family is on.
+    /// The guest's IPv6 address, if IPv6 is enabled.
     pub ipv6: Option<Ipv6Addr>,
     /// Set if the guest may form further addresses (RFC 4862).
     pub autoconfigured: Option<Autoconfigured>,
@@ -39,11 +39,11 @@ pub struct GuestAddresses {
 /// Addresses that the guest forms itself.
 #[derive(Clone, Copy, Debug)]
 pub struct Autoconfigured {
-    /// Their prefix, of 64 bits.
+    /// Prefix of 64 bits from which the guest forms its addresses.
     pub prefix: Ipv6Net,
-    /// The gateway's address in the prefix, besides the anycast address of routers.
+    /// The gateway's address in the prefix, in addition to the routers' anycast address.
     pub gateway: Ipv6Addr,
-    /// The address that the guest used last: clients are connected to it.
+    /// The address that the guest used last, to which clients are connected.
     pub last_used: Option<Ipv6Addr>,
 }
 
@@ -94,20 +94,20 @@ impl GuestAddresses {
     }
 }
 
-/// The network header of a packet to the guest.
+/// Describes the network header of a packet to the guest.
 #[derive(Clone, Copy, Debug)]
 pub struct PacketSpec {
-    /// Source the guest sees.
+    /// Source address that the guest sees.
     pub src: IpAddr,
-    /// The guest's address; same family as `src`.
+    /// The guest's address, of the same family as `src`.
     pub dst: IpAddr,
     /// Transport protocol ([`crate::packet::protocol`]).
     pub protocol: u8,
     /// DSCP and ECN.
     pub traffic_class: u8,
-    /// Bytes after the network header.
+    /// Number of bytes after the network header.
     pub payload_len: usize,
-    /// Set for a fragment.
+    /// Position in the datagram, for a fragment.
     pub fragment: Option<FragmentInfo>,
 }
 
@@ -157,20 +157,20 @@ impl PacketSpec {
     }
 }
 
-/// A packet in several parts, either for the guest or rebuilt from the guest's flow to be quoted.
+/// A packet in several parts. It is either for the guest, or rebuilt from the guest's flow to be quoted.
 #[derive(Clone, Copy, Debug)]
 pub struct Packet<'a> {
-    /// Source, as the guest sees it.
+    /// Source address as the guest sees it.
     pub src: IpAddr,
-    /// Destination, as the guest sees it; same family.
+    /// Destination address as the guest sees it, of the same family.
     pub dst: IpAddr,
     /// Transport protocol ([`crate::packet::protocol`]).
     pub protocol: u8,
     /// DSCP and ECN.
     pub traffic_class: u8,
-    /// Header of the transport protocol.
+    /// Transport header.
     pub header: &'a [u8],
-    /// Payload of the transport protocol.
+    /// Transport payload.
     pub body: &'a [u8],
 }
 
@@ -180,7 +180,7 @@ impl Packet<'_> {
         self.header.len() + self.body.len()
     }
 
-    /// Its network header, unfragmented.
+    /// The network header of the whole, unfragmented packet.
     pub const fn spec(&self) -> PacketSpec {
         PacketSpec {
             src: self.src,
@@ -194,7 +194,8 @@ impl Packet<'_> {
 }
 
 impl Link {
-    /// The guest's address of the family of `like`, if that family is on; if it has several, the most recently used.
+    /// The guest's address in the family of `like`, if that family is enabled. If there are several, the most recently
+    /// used one.
     pub fn guest_address(&self, like: IpAddr) -> Option<IpAddr> {
         match like {
             IpAddr::V4(_) => self.guest.ipv4.map(IpAddr::V4),
@@ -205,7 +206,7 @@ impl Link {
         }
     }
 
-    /// The gateway's address of the family of `like`, if that family is on.
+    /// The gateway's address in the family of `like`, if that family is enabled.
     pub fn gateway_address(&self, like: IpAddr) -> Option<IpAddr> {
         match like {
             IpAddr::V4(_) => self.gateway_ipv4.map(IpAddr::V4),
@@ -213,8 +214,8 @@ impl Link {
         }
     }
 
-    /// Length of the Ethernet and network header of a frame to the guest, for the family of `like`
-    /// (without a fragment header).
+    /// Length of the Ethernet and network headers of a frame to the guest in the family of `like`, without a fragment
+    /// header.
     pub const fn header_len(like: IpAddr) -> usize {
         match like {
             IpAddr::V4(_) => EthernetHeader::LEN + Ipv4Header::LEN,
@@ -222,7 +223,7 @@ impl Link {
         }
     }
 
-    /// Writes Ethernet and network header to the start of `out`; returns their length.
+    /// Writes the Ethernet and network headers to the start of `out`, and returns their length.
     pub fn emit(&self, spec: &PacketSpec, out: &mut [u8]) -> usize {
         let ethertype = match spec.src {
             IpAddr::V4(_) => EtherType::Ipv4,

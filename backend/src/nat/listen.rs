@@ -1,4 +1,4 @@
-//! Addresses and ports on which forwards listen, and the errors of listening, for TCP and UDP.
+//! The addresses and ports on which forwards listen, and the errors of listening, for TCP and UDP.
 
 use crate::config::{Families, Forward};
 use std::collections::HashSet;
@@ -21,7 +21,7 @@ pub fn listen(
         for &address in &addresses {
             match make(SocketAddr::new(address, port), forward.guest_port.saturating_add(step)) {
                 Ok(()) => {}
-                // "All addresses" does not require a host with IPv6.
+                // A forward for "all addresses" also works on a host without IPv6.
                 Err(e) if addresses.len() > 1 && e.raw_os_error() == Some(libc::EAFNOSUPPORT) => {}
                 Err(e) => return Err(ListenError::new(forward, address, port, e)),
             }
@@ -30,7 +30,7 @@ pub fn listen(
     Ok(())
 }
 
-/// Every address and port that a forward listens on; empty if it cannot listen.
+/// Every address and port that a forward listens on. Empty if the forward cannot listen.
 pub fn ends(families: Families, forward: &Forward) -> HashSet<SocketAddr> {
     let addresses = addresses(families, forward).unwrap_or_default();
     let ports = (0..forward.count.get()).map(|step| forward.host_port.saturating_add(step));
@@ -50,7 +50,7 @@ fn addresses(families: Families, forward: &Forward) -> Result<Vec<IpAddr>, Liste
     Ok(addresses)
 }
 
-/// A `--port` that cannot be bound. The message names the option and what to do.
+/// A `--port` that cannot be bound. The message names the option and the remedy.
 #[derive(Debug, thiserror::Error)]
 pub enum ListenError {
     /// Another program, or another forward, has the port.
@@ -58,9 +58,9 @@ pub enum ListenError {
         "--port {option}: port {port} is in use on the host: choose another one, or stop the program that listens there"
     )]
     InUse {
-        /// The option's value.
+        /// Value of the option.
         option: String,
-        /// The port that is in use.
+        /// Port that is in use.
         port: u16,
     },
     /// Ports below net.ipv4.ip_unprivileged_port_start need CAP_NET_BIND_SERVICE.
@@ -69,41 +69,41 @@ pub enum ListenError {
          net.ipv4.ip_unprivileged_port_start"
     )]
     Forbidden {
-        /// The option's value.
+        /// Value of the option.
         option: String,
-        /// The port that is forbidden.
+        /// Port that may not be bound.
         port: u16,
     },
     /// The address to listen on is not one of the host's.
     #[error("--port {option}: the host has no address {address}: name one of its addresses, or none to listen on all")]
     NoSuchAddress {
-        /// The option's value.
+        /// Value of the option.
         option: String,
-        /// The address in it.
+        /// Address in the option's value.
         address: IpAddr,
     },
     /// The address is of a family that the guest does not have.
     #[error("--port {option}: the guest has no address of that family: enable the family, or name another address")]
     FamilyOff {
-        /// The option's value.
+        /// Value of the option.
         option: String,
     },
     /// No descriptor is left for a port.
     #[error("--port {option}: out of file descriptors at port {port}: forward fewer ports, or raise `ulimit -n`")]
     TooMany {
-        /// The option's value.
+        /// Value of the option.
         option: String,
-        /// The port at which they ran out.
+        /// Port at which the descriptors ran out.
         port: u16,
     },
-    /// Any other error.
+    /// Listening failed for another reason.
     #[error("--port {option}: cannot listen on port {port}: {source}")]
     System {
-        /// The option's value.
+        /// Value of the option.
         option: String,
-        /// The port.
+        /// Port that could not be bound.
         port: u16,
-        /// The error of the system.
+        /// Error of the system call.
         source: io::Error,
     },
 }

@@ -1,15 +1,15 @@
 //! Flows that move between workers.
 //!
-//! A guest may disable queue pairs (`ethtool -L`): the worker of such a pair has no ring to the guest, so its flows
-//! move to workers whose pair is enabled. If all pairs are disabled, as when the device stops, no worker can take them
-//! and they stay until a pair is back.
+//! A guest may disable queue pairs (`ethtool -L`). The worker of such a pair has no ring to the guest, so its flows
+//! move to workers whose pair is enabled. If all pairs are disabled, as when the device stops, no worker can take the
+//! flows, and they stay until a pair is enabled again.
 //!
-//! A flow also follows the guest: virtio 1.2, 5.1.6.5.6.1 (automatic receive steering) requires
-//! that frames of a flow arrive on the pair on which the guest sends it. A flow with [`OFTEN`]
-//! consecutive frames on another pair moves to that pair's worker.
+//! A flow also follows the guest: virtio 1.2, 5.1.6.5.6.1 (automatic receive steering) requires that frames of a flow
+//! arrive on the pair on which the guest sends it. A flow with [`OFTEN`] consecutive frames on another pair moves to
+//! that pair's worker.
 //!
-//! Its socket moves from one poller to another; since the watch is edge-triggered, the new poller
-//! reports at once whether there is something to read.
+//! The flow's socket moves from one poller to another. Since the watch is edge-triggered, the new poller reports at
+//! once whether there is something to read.
 
 use super::engine::{Engine, NoServices};
 use super::steering::{MovedFlow, Steering};
@@ -21,23 +21,23 @@ use crate::time::Instant;
 use std::collections::HashMap;
 use std::time::Duration;
 
-/// How long a pair is disabled before its flows move. A device that stops disables its rings one after another, and
-/// flows must not move in that case.
+/// How long a pair must be disabled before its flows move. A device that stops disables its rings one after another,
+/// and flows must not move in that case.
 const SETTLED: Duration = Duration::from_millis(100);
-/// Flows that move in one turn of the worker.
+/// Maximum flows that move in one turn of the worker.
 const FLOWS_PER_TURN: usize = 256;
-/// Number of consecutive frames on another pair after which the guest is taken to send the flow there. Fewer may come
-/// from a thread that runs briefly on another CPU.
+/// After this many consecutive frames on another pair, the guest is assumed to send the flow there. Fewer frames may
+/// come from a thread that runs briefly on another CPU.
 const OFTEN: u8 = 8;
-/// Maximum number of flows remembered for having frames on other pairs.
+/// Maximum number of flows that are remembered because they had frames on other pairs.
 const REMEMBERED: usize = 1024;
 
-/// The queue pairs on which the guest sends flows that other workers hand over.
+/// Queue pairs on which the guest sends flows that other workers have handed over.
 #[derive(Debug, Default)]
 pub(super) struct Habits(HashMap<FlowId, (usize, u8)>);
 
 impl Habits {
-    /// Counts a frame of the flow that arrived on the pair of worker `from`; true if the flow now belongs to that pair.
+    /// Counts a frame of the flow that arrived on the pair of worker `from`. True if the flow now belongs to that pair.
     fn note(&mut self, key: FlowId, from: usize) -> bool {
         if self.0.len() >= REMEMBERED && !self.0.contains_key(&key) {
             self.0.clear();
@@ -56,7 +56,7 @@ impl Habits {
 }
 
 impl Engine {
-    /// The queue pair has been enabled or disabled. Its flows may have to move after [`SETTLED`].
+    /// Call this when the queue pair was enabled or disabled. Its flows may have to move after [`SETTLED`].
     pub(super) fn on_pair(&mut self, now: Instant, up: bool) {
         let Some(steering) = &self.surroundings.steering else {
             return;
@@ -65,7 +65,7 @@ impl Engine {
         self.leave_at = (!up).then(|| now + SETTLED);
     }
 
-    /// Moves flows to enabled pairs, if this worker's pair is disabled and it is time.
+    /// Moves flows to enabled pairs, if this worker's pair has been disabled for long enough.
     pub(super) fn leave(&mut self, now: Instant) {
         let Some(steering) = self.surroundings.steering.clone() else {
             return;
@@ -89,7 +89,7 @@ impl Engine {
         self.tcp.any().or_else(|| self.udp.any())
     }
 
-    /// Gives a flow of this worker to another.
+    /// Hands a flow of this worker to another worker.
     fn give(&mut self, key: FlowId, to: usize) {
         let poller = &self.surroundings.poller;
         let moved = match key.protocol {
@@ -149,7 +149,7 @@ impl Engine {
         }
     }
 
-    /// Records that a frame came through worker `from`; its flow, if any, is in `sorted`.
+    /// Records that a frame came from worker `from`. The packet of its flow, if there is one, is in `sorted`.
     fn follow_guest(&mut self, from: usize) {
         let tcp = self.sorted.segments.first().map(|s| s.key);
         let Some(key) = tcp.or_else(|| self.sorted.datagrams.first().map(|d| d.key)) else {

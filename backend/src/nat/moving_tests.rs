@@ -1,5 +1,5 @@
-//! Two workers of a port, and peers on the host's loopback: flows move to pairs that are enabled,
-//! and to those on which the guest sends them.
+//! Tests with two workers of a port, and peers on the host's loopback. Flows move to pairs that are enabled, and to
+//! pairs on which the guest sends them.
 
 use crate::config::{GATEWAY_MAC, Ipv4Link};
 use crate::counters::{Count, Counters, DropReason};
@@ -83,7 +83,7 @@ impl Port {
         OwnedFrame::new(bytes).with(|frame| engine.on_packets(self.now, &[*frame], &mut NoServices, sink));
     }
 
-    /// Handles events at a worker; true if there were any.
+    /// Handles events of a worker. True if there were any.
     fn turn(&mut self, worker: usize, timeout: Duration) -> bool {
         let Worker {
             engine, sink, poller, ..
@@ -99,7 +99,7 @@ impl Port {
         !events.is_empty()
     }
 
-    /// Lets a worker handle events until there is a frame of a flow for the guest.
+    /// Handles events of a worker until there is a frame of a flow for the guest.
     fn wait_frame(&mut self, worker: usize) -> Delivered {
         let started = std::time::Instant::now();
         while started.elapsed() < PATIENCE {
@@ -157,8 +157,8 @@ const fn flows(tcp: usize, udp: usize) -> FlowCount {
     FlowCount { tcp, udp, echo: 0 }
 }
 
-/// A UDP flow of the guest through a pair: the peer's socket, and the guest's address as the peer
-/// sees it.
+/// Creates a UDP flow of the guest through a pair. Returns the peer's socket, and the guest's address as the peer sees
+/// it.
 struct Udp {
     server: UdpSocket,
     client: SocketAddr,
@@ -229,7 +229,7 @@ fn a_device_that_stops_moves_nothing_until_a_pair_is_back() {
     }
     port.pass(1);
     assert_eq!(port.flows(), [flows(0, 0), flows(0, 1)]);
-    // The guest is back with one pair.
+    // The guest is back, with one pair.
     port.switch_on(0);
     port.drain(1);
     port.drain(0);
@@ -278,14 +278,14 @@ fn a_frame_that_is_faster_than_its_flow_finds_it() {
     let mut port = Port::new();
     let flow = Udp::open(&mut port, 1);
     port.switch_off(1);
-    // Worker 0 has not read its mailbox.
+    // Worker 0 has not read its mailbox yet.
     flow.send(&mut port, 0);
     flow.hear();
     assert_eq!(port.flows(), [flows(0, 1), flows(0, 0)]);
     assert_eq!(port.count(0, Count::UdpFlows), 0, "it is the original flow");
 }
 
-/// A TCP connection of the guest.
+/// The guest's end of a TCP connection.
 struct Tcp {
     peer: TcpStream,
     guest: SocketAddr,

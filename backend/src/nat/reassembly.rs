@@ -1,10 +1,9 @@
-//! Reassembles the guest's IP fragments (RFC 791 3.2, RFC 8200 4.5), before any protocol handles
-//! them.
+//! Reassembles the guest's IP fragments (RFC 791 3.2, RFC 8200 4.5) before any protocol handles them.
 //!
-//! Memory is limited by the number of datagrams in progress: each has one buffer of at most 64 KiB,
-//! kept for the next datagram. If all are in use, the oldest datagram is dropped. Overlapping
-//! fragments are an attack, not a mistake: their datagram is dropped with its later fragments (RFC
-//! 5722). A duplicate fragment is harmless.
+//! The number of datagrams in progress is limited, and so is memory: each datagram has one buffer of at most 64 KiB,
+//! kept for the next datagram. If all buffers are in use, the oldest datagram is dropped. Overlapping fragments are an
+//! attack, not a mistake, so their datagram is dropped together with its later fragments (RFC 5722). A duplicate
+//! fragment is harmless.
 
 use crate::counters::{Counters, DropReason};
 use crate::frame::GuestFrame;
@@ -16,19 +15,19 @@ use std::time::Duration;
 /// Maximum datagrams in progress; at 64 KiB each, 4 MiB in total.
 const MAX_DATAGRAMS: usize = 64;
 
-/// Longest time for a datagram: Linux's net.ipv4.ipfrag_time. RFC 8200 allows 60 s, for paths
-/// longer than that from the guest.
+/// Longest time for a datagram: Linux's net.ipv4.ipfrag_time. RFC 8200 allows 60 s, but for paths that are longer than
+/// the one from the guest.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Most bytes after the network header.
+/// Maximum bytes after the network header.
 const MAX_PAYLOAD: usize = 65_535;
 
-/// Most separate ranges of bytes that a datagram may have. Fragments in order form a single range; a sender with
-/// 1280-byte packets has at most 53 ranges.
+/// Maximum number of separate ranges of bytes that a datagram may have. Fragments in order form a single range. A
+/// sender with 1280-byte packets causes at most 53 ranges.
 const MAX_STRETCHES: usize = 64;
 
-/// Identifies a datagram (RFC 791: addresses, protocol, identification; in RFC 8200 the protocol is not part of the
-/// identity, but may not differ).
+/// Identifies a datagram. In RFC 791 the key is addresses, protocol and identification. In RFC 8200 the protocol is not
+/// part of the key, but may not differ.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Key {
     src: IpAddr,
@@ -41,7 +40,7 @@ struct Key {
 enum State {
     Free,
     Collecting,
-    /// Fragments overlapped: all later ones are dropped.
+    /// Fragments overlapped, so all later ones are dropped.
     Poisoned,
 }
 
@@ -52,23 +51,23 @@ struct Datagram {
     since: Instant,
     /// Ethernet and network header, then the payload at its offset.
     bytes: Vec<u8>,
-    /// The ranges of payload bytes received: sorted, and separate from each other.
+    /// Ranges of payload bytes that have arrived, sorted and separate from each other.
     have: Vec<(usize, usize)>,
-    /// Payload length, once the last fragment has arrived.
+    /// Length of the payload, once the last fragment has arrived.
     total: Option<usize>,
-    /// The headers of the first fragment, once it has arrived.
+    /// Headers of the first fragment, once it has arrived.
     first: Option<Headers>,
 }
 
-/// Collects fragments.
+/// Collects fragments into datagrams.
 #[derive(Debug, Default)]
 pub struct Reassembler {
     datagrams: Vec<Datagram>,
 }
 
 impl Reassembler {
-    /// Adds a fragment; once the datagram is complete, returns the whole frame, from the Ethernet
-    /// header on and as if it had never been fragmented.
+    /// Adds a fragment. Once the datagram is complete, returns the whole frame, beginning with the Ethernet header, as
+    /// if it had never been fragmented.
     pub fn on_fragment(
         &mut self,
         now: Instant,
@@ -90,7 +89,7 @@ impl Reassembler {
         datagram.finish()
     }
 
-    /// Drops datagrams whose time is up.
+    /// Drops datagrams that have been incomplete for too long.
     pub fn on_timer(&mut self, now: Instant, counters: &Counters) {
         for datagram in &mut self.datagrams {
             if datagram.state != State::Free && now.since(datagram.since) >= TIMEOUT {
@@ -130,10 +129,10 @@ impl Reassembler {
     }
 }
 
-/// One fragment, checked by itself.
+/// A fragment that was checked on its own.
 struct Piece {
     key: Key,
-    /// Bytes before the payload in the frame, and in the whole datagram.
+    /// Number of bytes before the payload, in the frame and in the whole datagram.
     header_len: usize,
     whole_header_len: usize,
     start: usize,
@@ -177,8 +176,8 @@ impl Piece {
     }
 }
 
-/// Refuses extension headers between the fragment header and the transport header. No known sender
-/// uses them, and they could be parsed only in the reassembled datagram.
+/// Refuses extension headers between the fragment header and the transport header. No known sender uses them, and they
+/// could only be parsed in the reassembled datagram.
 fn check_fragment_header_is_last(head: &[u8], header_len: usize, info: FragmentInfo) -> Option<()> {
     let start = header_len.checked_sub(Ipv6Header::FRAGMENT_LEN)?;
     let fragment: &[u8; Ipv6Header::FRAGMENT_LEN] = head.get(start..)?.first_chunk()?;
@@ -236,9 +235,9 @@ impl Datagram {
         true
     }
 
-    /// True if nothing in the fragment is new. Its neighbours may have arrived meanwhile, so it is
-    /// enough that it is within one range and agrees about the end. Its content does not matter:
-    /// the bytes that arrived first are kept.
+    /// True if the fragment contains nothing new. Its neighbours may have arrived in the meantime, so it is enough that
+    /// it lies within one range and agrees about the end of the datagram. Its content does not matter, because the
+    /// bytes that arrived first are kept.
     fn repeats(&self, piece: &Piece) -> bool {
         let within = |&(from, to): &(usize, usize)| from <= piece.start && piece.end <= to;
         let ends_alike = piece.more != (self.total == Some(piece.end));
@@ -267,7 +266,7 @@ impl Datagram {
         }
     }
 
-    /// If nothing is missing, writes the headers, frees the slot and returns the frame.
+    /// If no byte is missing, writes the headers, frees the slot and returns the frame.
     fn finish(&mut self) -> Option<&[u8]> {
         let total = self.total?;
         let first = self.first.as_ref()?;

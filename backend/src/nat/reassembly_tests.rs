@@ -58,7 +58,7 @@ fn fragments(like: &str, mtu: u16, ident: usize, body: &[u8]) -> Vec<Vec<u8>> {
     around.sink.take().into_iter().map(|d| d.bytes).collect()
 }
 
-/// One synthetic fragment: payload bytes `[start, end)`, all `fill`.
+/// A synthetic fragment with the payload bytes `[start, end)`, all equal to `fill`.
 fn piece(start: usize, end: usize, more: bool, fill: u8) -> Vec<u8> {
     let IpAddr::V4(src) = guest(ip("127.0.0.1"), 0).ip() else {
         unreachable!()
@@ -105,7 +105,7 @@ proptest! {
         let fragments = fragments(BOTH[usize::from(v6)], mtu, 0, &body);
         let last_needed = fragments.len();
         prop_assert!(last_needed > 1);
-        // Send some random fragments, then the missing ones: the datagram is complete exactly once, at the last new
+        // Some random fragments are sent, then the missing ones. The datagram is complete exactly once, at the last new
         // fragment.
         let mut seen = vec![false; fragments.len()];
         let mut bench = Bench::new();
@@ -249,7 +249,7 @@ fn the_oldest_datagram_gives_way_when_there_are_too_many() {
 #[test]
 fn an_atomic_fragment_is_a_datagram_by_itself() {
     let mut frame = fragments("::1", 1500, 0, &[5; 2000])[0].clone();
-    // Offset zero, no more fragments (RFC 6946).
+    // The offset is zero, and no fragments follow (RFC 6946).
     frame[14 + 42..14 + 44].fill(0);
     let mut bench = Bench::new();
     let whole = bench.add(&frame).unwrap();
@@ -259,7 +259,7 @@ fn an_atomic_fragment_is_a_datagram_by_itself() {
 #[test]
 fn extension_headers_behind_the_fragment_header_are_refused() {
     let mut frame = fragments("::1", 1500, 0, &[5; 2000])[0].clone();
-    // The first eight payload bytes as an empty destination options header.
+    // The first eight payload bytes are an empty destination options header.
     frame[14 + 40] = 60;
     frame[14 + 48..14 + 56].copy_from_slice(&[17, 0, 1, 4, 0, 0, 0, 0]);
     let mut bench = Bench::new();

@@ -1,10 +1,10 @@
-//! Slots of a table in the order of their last use, so that the slot idle longest is found immediately.
+//! Keeps the slots of a table in the order of their last use, so that the slot idle longest is found immediately.
 //!
 //! Each slot is in at most one list. A list is a ring in one vector that grows with the table: first the ends of the
-//! lists, then the slots from oldest to newest. So every operation takes the same few instructions however many slots
-//! there are, and a slot leaves its list without a search for the list.
+//! lists, then the slots from oldest to newest. So every operation takes the same few instructions, however many slots
+//! there are, and a slot is removed from its list without a search.
 
-/// Neighbours in a ring, by index in the vector. A slot in no list is its own neighbour.
+/// Neighbours in a ring, by index in the vector. A slot that is in no list is its own neighbour.
 #[derive(Clone, Copy, Debug)]
 struct Node {
     older: u32,
@@ -39,7 +39,7 @@ impl<const LISTS: usize> Recency<LISTS> {
     #[allow(clippy::cast_possible_truncation, reason = "a handful of lists")]
     const FIRST: u32 = LISTS as u32;
 
-    /// Makes `slot` the newest of `list`; it leaves its previous list.
+    /// Makes `slot` the newest of `list`, and removes it from its previous list.
     #[inline]
     pub(super) fn touch(&mut self, list: u8, slot: u32) {
         let (end, place) = (u32::from(list), slot + Self::FIRST);

@@ -1,5 +1,5 @@
-//! Gateway services in addition to NAT: ARP, neighbour discovery, DHCP, router advertisements, and echo replies from
-//! its own addresses.
+//! Services of the gateway in addition to NAT: ARP, neighbour discovery, DHCP, router advertisements, and echo replies
+//! from its own addresses.
 
 use super::engine::Service;
 use crate::config::Resolvers;
@@ -98,7 +98,7 @@ impl GatewayServices {
     }
 }
 
-/// Sends replies to the guest. Those that it has no room for are dropped.
+/// Sends replies to the guest. Replies for which it has no room are dropped.
 pub fn deliver(replies: &mut Replies, counters: &Counters, sink: &mut dyn GuestSink) {
     for reply in replies.iter() {
         if sink.send(Offload::NONE, &[reply]).is_err() {

@@ -7,12 +7,12 @@ use crate::poller::Poller;
 use crate::responder::HeldLeases;
 use std::sync::Arc;
 
-/// The parts that a mode with a NAT engine is made from, once per queue pair. `M` is the mode's configuration.
+/// The parts from which a mode with a NAT engine is made, one set per queue pair. `M` is the mode's configuration.
 #[derive(Debug)]
 pub struct NatSetup<'a, M> {
-    /// The port.
+    /// Configuration of the port.
     pub port: &'a PortConfig,
-    /// Its mode.
+    /// Configuration of its mode.
     pub mode: &'a M,
     /// Poller that watches the sockets.
     pub poller: Poller,
@@ -20,11 +20,11 @@ pub struct NatSetup<'a, M> {
     pub counters: Arc<Counters>,
     /// Number of the worker. Worker 0 of a port listens for inbound connections and sends router advertisements.
     pub worker: usize,
-    /// Shared by the workers of the port, if there are several.
+    /// Directory shared by the workers of the port, if there are several.
     pub directory: Option<Arc<Directory>>,
     /// Record of granted and released leases, shared by the workers of the port.
     pub held: Arc<HeldLeases>,
-    /// Connections of one protocol this worker may hold.
+    /// Maximum connections of one protocol that this worker may hold.
     pub flow_limit: usize,
 }
 

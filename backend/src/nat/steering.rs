@@ -1,12 +1,12 @@
-//! Several queue pairs: frames and flows that pass from one worker to another.
+//! Passes frames and flows from one worker to another, for ports with several queue pairs.
 //!
 //! A flow belongs to the worker that created it. The guest chooses the transmit ring of each frame, usually by the CPU
 //! on which the program runs, so a frame may arrive at a worker that does not own its flow. That worker looks up the
-//! owner ([`flow_owners`](super::flow_owners)) and passes it a copy. With one queue pair none of this is used.
+//! owner ([`flow_owners`](super::flow_owners)) and passes it a copy. With one queue pair, none of this is used.
 //!
 //! A flow moves to another worker when the guest has disabled its owner's queue pair, or permanently sends it on
 //! another pair ([`moving`](super::moving)). The flow is put into the new owner's mailbox before the owner is recorded.
-//! So if a recorded owner does not have the flow, it finds the flow in its mailbox.
+//! So if a recorded owner does not have the flow in its table, it finds the flow in its mailbox.
 
 use super::event_owner;
 use super::flow_owners::Owners;
@@ -26,11 +26,11 @@ const MAILBOX: usize = 4 << 20;
 
 /// A frame passed from one worker to another.
 pub struct Handed {
-    /// The frame, from the Ethernet header on.
+    /// The whole frame, beginning with the Ethernet header.
     pub bytes: Vec<u8>,
-    /// Its parsed head.
+    /// Parsed head of the frame.
     pub parsed: Head,
-    /// Its offload metadata.
+    /// Offload metadata of the frame.
     pub offload: Offload,
     /// The worker on whose ring it arrived.
     pub from: usize,
@@ -57,13 +57,13 @@ struct Contents {
 struct Mailbox {
     contents: Mutex<Contents>,
     wake: EventFd,
-    /// Whether the worker's queue pair is enabled.
+    /// True if the worker's queue pair is enabled.
     is_up: AtomicBool,
 }
 
 impl Mailbox {
     fn ring(&self) {
-        // Fails only if the counter is at its maximum, and then the owner wakes up anyway.
+        // The write fails only if the counter is at its maximum, and then the owner wakes up anyway.
         let _ = self.wake.write(1);
     }
 }
@@ -81,7 +81,7 @@ pub struct Directory {
 debug_fields!(Directory { guest_mac });
 
 impl Directory {
-    /// A directory for `workers` workers; `None` for one, which owns all flows.
+    /// Creates a directory for `workers` workers. `None` for a single worker, which owns all flows.
     ///
     /// # Errors
     /// No descriptor is left.
@@ -161,8 +161,8 @@ impl Steering {
         (number != 0).then(|| Ipv6Addr::from_bits(prefix.network().to_bits() | u128::from(number)))
     }
 
-    /// Sets whether this worker's queue pair is enabled. Enabling a pair wakes the workers whose
-    /// pairs are disabled: it may take their flows.
+    /// Sets whether this worker's queue pair is enabled. Enabling a pair wakes the workers whose pairs are disabled,
+    /// because it may take their flows.
     pub fn set_up(&self, up: bool) {
         let was = self.directory.mailboxes[self.me].is_up.swap(up, Ordering::AcqRel);
         if up && !was {
@@ -183,7 +183,7 @@ impl Steering {
             .map(|(worker, _)| worker)
     }
 
-    /// Passes a copy of `frame` to worker `owner`; false if its mailbox is full.
+    /// Passes a copy of `frame` to worker `owner`. False if the mailbox of that worker is full.
     pub fn hand_over(&self, owner: usize, frame: &GuestFrame<'_>) -> bool {
         let mailbox = &self.directory.mailboxes[owner];
         let mut contents = lock(&mailbox.contents);
@@ -207,12 +207,12 @@ impl Steering {
         true
     }
 
-    /// Gives a flow to worker `owner`.
+    /// Hands a flow to worker `owner`.
     pub fn give(&self, owner: usize, key: FlowId, flow: MovedFlow) {
         let mailbox = &self.directory.mailboxes[owner];
         let mut contents = lock(&mailbox.contents);
         contents.flows.push(flow);
-        // The owner must be assigned before it can take the flow, and end it or move it again.
+        // The owner must be assigned first: once it has the flow, it may end it or move it again.
         self.owners.assign(key, owner);
         drop(contents);
         mailbox.ring();
@@ -221,7 +221,7 @@ impl Steering {
     /// Takes the frames that were passed to this worker.
     pub fn take(&self) -> Vec<Handed> {
         let mailbox = &self.directory.mailboxes[self.me];
-        // Nothing to read means only that two wake-ups were merged.
+        // If there is nothing to read, two wake-ups have been merged.
         let _ = mailbox.wake.read();
         let mut contents = lock(&mailbox.contents);
         contents.bytes = 0;

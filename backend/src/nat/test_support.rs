@@ -1,5 +1,5 @@
-//! Fixtures for the tests of NAT's protocols: a guest in memory with the default addresses, and the
-//! host's loopback at `.9` and `::9`.
+//! Fixtures for the tests of NAT's protocols: a guest in memory with the default addresses, and the host's loopback at
+//! `.9` and `::9`.
 
 pub(crate) use super::testing::{GUEST_MAC, Surroundings};
 use crate::config::MasqueradeConfig;
@@ -20,13 +20,13 @@ pub(crate) fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()
 }
 
-/// An address of the host's loopback as the guest sees it, of the family of `like`, with a port.
+/// An address of the host's loopback as the guest sees it, with a port, in the family of `like`.
 pub(crate) fn host_seen(like: IpAddr, port: u16) -> SocketAddr {
     let text = if like.is_ipv4() { "10.0.2.9" } else { "fd10:0:2::9" };
     SocketAddr::new(ip(text), port)
 }
 
-/// The guest's address of the family of `like`, with a port.
+/// The guest's address in the family of `like`, with a port.
 pub(crate) fn guest(like: IpAddr, port: u16) -> SocketAddr {
     let text = if like.is_ipv4() { "10.0.2.2" } else { "fd10:0:2::2" };
     SocketAddr::new(ip(text), port)
@@ -61,7 +61,7 @@ impl Surroundings {
     }
 }
 
-/// Ethernet and network header, followed by `rest`.
+/// A frame with Ethernet and network headers, followed by `rest`.
 pub(crate) fn packet(src: IpAddr, dst: IpAddr, protocol: u8, ttl: u8, rest: &[u8]) -> Vec<u8> {
     let mut frame = vec![0; Link::header_len(src)];
     let ethertype = if src.is_ipv4() {
@@ -106,7 +106,7 @@ pub(crate) fn packet(src: IpAddr, dst: IpAddr, protocol: u8, ttl: u8, rest: &[u8
     frame
 }
 
-/// Sets DSCP and ECN of an untagged frame.
+/// Sets DSCP and ECN of a frame without a VLAN tag.
 pub(crate) fn mark(frame: &mut [u8], class: u8) {
     let network = &mut frame[EthernetHeader::LEN..];
     if network[0] >> 4 == 4 {
@@ -130,7 +130,7 @@ pub(crate) fn udp_frame(src: SocketAddr, dst: SocketAddr, ttl: u8, payload: &[u8
     packet(src.ip(), dst.ip(), protocol::UDP, ttl, &rest)
 }
 
-/// Presents frames as the worker would, each in two slices.
+/// Presents frames as the worker would, each split into two slices.
 pub(crate) fn with_burst<R>(frames: &[Vec<u8>], f: impl FnOnce(&[GuestFrame<'_>]) -> R) -> R {
     let slices: Vec<[GuestSlice<'_>; 2]> = frames
         .iter()
@@ -158,7 +158,7 @@ pub(crate) fn traffic_class(frame: &[u8]) -> u8 {
     Head::parse(frame, frame.len()).traffic_class(frame)
 }
 
-/// Headers of a frame, and the bytes after the network header.
+/// The headers of a frame, and the bytes after the network header.
 pub(crate) fn parse(frame: &[u8]) -> (Headers, &[u8]) {
     let headers = Headers::parse(&frame[..frame.len().min(HEAD_MAX)], frame.len()).unwrap();
     let (_, at, len) = headers.network.transport().unwrap();
@@ -175,7 +175,7 @@ pub(crate) fn fragment_info(headers: &Headers) -> Option<FragmentInfo> {
     }
 }
 
-/// Splits a UDP frame into its endpoints and payload; checks lengths and checksum.
+/// Splits a UDP frame into its endpoints and payload. Checks lengths and checksum.
 pub(crate) fn udp_datagram(delivered: &Delivered) -> (SocketAddr, SocketAddr, Vec<u8>) {
     let (headers, rest) = parse(&delivered.bytes);
     let (src, dst) = headers.network.addresses().unwrap();
@@ -200,7 +200,7 @@ pub(crate) fn udp_datagram(delivered: &Delivered) -> (SocketAddr, SocketAddr, Ve
     )
 }
 
-/// Takes an ICMP frame apart into source, header and body; checks the checksum.
+/// Splits an ICMP frame into source, header and body. Checks the checksum.
 pub(crate) fn icmp_message(delivered: &Delivered) -> (IpAddr, IcmpHeader, Vec<u8>) {
     let (headers, rest) = parse(&delivered.bytes);
     let (src, dst) = headers.network.addresses().unwrap();

@@ -17,19 +17,19 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 /// The guest's MAC.
 pub(crate) const GUEST_MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 9]);
 
-/// A guest and its environment.
+/// A guest and the environment of a protocol.
 pub(crate) struct Surroundings {
-    /// The time.
+    /// Current time of the test.
     pub now: Instant,
     /// The guest's link.
     pub link: Link,
-    /// Its address map.
+    /// Address map of the guest.
     pub nat: AddressMap,
     /// Poller that watches the sockets.
     pub poller: Poller,
     /// Counters for drops and flows.
     pub counters: Counters,
-    /// The guest's receive side.
+    /// Frames delivered to the guest.
     pub sink: TestSink,
 }
 

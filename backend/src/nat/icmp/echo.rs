@@ -29,27 +29,27 @@ use socket2::Domain;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 
-/// Replies taken per system call, and calls per event.
+/// Replies received per system call, and system calls per event.
 const BATCH: usize = 4;
 const MAX_ROUNDS: usize = 16;
 
 /// Bytes of a request that an error quotes.
 const MAX_QUOTED: usize = 1200;
 
-/// Attempts to send a request: errors about earlier requests may fail an attempt.
+/// Attempts to send a request. An attempt may fail because of errors about earlier requests.
 const SEND_ATTEMPTS: usize = 4;
 
-/// Entries of an error queue handled in one turn.
+/// Maximum entries of an error queue handled in one turn.
 const MAX_ENTRIES: usize = 64;
 
 /// An ICMP message of the guest.
 #[derive(Clone, Copy, Debug)]
 pub struct IcmpMessage {
-    /// The guest's address.
+    /// Source address, which is the guest's.
     pub src: IpAddr,
-    /// Destination as the guest sees it; same family.
+    /// Destination as the guest sees it, of the same family.
     pub dst: IpAddr,
-    /// Its header.
+    /// Header of the message.
     pub header: IcmpHeader,
     /// Offset of the ICMP header from the start of the Ethernet header.
     pub offset: usize,
@@ -58,7 +58,7 @@ pub struct IcmpMessage {
 }
 
 impl IcmpMessage {
-    /// The message at `at` of a frame from `src` to `dst`.
+    /// Parses the message at `at` in a frame from `src` to `dst`.
     ///
     /// # Errors
     /// The header is incomplete.
@@ -90,22 +90,22 @@ impl Default for EchoFlows {
     }
 }
 
-/// Content of a socket's error queue.
+/// Contents of a socket's error queue.
 #[derive(Clone, Copy, Debug, Default)]
 struct Report {
     /// Number of entries about earlier requests.
     earlier: usize,
-    /// The host's own error about the request that was just refused.
+    /// The host's own error about the request that it has just refused.
     own: Option<IcmpError>,
 }
 
 impl EchoFlows {
-    /// Number of flows.
+    /// Number of echo flows.
     pub fn count(&self) -> usize {
         self.table.len()
     }
 
-    /// An empty table. Determines what the system permits.
+    /// An empty table. Determines which sockets the system permits.
     pub fn new() -> Self {
         Self::with(EchoAvailability::find_out())
     }
@@ -121,12 +121,12 @@ impl EchoFlows {
         }
     }
 
-    /// What the system permits.
+    /// The kinds of socket that the system permits.
     pub const fn availability(&self) -> EchoAvailability {
         self.availability
     }
 
-    /// Forwards an ICMP message of the guest if it is an echo request; counts any other.
+    /// Forwards an ICMP message of the guest if it is an echo request. Counts all other messages.
     pub fn on_echo(&mut self, ctx: &mut Context<'_>, frame: &GuestFrame<'_>, request: &IcmpMessage) {
         let header = request.header;
         if (header.kind, header.code) != (request_kind(request.src), 0) {
@@ -160,7 +160,7 @@ impl EchoFlows {
         frame.copy_to(request.offset + IcmpHeader::LEN, &mut body);
         let [guest, gateway] = [request.src, request.dst];
         let [a, b] = [request.header.echo_ident(), request.header.echo_sequence()];
-        // As a Linux host does (net/ipv4/icmp.c, icmp_reply).
+        // A Linux host does the same (net/ipv4/icmp.c, icmp_reply).
         let class = frame.parsed.traffic_class(frame.head);
         send_reply(&mut self.fragmenter, ctx, [gateway, guest], [a, b], class, &body);
     }
@@ -250,7 +250,7 @@ impl EchoFlows {
         }
     }
 
-    /// Assigns reply `index` of the last call to its flow.
+    /// Assigns the reply with number `index` of the last call to its flow.
     fn on_reply(&mut self, ctx: &mut Context<'_>, slot: u32, index: usize) {
         let Some(socket) = self.table.socket(slot) else { return };
         let Received {
@@ -261,7 +261,7 @@ impl EchoFlows {
             return;
         };
         let Some(index) = self.table.find_on_wire(slot, source.ip(), header.echo_ident()) else {
-            // A raw socket also receives replies for other programs.
+            // A raw socket also receives replies to other programs.
             if socket.support != EchoSupport::Raw {
                 ctx.counters.count_drop(DropReason::EchoNoFlow);
             }
@@ -307,8 +307,8 @@ fn parse_reply<'a>(socket: &EchoSocket, bytes: &'a [u8]) -> Option<(IcmpHeader, 
     (header.kind == kind).then_some((header, &message[IcmpHeader::LEN..]))
 }
 
-/// Empties a socket's error queue and reports errors about earlier requests to the guest. An error
-/// of the host's own stack concerns the request that is being sent, and quotes nothing.
+/// Empties a socket's error queue and reports errors about earlier requests to the guest. An error of the host's own
+/// stack concerns the request that is being sent, and has no quoted packet.
 fn report(table: &EchoTable, slot: u32, ctx: &mut Context<'_>) -> Report {
     let mut found = Report::default();
     let Some(socket) = table.socket(slot) else {

@@ -1,8 +1,8 @@
 //! Host sockets for echo requests.
 //!
 //! A ping socket (SOCK_DGRAM, IPPROTO_ICMP) needs no privilege except a group within the sysctl
-//! net.ipv4.ping_group_range; a raw socket needs CAP_NET_RAW. Neither is connected: the kernel assigns a reply to a
-//! ping socket by the identifier alone, whatever the socket is connected to (ping_lookup in net/ipv4/ping.c), so one
+//! net.ipv4.ping_group_range. A raw socket needs CAP_NET_RAW. Neither is connected. The kernel assigns a reply to a
+//! ping socket by the identifier alone, whatever the socket is connected to (ping_lookup in net/ipv4/ping.c). So one
 //! socket serves an identifier for all hosts, and the peer of a reply is checked here.
 
 use crate::packet::icmp::{v4, v6};
@@ -19,25 +19,25 @@ const RECEIVE_BUFFER: usize = 1 << 20;
 /// The kind of socket that the system permits for echo requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EchoSupport {
-    /// Ping sockets.
+    /// Ping sockets are permitted.
     Ping,
-    /// Raw sockets only.
+    /// Only raw sockets are permitted.
     Raw,
-    /// None: the guest's echo requests to the network are not answered.
+    /// No socket is permitted: the guest's echo requests to the network are not answered.
     None,
 }
 
 /// The permitted kind of socket, by family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EchoAvailability {
-    /// IPv4.
+    /// Support for IPv4.
     pub ipv4: EchoSupport,
-    /// IPv6.
+    /// Support for IPv6.
     pub ipv6: EchoSupport,
 }
 
 impl EchoAvailability {
-    /// Tests what the system permits.
+    /// Tests what kind of socket the system permits.
     pub fn find_out() -> Self {
         Self {
             ipv4: EchoSupport::find_out(Domain::IPV4, Protocol::ICMPV4),
@@ -45,7 +45,7 @@ impl EchoAvailability {
         }
     }
 
-    /// The kind for the family of `like`.
+    /// The kind of socket for the family of `like`.
     pub const fn of(self, like: IpAddr) -> EchoSupport {
         match like {
             IpAddr::V4(_) => self.ipv4,
@@ -74,8 +74,8 @@ impl EchoSupport {
 pub(super) fn ping(like: IpAddr, ident: u16) -> io::Result<(Socket, u16)> {
     let (domain, protocol, _, any) = family(like);
     let socket = Socket::new(domain, Type::DGRAM.nonblocking().cloexec(), Some(protocol))?;
-    // The kernel creates ping sockets with SO_REUSEADDR on, and then assigns one identifier to
-    // several of them, including those of other programs; replies go to any.
+    // The kernel creates ping sockets with SO_REUSEADDR on. With that option it gives one identifier to several
+    // sockets, including those of other programs, and delivers a reply to any of them.
     socket.set_reuse_address(false)?;
     // The port of a ping socket is its identifier.
     let bind = |port: u16| socket.bind(&SocketAddr::new(any, port).into());
@@ -104,7 +104,7 @@ fn finish(socket: &Socket, domain: Domain) -> io::Result<()> {
     datagram::watch_errors(socket, domain)
 }
 
-/// Socket family, protocol, type of a reply and unspecified address.
+/// Socket family, protocol, reply type and unspecified address.
 const fn family(like: IpAddr) -> (Domain, Protocol, u8, IpAddr) {
     match like {
         IpAddr::V4(_) => (

@@ -22,10 +22,10 @@ use std::time::Duration;
 /// Lifetime of a flow without a request or a reply.
 pub(super) const IDLE: Duration = Duration::from_secs(60);
 
-/// Most flows at a time: a sweep of a /18.
+/// Maximum flows at a time, enough for a sweep of a /18.
 pub(super) const MAX_FLOWS: usize = 16_384;
 
-/// Most sockets at a time: each takes a descriptor, and has its own identifiers.
+/// Maximum sockets at a time. Each takes a descriptor and has its own identifiers.
 pub(super) const MAX_SOCKETS: usize = 1024;
 
 /// Timers that are handled in one turn of the worker.
@@ -42,8 +42,8 @@ struct WireKey {
 /// The flows that share a socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum SocketKey {
-    /// Flows with the same guest address and identifier. Peers whose address differs on the host have a socket each,
-    /// because two of them may be the same host.
+    /// Flows with the same guest address and identifier. A peer whose address differs on the host has a socket of its
+    /// own, because two such peers may be the same host.
     Ping {
         guest: IpAddr,
         ident: u16,
@@ -54,7 +54,7 @@ pub(super) enum SocketKey {
 }
 
 impl SocketKey {
-    /// The socket for requests of the flow `id` to `peer`, as the host knows it.
+    /// The key of the socket for requests of the flow `id` to `peer`, an address as the host sees it.
     pub(super) fn of(support: EchoSupport, id: &FlowId, peer: IpAddr) -> Self {
         match support {
             EchoSupport::Raw => Self::Raw { ipv6: peer.is_ipv6() },
@@ -67,13 +67,13 @@ impl SocketKey {
     }
 }
 
-/// One flow.
+/// An echo flow.
 #[derive(Debug)]
 pub(super) struct EchoFlow {
     pub key: FlowId,
-    /// The peer's address on the host.
+    /// Address of the peer, as the host sees it.
     pub peer: IpAddr,
-    /// The identifier on the wire.
+    /// Identifier on the wire.
     pub ident: u16,
     pub socket: u32,
     pub(super) last_used: Instant,
@@ -81,7 +81,7 @@ pub(super) struct EchoFlow {
     pub(super) generation: u32,
 }
 
-/// One socket.
+/// A socket and the data that its flows share.
 #[derive(Debug)]
 pub(super) struct EchoSocket {
     pub(super) key: SocketKey,
@@ -91,7 +91,7 @@ pub(super) struct EchoSocket {
     pub ip_options: SocketIpOptions,
     /// Identifier of a ping socket.
     pub(super) ident: u16,
-    /// Number of flows that use it.
+    /// Number of flows that use the socket.
     pub(super) users: usize,
     pub(super) generation: u32,
 }
@@ -109,8 +109,8 @@ pub(super) struct EchoTable {
     pub(super) sockets: Slab<EchoSocket>,
     pub(super) by_use: HashMap<SocketKey, u32>,
     next_generation: u32,
-    /// Raw sockets of several processes receive each other's replies: identifiers are mixed with
-    /// this private number.
+    /// A private number that is mixed into identifiers, because raw sockets of several processes receive each other's
+    /// replies.
     salt: u16,
 }
 
@@ -175,10 +175,10 @@ impl EchoTable {
         }
     }
 
-    /// Adds a flow to `peer`, as the host knows it.
+    /// Adds a flow to `peer`, an address as the host sees it.
     ///
     /// # Errors
-    /// No socket can be created for it.
+    /// No socket can be created for the flow.
     pub(super) fn open(
         &mut self,
         now: Instant,
@@ -200,7 +200,7 @@ impl EchoTable {
         Ok(self.add(key, peer, (socket, ident), now))
     }
 
-    /// Adds a flow of a socket, with an identifier on the wire.
+    /// Adds a flow that uses a given socket and identifier on the wire.
     pub(super) fn add(&mut self, key: FlowId, peer: IpAddr, (socket, ident): (u32, u16), last_used: Instant) -> u32 {
         let mut flow = EchoFlow {
             key,
@@ -227,8 +227,8 @@ impl EchoTable {
         index
     }
 
-    /// An identifier towards `peer` that no other flow of a raw socket uses. Several guest addresses may use the same
-    /// identifier, and several peers may be the same host. There are more identifiers than flows.
+    /// Chooses an identifier towards `peer` that no other flow of a raw socket uses. Several guest addresses may use
+    /// the same identifier, and several peers may be the same host. There are more identifiers than flows.
     fn free_ident(&self, socket: u32, peer: IpAddr, wanted: u16) -> u16 {
         (0..=u16::MAX)
             .map(|i| wanted.wrapping_add(i))
@@ -290,14 +290,14 @@ impl EchoTable {
         oldest.is_some()
     }
 
-    /// Drops the longest idle flows until a socket has no flows; false if no flow is left.
+    /// Drops the longest idle flows until a socket loses its last flow. False if no flow is left.
     fn give_up_socket(&mut self) -> bool {
         let before = self.sockets.len();
         while self.sockets.len() == before && self.give_way() {}
         self.sockets.len() < before
     }
 
-    /// Drops a flow, and its socket if that was its last one.
+    /// Drops a flow, and its socket if no other flow uses it.
     fn remove(&mut self, flow: u32) {
         let Some(gone) = self.flows.try_remove(flow as usize) else {
             return;

@@ -1,4 +1,4 @@
-//! Real sockets on loopback, where the kernel answers echo requests.
+//! Tests with real sockets on the loopback, where the kernel answers echo requests.
 
 use super::super::echo_table::{IDLE, MAX_FLOWS, MAX_SOCKETS};
 use super::*;
@@ -237,7 +237,7 @@ fn only_so_many_sockets_are_kept_and_the_idle_ones_give_way() {
     for ident in 0..most + MORE {
         bench.around.now = bench.around.now + Duration::from_millis(1);
         bench.ping(peer, ident, 1, &[]);
-        // One flow is in constant use.
+        // One flow stays in constant use.
         bench.ping(peer, 0, 2, &[]);
     }
     assert_eq!(
@@ -359,7 +359,7 @@ fn a_reply_of_a_host_that_was_not_asked_is_counted() {
         eprintln!("skipped: no ping sockets");
         return;
     }
-    // The flow's peer is a different address of the host than the one that answers.
+    // The host that answers has a different address than the flow's peer.
     let key = FlowId::echo(ip("10.0.2.2"), ip("192.0.2.77"), 3);
     let Bench { around, flows } = &mut bench;
     flows

@@ -19,8 +19,7 @@ const MAX_V6: usize = 1280;
 /// Length of the longest quoted network header.
 const QUOTED_HEADER: usize = Ipv6Header::LEN;
 
-/// Offset of the next-header field in an IPv6 header, at which ICMPv6 points to report an unknown
-/// protocol.
+/// Offset of the next-header field in an IPv6 header. ICMPv6 reports an unknown protocol as a problem at this offset.
 const NEXT_HEADER_OFFSET: u8 = 6;
 
 /// Code of an ICMPv6 parameter problem: unrecognized next header.
@@ -37,17 +36,17 @@ pub enum IcmpError {
     ProtocolUnreachable,
     /// No program listens on the port.
     PortUnreachable,
-    /// A filter or rule prohibits it.
+    /// A filter or rule prohibits the packet.
     Prohibited,
     /// The packet is larger than the path's MTU and must not be fragmented.
     TooBig {
-        /// The MTU in bytes of IP packet.
+        /// MTU of the path, in bytes of IP packet.
         mtu: u16,
     },
     /// The source is a link-local address, and the destination is not on the link (RFC 4443
     /// 3.1).
     BeyondScope,
-    /// An error in the form in which the network reported it.
+    /// An error with the type and code that the network reported.
     Reported(Reported),
 }
 
@@ -82,7 +81,7 @@ impl Reported {
         }
     }
 
-    /// The header in its own family.
+    /// The ICMP header in the error's own family.
     fn header(self) -> IcmpHeader {
         let rest = match (self.is_v6, self.kind) {
             (true, v6::PARAMETER_PROBLEM) => self.pointer.to_be_bytes(),
@@ -129,7 +128,7 @@ impl IcmpError {
 
     const fn from_v4_code(code: u8) -> Self {
         use v4::unreachable as c;
-        // RFC 792, RFC 1122 3.2.2.1: 6 and 11 concern the network, 9 and 10 prohibitions.
+        // RFC 792, RFC 1122 3.2.2.1: codes 6 and 11 concern the network, codes 9 and 10 prohibitions.
         match code {
             c::NETWORK | 6 | 11 => Self::NetworkUnreachable,
             c::PROTOCOL => Self::ProtocolUnreachable,
@@ -141,7 +140,7 @@ impl IcmpError {
 
     const fn from_v6_code(code: u8) -> Self {
         use v6::unreachable as c;
-        // RFC 4443 3.1: 5 and 6 are policies.
+        // RFC 4443 3.1: codes 5 and 6 report policies.
         match code {
             c::NO_ROUTE => Self::NetworkUnreachable,
             c::PORT => Self::PortUnreachable,
@@ -174,7 +173,7 @@ impl IcmpError {
             Self::PortUnreachable => (v4::UNREACHABLE, c::PORT),
             Self::Prohibited => (v4::UNREACHABLE, c::PROHIBITED),
             Self::TooBig { .. } => (v4::UNREACHABLE, c::FRAGMENTATION_NEEDED),
-            // IPv4 has no such code.
+            // IPv4 has no code for this.
             Self::BeyondScope => (v4::UNREACHABLE, c::HOST),
             Self::Reported(what) if what.is_v6 => return what.in_general().v4_header(),
             Self::Reported(what) => return what.header(),
@@ -208,9 +207,9 @@ impl IcmpError {
     }
 }
 
-/// Sends the guest `error` about the packet in `quote`. `reporter` is the sender of the ICMP
-/// message the host received, `None` if the host's own stack reported the error. The guest sees
-/// the reporter's real address where possible, otherwise its gateway.
+/// Sends the guest `error` about the packet in `quote`. `reporter` is the sender of the ICMP message that the host
+/// received, or `None` if the host's own stack reported the error. The guest sees the reporter's real address if that
+/// is possible, and the gateway's otherwise.
 ///
 /// # Errors
 /// [`NoRoom`]: nothing was sent.
@@ -240,7 +239,7 @@ pub fn refuse(ctx: &mut Context<'_>, error: IcmpError, frame: &GuestFrame<'_>) -
     refuse_on(ctx.link, ctx.sink, error, frame)
 }
 
-/// As [`refuse`], from the gateway of `link`.
+/// Does the same as [`refuse`], from the gateway of `link`.
 pub(super) fn refuse_on(
     link: &Link,
     sink: &mut dyn GuestSink,
@@ -255,8 +254,8 @@ pub(super) fn refuse_on(
     }
 }
 
-/// The gateway's address of the scope of `guest`: a router answers a link-local address from its
-/// own link-local one (RFC 6724 5, rule 2).
+/// The gateway's address in the scope of `guest`: a router answers a link-local address from its own link-local address
+/// (RFC 6724 5, rule 2).
 fn gateway_towards(link: &Link, guest: IpAddr) -> Option<IpAddr> {
     match guest {
         IpAddr::V6(a) if a.is_unicast_link_local() => link.gateway_ipv6.map(|_| link.gateway_mac.link_local().into()),

@@ -1,10 +1,10 @@
-//! Limits the rate of ICMPv6 errors from the gateway (RFC 4443 2.4 f: a token bucket; its example
-//! for small devices is a burst of ten and ten per second).
+//! Limits the rate of ICMPv6 errors from the gateway with a token bucket (RFC 4443 2.4 f). The RFC's example for small
+//! devices is a burst of ten and ten per second.
 
 use crate::time::Instant;
 use std::time::Duration;
 
-/// Most errors in a burst.
+/// Maximum errors in a burst.
 const BURST: u32 = 10;
 
 /// Interval at which a token is added.
@@ -14,7 +14,7 @@ const EVERY: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 pub struct ErrorRate {
     tokens: u32,
-    /// The time up to which tokens were added.
+    /// The time for which tokens have been added.
     given: Instant,
 }
 
@@ -28,7 +28,7 @@ impl Default for ErrorRate {
 }
 
 impl ErrorRate {
-    /// Takes a token; false if there is none.
+    /// Takes a token. Returns false if there is none.
     pub fn take(&mut self, now: Instant) -> bool {
         let new = now.since(self.given).as_nanos() / EVERY.as_nanos();
         let new = u32::try_from(new).unwrap_or(u32::MAX);

@@ -1,5 +1,5 @@
-//! ICMP and ICMPv6: errors to the guest about its packets, and the guest's echo requests, forwarded
-//! through host sockets.
+//! ICMP and ICMPv6: errors to the guest about its packets, and the guest's echo requests, which are forwarded through
+//! host sockets.
 
 mod echo;
 mod echo_socket;

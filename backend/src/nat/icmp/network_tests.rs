@@ -1,4 +1,4 @@
-//! Echo requests through a network with a router, by ping and by raw sockets.
+//! Tests of echo requests through a network with a router, with ping sockets and with raw sockets.
 
 use super::EchoSupport;
 use super::echo::tests::{Bench, reply_kind};
@@ -141,7 +141,7 @@ fn an_error_goes_to_the_request_it_quotes_and_no_other() {
     for support in [EchoSupport::Ping, EchoSupport::Raw] {
         for (server, nobody) in SERVER.map(ip).into_iter().zip(["192.0.2.1", "fd00:1::1"].map(ip)) {
             let mut bench = Bench::with(support);
-            // Two programs ping two hosts, and one request does not pass the router.
+            // Two programs ping two hosts, and one of the requests does not pass the router.
             bench.ping(nobody, 1, 10, b"near");
             bench.ping_with_ttl(server, 1, 2, 11, b"far");
             bench.ping(server, 1, 12, b"far");

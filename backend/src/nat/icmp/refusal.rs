@@ -9,7 +9,7 @@ use crate::packet::icmp::{v4, v6};
 use crate::packet::{FlowId, IcmpHeader, be16, protocol};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-/// The longest IPv4 header plus two ports.
+/// Bytes that are examined: the longest IPv4 header and two ports.
 const LOOKED_AT: usize = 60 + 4;
 
 /// The flow whose datagram an ICMP message from the guest refuses. `None` if the message is not a refusal, or not about

@@ -1,9 +1,9 @@
 //! Echo flows as plain values: see [`saved`](crate::nat::saved).
 //!
-//! Flows share sockets, so a value holds a socket and the flows that use it. Each value travels with one descriptor: a
-//! ping socket bound to the identifier on the wire, or a raw socket. A ping socket made on another host may have got
-//! another identifier; the kernel writes it into each request, so the flows continue, and replies to earlier requests
-//! are lost.
+//! Flows share sockets, so a value contains a socket and the flows that use it. Each value travels with one descriptor:
+//! a ping socket bound to the identifier on the wire, or a raw socket. A ping socket that was created on another host
+//! may have a different identifier. The kernel writes it into each request, so the flows continue, but replies to
+//! earlier requests are lost.
 
 use super::EchoFlows;
 use super::echo_socket::EchoSupport;
@@ -24,7 +24,7 @@ use std::net::IpAddr;
 pub struct SavedEchoSocket {
     use_of: SavedUse,
     ip_options: SavedIpOptions,
-    /// The flow that has been idle longest comes first.
+    /// The flows, beginning with the one that has been idle longest.
     flows: Vec<SavedEchoFlow>,
 }
 
@@ -35,9 +35,9 @@ enum SavedUse {
     Ping {
         guest: IpAddr,
         ident: u16,
-        /// The peer, if the host knows it by another address.
+        /// Address of the peer on the host, if it differs from the one that the guest sees.
         mapped: Option<IpAddr>,
-        /// The identifier on the wire.
+        /// Identifier on the wire.
         wire_ident: u16,
     },
     /// A raw socket for all flows of a family.
@@ -50,11 +50,11 @@ struct SavedEchoFlow {
     guest: IpAddr,
     remote: IpAddr,
     ident: u16,
-    /// The peer as the host knows it.
+    /// Address of the peer on the host.
     peer: IpAddr,
-    /// The identifier on the wire.
+    /// Identifier on the wire.
     wire_ident: u16,
-    /// How long ago the last request or reply passed.
+    /// Time since the last request or reply.
     idle: Nanos,
 }
 
@@ -87,7 +87,7 @@ impl SavedEchoFlow {
             key,
             peer,
             ident,
-            // Belongs to the table, which creates it again.
+            // These fields belong to the table, which creates them again.
             socket: _,
             scheduled: _,
             generation: _,
@@ -109,8 +109,7 @@ impl SavedEchoFlow {
 }
 
 impl SavedEchoSocket {
-    /// Identifier that a ping socket made for the flows should be bound to; `None` for a raw
-    /// socket.
+    /// The identifier that a ping socket created for the flows should be bound to; `None` for a raw socket.
     pub const fn wire_ident(&self) -> Option<u16> {
         match self.use_of {
             SavedUse::Ping { wire_ident, .. } => Some(wire_ident),
@@ -118,7 +117,7 @@ impl SavedEchoSocket {
         }
     }
 
-    /// Refuses flows that could not share a socket of this family.
+    /// Returns an error if the flows could not share a socket of this family.
     fn check(&self, domain: Domain) -> Result<(), LoadError> {
         ensure(!self.flows.is_empty(), "a socket for echo requests has no flows")?;
         for flow in &self.flows {
@@ -206,7 +205,7 @@ impl EchoTable {
         })?;
         for flow in &saved.flows {
             let wire_ident = if is_raw { flow.wire_ident } else { ident };
-            // Of two identical flows, the first is kept.
+            // If two flows are identical, the first is kept.
             if self.find(&flow.id()).is_none() && self.find_on_wire(slot, flow.peer, wire_ident).is_none() {
                 self.add(flow.id(), flow.peer, (slot, wire_ident), flow.idle.before(now));
             }

@@ -1,4 +1,4 @@
-//! Echo flows move between processes together with their sockets.
+//! Tests of echo flows that move between processes together with their sockets.
 
 use super::echo::tests::{Bench, reply_kind};
 use super::echo_socket::{EchoSupport, ping};
@@ -99,7 +99,7 @@ fn saved_sockets_look_as_in_the_golden_files() {
     assert!(golden::all::<SavedEchoSocket>().len() >= samples().len());
 }
 
-/// A descriptor of the right type, even if the system does not permit ping sockets.
+/// A descriptor of the right type, even where the system does not permit ping sockets.
 fn datagram_socket() -> Socket {
     Socket::new(Domain::IPV4, Type::DGRAM, None).unwrap()
 }
@@ -141,7 +141,7 @@ fn flows_that_cannot_share_the_socket_are_refused_and_leave_nothing_behind() {
     assert!(matches!(again, Err(LoadError::Duplicate)), "{again:?}");
     let (same, _) = bench.flows.save(bench.around.now).next().unwrap();
     let (mut same, mut ping) = (serde_json::to_value(same).unwrap(), value);
-    // The identifier is the one that the socket has.
+    // The identifier is the one to which the socket is bound.
     for value in [&mut same, &mut ping] {
         value["use_of"]["ping"]["wire_ident"] = json!(0);
         value["flows"]

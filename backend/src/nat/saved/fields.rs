@@ -5,28 +5,28 @@ use crate::time::Instant;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
-/// Nanoseconds before or after the moment of saving.
+/// A time as nanoseconds before or after the moment of saving.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(transparent)]
 pub(crate) struct Nanos(u64);
 
 impl Nanos {
-    /// From `now` to `at`; zero if `at` has passed.
+    /// The time from `now` to `at`, or zero if `at` has passed.
     pub(crate) fn until(at: Instant, now: Instant) -> Self {
         Self::from(at.since(now))
     }
 
-    /// From `at` to `now`.
+    /// The time from `at` to `now`.
     pub(crate) fn since(at: Instant, now: Instant) -> Self {
         Self::from(now.since(at))
     }
 
-    /// This long after `now`.
+    /// The moment this long after `now`.
     pub(crate) fn after(self, now: Instant) -> Instant {
         now + Duration::from_nanos(self.0)
     }
 
-    /// This long before `now`, or the start of the clock if it started later than that.
+    /// The moment this long before `now`, or the start of the clock if that is later.
     pub(crate) const fn before(self, now: Instant) -> Instant {
         Instant::from_nanos(now.as_nanos().saturating_sub(self.0))
     }

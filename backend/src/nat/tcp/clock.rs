@@ -1,25 +1,25 @@
 //! Timestamps between the guest and hawser (RFC 7323 3 to 5).
 //!
 //! They let the guest's receiver measure the round-trip time. Without the option, a Linux guest takes the shortest time
-//! in which a full window has arrived as the round-trip time. It then never opens the window further, because a window
-//! seldom arrives that quickly again. For hawser they provide protection against old duplicates (PAWS).
+//! in which a full window arrived as the round-trip time. It then never opens the window further, because a window
+//! seldom arrives that quickly again. For hawser, timestamps provide protection against old duplicates (PAWS).
 
 use crate::packet::Timestamps;
 use crate::time::Instant;
 
-/// Nanoseconds per tick; RFC 7323 5.4 requires a tick between a millisecond and a second.
+/// Nanoseconds per tick. RFC 7323 5.4 requires a tick between a millisecond and a second.
 const TICK_NANOS: u64 = 1_000_000;
 
-/// The timestamp clock of one connection: a common clock plus a private offset, so that one connection reveals nothing
-/// about another (RFC 7323 5.4).
+/// The timestamp clock of one connection. It is a common clock plus a private offset, so that one connection reveals
+/// nothing about another (RFC 7323 5.4).
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Clock {
-    /// Offset to the common clock.
+    /// Offset from the common clock.
     pub offset: u32,
 }
 
 impl Clock {
-    /// A clock that shows `value` now.
+    /// A clock with this value at the time `now`.
     pub(super) const fn showing(value: u32, now: Instant) -> Self {
         let common = Self { offset: 0 };
         Self {
@@ -27,13 +27,13 @@ impl Clock {
         }
     }
 
-    /// Its value now.
+    /// The value at the time `now`.
     #[allow(clippy::cast_possible_truncation, reason = "timestamps are modulo 2^32")]
     pub(super) const fn value(self, now: Instant) -> u32 {
         ((now.as_nanos() / TICK_NANOS) as u32).wrapping_add(self.offset)
     }
 
-    /// The option of a segment that is sent now and answers `echo`.
+    /// The option for a segment that is sent now and echoes `echo`.
     pub(super) const fn stamp(self, now: Instant, echo: u32) -> Timestamps {
         Timestamps {
             value: self.value(now),

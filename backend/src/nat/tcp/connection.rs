@@ -1,4 +1,4 @@
-//! One TCP connection of the guest: its state and variables, and how it opens and closes.
+//! A TCP connection of the guest: its state and variables, and how it opens and closes.
 //!
 //! Hawser is the guest's peer. Towards the guest it is a full RFC 9293 endpoint; towards the network it is an
 //! application with a socket. The two directions are independent. Bytes from the guest are acknowledged when the host
@@ -26,19 +26,19 @@ use std::time::Duration;
 /// Phase of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum State {
-    /// The guest sent SYN, and waits while the host socket connects.
+    /// The guest has sent SYN and waits while the host socket connects.
     Connecting,
     /// SYN-RECEIVED: hawser has answered the guest's SYN.
     SynReceived,
-    /// SYN-SENT: a client of the host was accepted, and the guest has not answered the SYN.
+    /// SYN-SENT: a client of the host was accepted, and the guest has not answered SYN yet.
     SynSent,
     /// Data may flow; see [`Sending`] and [`Receiving`].
     Established,
-    /// Both directions are closed; answers late segments of the guest.
+    /// Both directions are closed. Late segments of the guest are still answered.
     TimeWait,
-    /// Ended: the host socket is to be closed.
+    /// The connection has ended. The host socket must be closed.
     Closed,
-    /// Ended: the host socket is to be reset, so that its peer sees RST.
+    /// The connection has ended. The host socket must be reset, so that its peer sees RST.
     Aborted,
 }
 
@@ -58,8 +58,7 @@ pub(super) enum Sending {
 pub(super) enum Receiving {
     /// More bytes may follow.
     Open,
-    /// The guest's FIN was accepted; it is forwarded after the bytes that the host socket has not
-    /// accepted yet.
+    /// The guest's FIN was accepted. It is forwarded after the bytes that the host socket has not accepted yet.
     Draining,
     /// The guest's FIN was accepted and forwarded.
     Closed,
@@ -69,9 +68,9 @@ pub(super) enum Receiving {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub(super) enum Progress {
-    /// Everything that can be sent now was sent.
+    /// Everything that can be sent now has been sent.
     Done,
-    /// There is more to send after other connections have had their turn.
+    /// There is more to send, once other connections have had their turn.
     More,
     /// The guest has no receive buffers.
     Starved,
@@ -80,22 +79,21 @@ pub(super) enum Progress {
 /// What is known about bytes in the host socket's receive queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Readable {
-    /// None, until the poller reports some.
+    /// There are none until the poller reports some.
     No,
-    /// Possibly some.
+    /// There may be some.
     Yes,
-    /// The peer has closed: read until the end of the stream.
+    /// The peer has closed its side: read until the end of the stream.
     UntilEnd,
 }
 
-/// TIME-WAIT. The link to the guest is memory: no segment stays on it for long.
+/// Duration of TIME-WAIT. The link to the guest is memory, so no segment stays on it for long.
 const TIME_WAIT: Duration = Duration::from_secs(2);
-/// Retransmissions of a SYN during which the guest may merely be slow, after 1 s and 3 s.
+/// Number of SYN retransmissions, after 1 s and 3 s, during which the guest may merely be slow.
 const SLOW_TO_OPEN: u8 = 2;
-/// Window scale of hawser (RFC 7323 2.2): windows up to 8 MiB, above the kernel's default limit of
-/// 4.
+/// Window scale of hawser (RFC 7323 2.2). It allows windows up to 8 MiB, above the kernel's default limit of 4.
 const WINDOW_SCALE: u8 = 7;
-/// MSS of a peer that does not state one (RFC 9293 3.7.1).
+/// MSS of a peer that does not send one (RFC 9293 3.7.1).
 const DEFAULT_MSS: u16 = 536;
 
 /// One connection. Field names are those of RFC 9293 where it has one.
@@ -123,7 +121,7 @@ const DEFAULT_MSS: u16 = 536;
 /// blocks, and none allocates, except for bytes that the host socket does not accept ([`Spill`]).
 #[derive(Debug)]
 pub(super) struct Connection {
-    /// Both ends.
+    /// The two endpoints, as the guest sees them.
     pub id: FlowId,
     pub(super) state: State,
     pub(super) sending: Sending,
@@ -132,41 +130,41 @@ pub(super) struct Connection {
     pub(super) iss: Seq,
     pub(super) snd_una: Seq,
     pub(super) snd_nxt: Seq,
-    /// Highest sequence number ever sent; a retransmission moves `snd_nxt` back behind it.
+    /// Highest sequence number ever sent. A retransmission moves `snd_nxt` back behind it.
     pub(super) snd_max: Seq,
-    /// Sequence number of hawser's FIN, once it was sent for the first time.
+    /// Sequence number of hawser's FIN, once it has been sent.
     pub(super) fin_seq: Option<Seq>,
     pub(super) snd_wnd: u32,
     pub(super) snd_wl1: Seq,
     pub(super) snd_wl2: Seq,
     pub(super) snd_scale: u8,
-    /// Payload bytes per segment that the guest accepts, less the options.
+    /// Payload bytes per segment that the guest accepts, not counting the options.
     pub(super) mss: u16,
     pub(super) clock: Clock,
     /// The guest's timestamp to echo (TS.Recent), if both SYNs had the option.
     pub(super) ts_recent: Option<u32>,
 
     pub(super) rcv_nxt: Seq,
-    /// Right edge of the last offered window (RCV.NXT + RCV.WND); never moves back.
+    /// Right edge of the last offered window (RCV.NXT + RCV.WND). It never moves back.
     pub(super) rcv_edge: Seq,
     pub(super) rcv_scale: u8,
     /// Bytes before RCV.NXT that the host socket has not accepted yet.
     pub(super) spill: Spill,
 
     pub(super) readable: Readable,
-    /// Set once either side has used urgent data: a short read may then have stopped at the urgent
-    /// mark, not at the end of the queue.
+    /// True once either side has used urgent data. A short read may then have stopped at the urgent mark instead of the
+    /// end of the queue.
     pub(super) urgent: Option<Box<Urgent>>,
-    /// The offered window is small because the host socket is nearly full.
+    /// True if the offered window is small because the host socket is nearly full.
     pub(super) window_tight: bool,
-    /// An acknowledgment must be sent.
+    /// True if an acknowledgment must be sent.
     pub(super) ack_due: bool,
-    /// A SYN could not be sent because the guest had no buffer.
+    /// True if a SYN could not be sent because the guest had no buffer.
     pub(super) syn_due: bool,
-    /// Bytes acknowledged by the guest that are still in the host socket's queue.
+    /// Bytes that the guest has acknowledged and that are still in the host socket's queue.
     pub(super) to_discard: u32,
     pub(super) dup_acks: u8,
-    /// No second fast retransmission until this is acknowledged (RFC 6582 recover).
+    /// No further fast retransmission takes place until this is acknowledged (RFC 6582 recover).
     pub(super) recover: Seq,
     pub(super) rtt: RttEstimator,
     pub(super) retries: u8,
@@ -176,9 +174,9 @@ pub(super) struct Connection {
 /// Parameters of a new connection.
 #[derive(Clone, Debug)]
 pub(super) struct Opening {
-    /// Both ends.
+    /// The two endpoints, as the guest sees them.
     pub id: FlowId,
-    /// Our initial sequence number.
+    /// Initial sequence number of hawser.
     pub iss: Seq,
     /// Clock of hawser's timestamps.
     pub clock: Clock,
@@ -226,14 +224,14 @@ impl Connection {
         }
     }
 
-    /// The guest sent `syn`. It is answered once the host socket is connected.
+    /// Creates a connection for the guest's SYN. It is answered once the host socket is connected.
     pub(super) fn from_guest(opening: &Opening, syn: &TcpHeader) -> Self {
         let mut connection = Self::new(opening, State::Connecting);
         connection.take_syn(syn);
         connection
     }
 
-    /// A client of the host was accepted: sends SYN to the guest.
+    /// Creates a connection for an accepted client of the host, and sends SYN to the guest.
     pub(super) fn to_guest(opening: &Opening, ctx: &mut Context<'_>) -> Self {
         let mut connection = Self::new(opening, State::SynSent);
         connection.rcv_scale = WINDOW_SCALE;
@@ -262,13 +260,13 @@ impl Connection {
         matches!(self.state, State::Established) && self.retries > 0
     }
 
-    /// True if the guest has not answered the SYN for seconds: the third SYN has been sent.
+    /// True if the guest has not answered SYN for seconds: the third one has been sent.
     pub(super) fn is_slow_to_open(&self) -> bool {
         self.state == State::SynSent && self.retries >= SLOW_TO_OPEN
     }
 
-    /// Whether an acknowledgment or SYN could not be sent because the guest had no buffer. The
-    /// table then schedules the connection when buffers are available; no timer is involved.
+    /// True if an acknowledgment or SYN could not be sent because the guest had no buffer. The table schedules the
+    /// connection when buffers are available; no timer is involved.
     pub(super) const fn progress(&self) -> Progress {
         if self.ack_due || self.syn_due {
             Progress::Starved
@@ -349,7 +347,7 @@ impl Connection {
             return;
         }
         let header = TcpHeader {
-            // RFC 9293 3.10.7.1: the reset that answers a SYN has sequence number 0.
+            // RFC 9293 3.10.7.1: a reset that answers SYN has sequence number 0.
             seq: if self.state == State::Connecting {
                 0
             } else {
@@ -359,18 +357,19 @@ impl Connection {
             flags: TcpFlags::RST | TcpFlags::ACK,
             ..self.ports()
         };
-        // If the guest has no buffer, it receives RST when it next sends.
+        // If the guest has no buffer, RST is the answer to its next segment.
         let _ = self.emit_control(ctx, &header);
         self.give_up(ctx);
     }
 
-    /// Ends the connection without a segment to the guest, which has reset it or will not answer.
+    /// Ends the connection without a segment to the guest, which has reset it or no longer answers.
     pub(super) fn give_up(&mut self, ctx: &Context<'_>) {
         ctx.counters.add(crate::counters::Count::TcpResets, 1);
         self.end(State::Aborted);
     }
 
-    /// Ends a connection for which the host could not connect. The guest has received an ICMP error, or gets no answer.
+    /// Ends a connection for which the host could not connect. The guest has received an ICMP error, or it gets no
+    /// answer.
     pub(super) fn refuse(&mut self) {
         self.end(State::Closed);
     }
@@ -393,7 +392,7 @@ impl Connection {
         }
     }
 
-    /// The guest's SYN, rebuilt from the connection's variables, for a quote in an ICMP error.
+    /// The guest's SYN, rebuilt from the connection's variables to be quoted in an ICMP error.
     pub(super) fn syn(&self) -> [u8; TcpHeader::LEN] {
         let header = TcpHeader {
             src_port: self.id.guest_port,
@@ -415,7 +414,7 @@ impl Connection {
         }
     }
 
-    /// A segment with number `seq` that acknowledges everything received so far.
+    /// A segment with sequence number `seq` that acknowledges everything received so far.
     pub(super) fn acknowledgment(&self, now: Instant, seq: Seq) -> TcpHeader {
         let urgent = self.urgent_to_guest().and_then(|byte| urgent::pointer(byte, seq));
         TcpHeader {
@@ -436,7 +435,7 @@ impl Connection {
         }
     }
 
-    /// The window field of a segment that is sent now.
+    /// The window field for a segment that is sent now.
     pub(super) fn window_field(&self) -> u16 {
         let window = self.rcv_edge.since(self.rcv_nxt) >> self.rcv_scale;
         u16::try_from(window).unwrap_or(u16::MAX)
@@ -448,12 +447,12 @@ impl Connection {
     }
 }
 
-/// Smallest MSS accepted from a guest: the minimum MTU of RFC 791 less headers and options.
+/// Smallest MSS accepted from a guest: the minimum MTU of RFC 791 minus headers and options.
 pub(super) const MIN_MSS: u16 = 88;
-/// Window of a SYN: never scaled, and below any host socket's queue size.
+/// Window in a SYN. It is never scaled, and is below the queue size of any host socket.
 pub(super) const SYN_WINDOW: u16 = u16::MAX;
 
-/// The MSS we announce: what fits the guest's MTU.
+/// The MSS that hawser announces: the payload that fits into the guest's MTU.
 pub(super) fn our_mss(guest: IpAddr, mtu: u16) -> u16 {
     const IPV4_AND_TCP: u16 = 40;
     const IPV6_AND_TCP: u16 = 60;

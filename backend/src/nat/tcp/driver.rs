@@ -19,22 +19,22 @@ use crate::nat::context::Context;
 use crate::time::Instant;
 use std::time::Duration;
 
-/// How long connections wait for a front end.
+/// How long connections wait for a front end to reconnect.
 const ABANDONED: Duration = Duration::from_secs(120);
-/// Unanswered probes that end a connection after a reset: the last wait ends after 30 s.
+/// Number of unanswered probes that end a connection after a reset. The last wait ends after 30 s.
 const QUESTIONS_AFTER_RESET: u8 = 4;
-/// Connections probed at a time. The next ones follow a step later, so that the guest has buffers for all of them.
+/// Connections probed at a time. The next ones follow one step later, so that the guest has buffers for all of them.
 pub(super) const AT_ONCE: usize = 64;
 const STEP: Duration = Duration::from_millis(1);
-/// Connections ended in one turn.
+/// Maximum connections ended in one turn.
 const ENDS_PER_TURN: usize = 512;
 
-/// State of the guest's driver.
+/// State of the guest's driver, as far as connections depend on it.
 #[derive(Debug, Default)]
 pub(super) struct Driver {
-    /// The device was reset since the rings last ran.
+    /// True if the device was reset since the rings last ran.
     was_reset: bool,
-    /// Time at which all connections end, while there is no front end.
+    /// Time at which all connections end, while no front end is connected.
     abandoned: Option<Instant>,
 }
 
@@ -57,7 +57,7 @@ impl TcpFlows {
         }
     }
 
-    /// Call this when a driver has come up in the guest.
+    /// Call this when a driver in the guest has come up.
     pub fn on_link_up(&mut self, ctx: &Context<'_>) {
         let times = self.driver.was_reset.then_some(QUESTIONS_AFTER_RESET);
         self.driver = Driver::default();

@@ -15,10 +15,10 @@ const CHECKSUM_OFFSET: u16 = 16;
 /// Room for Ethernet, IPv6 and a TCP header with hawser's options.
 const CONTROL_MAX: usize = 14 + 40 + 40;
 
-/// Sends a segment without data from `src` to the guest's `dst`.
+/// Sends a segment without data from `src` to the guest's endpoint `dst`.
 ///
 /// # Errors
-/// [`NoRoom`]: not sent.
+/// [`NoRoom`]: the segment was not sent.
 pub(super) fn control(ctx: &mut Context<'_>, src: IpAddr, dst: IpAddr, header: &TcpHeader) -> Result<(), NoRoom> {
     let mut buf = [0; CONTROL_MAX];
     let length = header.emitted_len();
@@ -47,23 +47,23 @@ pub(super) fn control(ctx: &mut Context<'_>, src: IpAddr, dst: IpAddr, header: &
 
 /// Header fields that all data segments of one delivery share.
 pub(super) struct DataHeader<'a> {
-    /// The guest's link.
+    /// Link of the guest.
     pub link: &'a Link,
-    /// The remote end, as the guest sees it.
+    /// Address of the remote end, as the guest sees it.
     pub src: IpAddr,
-    /// The guest's end.
+    /// Address of the guest's end.
     pub dst: IpAddr,
-    /// Payload bytes per segment on the guest's side.
+    /// Payload bytes per segment on the guest's link.
     pub mss: u16,
-    /// Number of the urgent byte, if any.
+    /// Sequence number of the urgent byte, if there is one.
     pub urgent: Option<Seq>,
-    /// The header without SEQ, PSH and URG.
+    /// TCP header without SEQ, PSH and URG.
     pub tcp: TcpHeader,
 }
 
 impl DataHeader<'_> {
-    /// Writes the header of a frame with `length` bytes from `seq` on; `push` is set if no more
-    /// bytes are waiting. The checksum is left to the guest.
+    /// Writes the header of a frame with `length` bytes that begin at `seq`. `push` is set if no more bytes are
+    /// waiting. The checksum is left to the guest.
     pub(super) fn emit(&self, seq: Seq, length: usize, push: bool, buf: &mut [u8]) -> Offload {
         let segment_len = self.tcp.emitted_len() + length;
         let spec = PacketSpec {

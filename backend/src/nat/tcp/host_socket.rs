@@ -10,7 +10,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-/// Backlog of listening sockets; the kernel limits it to net.core.somaxconn.
+/// Backlog of listening sockets. The kernel limits it to net.core.somaxconn.
 const BACKLOG: i32 = 4096;
 
 /// A non-blocking socket towards `target`, with the options of every stream of the guest.
@@ -24,8 +24,8 @@ pub(super) fn open(target: SocketAddr) -> io::Result<Socket> {
     Ok(stream)
 }
 
-/// Sets the options of every host socket: no Nagle delay, since the guest has decided when to
-/// send; keepalive; urgent bytes in line; and peeks that continue where the last one ended.
+/// Sets the options of every host socket: no Nagle delay, since the guest has decided when to send; keepalive; urgent
+/// bytes in line; and peeks that continue where the last one ended.
 fn set_up(stream: &Socket) -> io::Result<()> {
     stream.set_tcp_nodelay(true)?;
     stream.set_keepalive(true)?;
@@ -48,7 +48,7 @@ pub fn listen(address: SocketAddr) -> io::Result<Socket> {
     Ok(socket)
 }
 
-/// Accepts the next client of a socket from [`listen`]; returns it and its address.
+/// Accepts the next client of a socket from [`listen`]. Returns its socket and its address.
 ///
 /// # Errors
 /// The error of accept(2).
@@ -75,7 +75,7 @@ const USUAL_TTL: u8 = 64;
 /// Sets the TTL or hop limit of the packets that the socket sends.
 pub(super) fn set_ttl(stream: &Socket, ttl: u8) {
     if ttl != USUAL_TTL {
-        // Fails for 0, which no router would forward either.
+        // This fails for 0, which no router would forward either.
         let _ = stream
             .domain()
             .and_then(|domain| datagram::set_ttl(stream, domain, ttl));
@@ -84,7 +84,7 @@ pub(super) fn set_ttl(stream: &Socket, ttl: u8) {
 
 /// Makes close(2) reset the connection, so that the peer sees RST.
 pub(super) fn make_close_a_reset(stream: &Socket) {
-    // If this fails, the peer sees FIN instead: late, but not wrong.
+    // If this fails, the peer sees FIN instead, which is late but not wrong.
     let _ = stream.set_linger(Some(Duration::ZERO));
 }
 

@@ -1,9 +1,9 @@
 //! Initial sequence numbers (RFC 6528): a clock plus a keyed hash of the connection. The other half of the hash is the
 //! offset of the connection's timestamps (RFC 7323 5.4).
 //!
-//! The secret and the readings of both clocks move with the connections to another process. So a connection that the
-//! guest opens again there starts above the numbers and timestamps of its predecessor (RFC 6191), which may be in
-//! TIME-WAIT in the guest.
+//! The secret and the readings of both clocks move with the connections to another process. So if the guest opens a
+//! connection again, it starts above the sequence numbers and timestamps of its predecessor (RFC 6191), which may still
+//! be in TIME-WAIT in the guest.
 
 use crate::nat::saved::base64;
 use crate::time::Instant;
@@ -19,7 +19,7 @@ use super::seq::Seq;
 #[derive(Clone)]
 pub(super) struct IsnSecret {
     key: [u8; 16],
-    /// Added to the clock of sequence numbers.
+    /// Offset that is added to the clock of sequence numbers.
     ahead: u32,
     /// The clock of timestamps, to which each connection adds its own offset.
     clock: Clock,
@@ -37,7 +37,7 @@ pub struct SavedSecret {
     timestamp: u32,
 }
 
-/// Nanoseconds per tick of the ISN clock; about RFC 9293's 4 microseconds.
+/// Nanoseconds per tick of the ISN clock, close to RFC 9293's 4 microseconds.
 const TICK_NANOS: u64 = 4096;
 
 impl IsnSecret {
@@ -55,7 +55,7 @@ impl IsnSecret {
         })
     }
 
-    /// The secret as a plain value.
+    /// Converts the secret to a plain value.
     pub(super) fn save(&self, now: Instant) -> SavedSecret {
         let Self { key, ahead, clock } = *self;
         SavedSecret {
@@ -65,7 +65,7 @@ impl IsnSecret {
         }
     }
 
-    /// The secret of another process, whose clocks continue from their readings.
+    /// Restores the secret of another process, whose clocks continue from their readings.
     pub(super) fn load(saved: &SavedSecret, now: Instant) -> Self {
         Self {
             key: saved.key,
@@ -74,7 +74,7 @@ impl IsnSecret {
         }
     }
 
-    /// The initial sequence number and the timestamp clock of a connection that opens now.
+    /// The initial sequence number and the timestamp clock for a connection that opens now.
     #[allow(clippy::cast_possible_truncation, reason = "the halves of the hash")]
     pub(super) fn initial(&self, now: Instant, guest: SocketAddr, remote: SocketAddr) -> (Seq, Clock) {
         let mut hasher = SipHasher13::new_with_key(&self.key);

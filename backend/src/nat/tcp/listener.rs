@@ -14,25 +14,25 @@ use std::collections::{HashSet, VecDeque};
 use std::io;
 use std::net::SocketAddr;
 
-/// An accepted client.
+/// A client whose connection was accepted.
 #[derive(Debug)]
 pub(super) struct Client {
-    /// Its connected socket.
+    /// Connected socket.
     pub stream: Socket,
-    /// Its address.
+    /// Address of the client.
     pub address: SocketAddr,
-    /// The guest's port to which it connects.
+    /// Port of the guest to which the client connects.
     pub guest_port: u16,
 }
 
 /// Result of accepting the next client.
 #[derive(Debug)]
 pub(super) enum Accepted {
-    /// A client.
+    /// A client was accepted.
     Client(Client),
     /// No client is waiting.
     NoClient,
-    /// No descriptor or no memory is left.
+    /// No descriptor or memory is left.
     Limited,
 }
 
@@ -51,7 +51,7 @@ fn guest_port(of: GuestPort, client: &Socket) -> io::Result<u16> {
 #[derive(Debug)]
 struct Listener {
     bound: ForwardSocket,
-    /// True if it is in `Listeners::waiting`.
+    /// True if the listener is in `Listeners::waiting`.
     is_waiting: bool,
 }
 
@@ -59,7 +59,7 @@ struct Listener {
 #[derive(Debug, Default)]
 pub(super) struct Listeners {
     listeners: Slab<Listener>,
-    /// Sockets whose clients may be waiting, either because of a limit or for their turn.
+    /// Listeners whose clients may be waiting, because of a limit or because it is not their turn.
     waiting: VecDeque<usize>,
 }
 
@@ -94,7 +94,7 @@ impl Listeners {
         Ok(())
     }
 
-    /// Stops accepting clients and returns the sockets, still listening.
+    /// Stops accepting clients and returns the listening sockets.
     pub(super) fn release(&mut self, poller: &Poller) -> Vec<ForwardSocket> {
         self.waiting.clear();
         let released = self.listeners.drain().map(|listener| listener.bound);
@@ -158,7 +158,7 @@ impl Listeners {
         self.waiting.len()
     }
 
-    /// Removes and returns the listener whose clients have waited longest.
+    /// Takes the listener whose clients have waited longest.
     pub(super) fn next_waiting(&mut self) -> Option<usize> {
         let index = self.waiting.pop_front()?;
         self.listeners[index].is_waiting = false;
@@ -168,7 +168,7 @@ impl Listeners {
 
 fn has_client(listener: &Socket) -> bool {
     let mut asked = [PollFd::new(listener, PollFlags::IN)];
-    // Fails only for lack of memory; in that case assume that a client is waiting.
+    // This fails only for lack of memory. In that case a client is assumed to be waiting.
     poll(&mut asked, Some(&Timespec::default())) != Ok(0)
 }
 

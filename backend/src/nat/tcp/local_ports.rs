@@ -1,12 +1,12 @@
 //! Chooses the host's local port for a connection of the guest.
 //!
-//! By default the kernel tries ports one by one, including those in TIME_WAIT: after 15,000 connections to the same
+//! By default the kernel tries ports one by one, including those in TIME_WAIT. After 15,000 connections to the same
 //! peer have ended, a connect(2) takes 1 to 3 ms, during which every flow of the worker waits. So the kernel is first
 //! limited to the guest's own port, which is probably free, and then to a few ports at random positions. Each of these
 //! searches is short. If the guest's port is outside the kernel's range (below 1024 for NFS and the like, or chosen by
-//! a program), it is bound instead. Only then does the kernel search all ports, at a limited rate: if almost none is
-//! free, a guest that keeps trying would stall every flow. Unlike with bind(2), the port stays available for
-//! connections to other peers.
+//! a program), the socket is bound to it instead. Only then does the kernel search all ports, at a limited rate: if
+//! almost none is free, a guest that keeps trying would stall every flow. Unlike with bind(2), the port stays available
+//! for connections to other peers.
 
 use crate::sys::stream::{has_port_range, set_port_range};
 use crate::time::Instant;
@@ -17,20 +17,19 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-/// Ports per search.
+/// Number of ports per search.
 const WINDOW: u16 = 32;
-/// Searches at random positions: if one port in fifty is free, all of them fail once in a million
-/// times.
+/// Number of searches at random positions. If one port in fifty is free, all of them fail once in a million times.
 const SEARCHES: usize = 32;
-/// Time from one search of all ports, which takes up to 3 ms, to the next.
+/// Minimum time between two searches of all ports, each of which takes up to 3 ms.
 const PAUSE: Duration = Duration::from_millis(50);
-/// Linux's default range.
+/// The default range of Linux.
 const USUAL: RangeInclusive<u16> = 32_768..=60_999;
 
-/// Result of a connect from a guest's port outside the kernel's range.
+/// Result of connecting from a guest's port outside the kernel's range.
 #[derive(Debug)]
 pub(super) enum OwnPort {
-    /// The port was used; contains the result of connect(2).
+    /// The port was used. Contains the result of connect(2).
     Used(io::Result<()>),
     /// The socket is bound to the port, but the port is in use towards this peer.
     Bound,
@@ -38,7 +37,7 @@ pub(super) enum OwnPort {
     Unavailable,
 }
 
-/// The range of local ports in this network namespace.
+/// Range of local ports in this network namespace.
 #[derive(Clone, Debug)]
 pub(super) struct LocalPorts {
     all: RangeInclusive<u16>,
@@ -47,7 +46,7 @@ pub(super) struct LocalPorts {
 }
 
 impl LocalPorts {
-    /// The range of the calling thread's namespace.
+    /// Reads the range of the calling thread's namespace.
     pub(super) fn of_namespace() -> Self {
         let text = fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
         Self::new(parse(&text).unwrap_or(USUAL))
@@ -58,15 +57,14 @@ impl LocalPorts {
         Self { all, again }
     }
 
-    /// Connects from `wanted`, a port outside the kernel's range. `None`: the port is not
-    /// available, and a new socket is needed if `stream` is [`Bound`](OwnPort::Bound) to it.
+    /// Connects from `wanted`, a port outside the kernel's range. Returns `None` if the port is not available. A new
+    /// socket is needed if `stream` is [`Bound`](OwnPort::Bound) to the port.
     pub(super) fn connect_from_own(&self, stream: &Socket, wanted: u16, target: SocketAddr) -> OwnPort {
         if self.all.contains(&wanted) || wanted == 0 || wanted == target.port() {
             return OwnPort::Unavailable;
         }
-        // Other connections of the guest may use the port towards other peers. It is not available
-        // if a program listens on it, or below net.ipv4.ip_unprivileged_port_start without
-        // CAP_NET_BIND_SERVICE.
+        // Other connections of the guest may use the port towards other peers. The port is not available if a program
+        // listens on it, or if it is below net.ipv4.ip_unprivileged_port_start and CAP_NET_BIND_SERVICE is missing.
         let from = SocketAddr::new(any(target.ip()), wanted);
         if bind(stream, from).is_err() {
             return OwnPort::Unavailable;
@@ -108,7 +106,7 @@ impl LocalPorts {
         Err(io::Error::from_raw_os_error(libc::EAGAIN))
     }
 
-    /// Some ports at a random position.
+    /// A range of ports at a random position.
     fn window(&self) -> RangeInclusive<u16> {
         let (first, last) = (*self.all.start(), *self.all.end());
         let places = u32::from(last.saturating_sub(first).saturating_sub(WINDOW - 1)) + 1;
@@ -134,7 +132,7 @@ const fn any(like: IpAddr) -> IpAddr {
     }
 }
 
-/// `None` if no port in the range is free.
+/// Connects from a port in the range. Returns `None` if no port in the range is free.
 fn connect_from(ports: RangeInclusive<u16>, stream: &Socket, target: SocketAddr) -> Option<io::Result<()>> {
     match set_port_range(stream, ports).and_then(|()| stream.connect(&target.into())) {
         Err(e) if e.raw_os_error() == Some(libc::EADDRNOTAVAIL) => None,
@@ -188,7 +186,7 @@ mod tests {
             let streams = listeners
                 .each_ref()
                 .map(|listener| connected(listener.local_addr().unwrap(), port));
-            // Needs Linux 6.3; an older kernel chooses the port itself.
+            // This needs Linux 6.3. An older kernel chooses the port itself.
             let kept = has_port_range();
             assert!(!kept || streams.iter().all(|(_, from)| *from == port), "{streams:?}");
         }

@@ -78,31 +78,31 @@ pub use self::saved_flow::SavedTcpFlow;
 /// A segment of the guest and the connection it belongs to.
 #[derive(Clone, Copy, Debug)]
 pub struct Incoming {
-    /// The connection.
+    /// Endpoints of the connection.
     pub key: FlowId,
-    /// The segment.
+    /// The parsed segment.
     pub segment: Segment,
 }
 
-/// Idle flows are numerous: rarely used data is behind a pointer, and only `connection` stores the
-/// addresses.
+/// A flow in the table. Idle flows are numerous, so rarely used data is behind a pointer, and only `connection` stores
+/// the addresses.
 #[derive(Debug)]
 struct Flow {
     connection: Connection,
-    /// The host socket; `None` in TIME-WAIT, when both directions are closed.
+    /// Host socket. `None` in TIME-WAIT, when both directions are closed.
     stream: Option<Socket>,
     generation: u32,
     scheduled: Scheduled,
-    /// True if it is in the backlog.
+    /// True if the flow is in the backlog.
     is_queued: bool,
-    /// The poller has been set to report room in the host socket, and has not done so yet.
+    /// True if the poller has been set to report room in the host socket, and has not done so yet.
     awaits_room: bool,
-    /// The last DSCP set on the host socket, from the guest's segments.
+    /// The DSCP last set on the host socket, taken from the guest's segments.
     dscp: u8,
-    /// Whether the flow may be ended to make room, and its entry in the queue of its standing.
+    /// Whether the flow may be ended to make room.
     standing: Standing,
     entry: u32,
-    /// Its entry among the flows of all workers, if there are several.
+    /// Entry among the flows of all workers, if there are several.
     claim: Option<Claim>,
 }
 
@@ -147,14 +147,14 @@ pub struct TcpFlows {
     timers: TimerQueue<(u32, u32)>,
     /// Flows with more to send, in the order of their turns.
     backlog: VecDeque<usize>,
-    /// The backlog waits for receive buffers.
+    /// True if the backlog waits for receive buffers.
     is_starved: bool,
     listeners: Listeners,
     /// Time at which to accept waiting clients again.
     accept_again: Option<Instant>,
     /// The connections that are still to be checked after an address was removed.
     walk: Option<Walk>,
-    /// Maximum number of connections outside TIME-WAIT. As many again may be in TIME-WAIT, where they hold no
+    /// Maximum number of connections outside TIME-WAIT. The same number may be in TIME-WAIT, where they hold no
     /// descriptor.
     limit: usize,
     in_time_wait: usize,
@@ -172,13 +172,13 @@ pub struct TcpFlows {
 
 debug_fields!(TcpFlows { limit, in_time_wait });
 
-/// Flows, or clients of one listening socket, that are served in one turn of the worker.
+/// Maximum flows, or clients of one listening socket, that are served in one turn of the worker.
 const TURNS: usize = 16;
-/// Timers, and listening sockets with postponed clients, that are served in one turn of the worker.
+/// Maximum timers, and listening sockets with postponed clients, that are served in one turn of the worker.
 const TIMERS_PER_TURN: usize = 256;
 const LISTENERS_PER_TURN: usize = 4;
-/// How long clients wait after a limit on descriptors or memory was reached. No event reports that
-/// there is room again, so accept(2) is retried.
+/// How long clients wait after a limit on descriptors or memory was reached. No event reports that there is room again,
+/// so accept(2) is retried.
 const RETRY: Duration = Duration::from_millis(100);
 
 impl TcpFlows {
@@ -226,7 +226,7 @@ impl TcpFlows {
         self.listeners.adopt(listening, poller)
     }
 
-    /// Stops accepting clients and returns the sockets, still listening.
+    /// Stops accepting clients and returns the listening sockets.
     pub fn release_listeners(&mut self, poller: &Poller) -> Vec<ForwardSocket> {
         self.listeners.release(poller)
     }
@@ -261,7 +261,7 @@ impl TcpFlows {
                 order.push((slot, place));
             }
         }
-        // Segments of one connection stay in order: positions are unique and ascending.
+        // Segments of one connection stay in order, because positions are unique and ascending.
         order.sort_unstable();
         for group in order.chunk_by(|a, b| a.0 == b.0) {
             let slot = group[0].0;
@@ -405,7 +405,7 @@ impl TcpFlows {
         }
     }
 
-    /// True if flows wait for a turn rather than for the guest.
+    /// True if flows wait for a turn instead of waiting for the guest.
     pub fn has_backlog(&self) -> bool {
         !self.is_starved && !self.backlog.is_empty()
     }
@@ -477,8 +477,9 @@ impl TcpFlows {
             && !flow.awaits_room
             && let Some(stream) = &flow.stream
         {
-            // Arm only once, not at each call: arming raises an event immediately if there is anything to read or the
-            // peer has closed its side. It fails only for a descriptor that is not watched, but this one is.
+            // The poller is armed only once, not at each call. Arming raises an event immediately if there is anything
+            // to read or the peer has closed its side. It fails only for a descriptor that is not watched, which this
+            // one is.
             let asked = ctx
                 .poller
                 .rearm(stream, token(slot, flow.generation), Interest::StreamEdge);
@@ -526,7 +527,8 @@ fn token(slot: usize, generation: u32) -> Token {
     }
 }
 
-/// A slot as the 32-bit number that tokens, timers and the index use; the limit on flows is far below the maximum.
+/// Converts a slot to the 32-bit number that tokens, timers and the index use. The limit on flows is far below the
+/// maximum.
 fn narrow(slot: usize) -> u32 {
     u32::try_from(slot).unwrap_or(u32::MAX)
 }
@@ -571,6 +573,6 @@ fn reset(ctx: &mut Context<'_>, item: &Incoming) {
         answer.seq = 0;
         answer.ack = header.seq.wrapping_add(item.segment.sequence_len());
     }
-    // If the guest has no buffer, it sends again and is answered then.
+    // If the guest has no buffer, it sends the segment again and is answered then.
     let _ = emit::control(ctx, item.key.remote, item.key.guest, &answer);
 }

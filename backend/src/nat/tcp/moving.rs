@@ -11,12 +11,12 @@ pub struct MovedFlow(Flow);
 debug_fields!(MovedFlow {});
 
 impl TcpFlows {
-    /// One of the connections, if there is any.
+    /// Any one of the connections, if there are any.
     pub fn any(&self) -> Option<FlowId> {
         self.flows.iter().next().map(|(_, flow)| flow.key())
     }
 
-    /// Removes a connection from the table, for another worker.
+    /// Removes a connection from the table and hands it over to another worker.
     pub fn release(&mut self, key: &FlowId, poller: &Poller) -> Option<MovedFlow> {
         let slot = self.slot_of(key)?;
         let mut flow = self.take_out(slot);

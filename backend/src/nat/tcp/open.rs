@@ -1,4 +1,4 @@
-//! Opens connections: the guest's SYN becomes a connecting socket, and an accepted client becomes a SYN to the guest.
+//! Opens connections. The guest's SYN becomes a connecting socket, and an accepted client becomes a SYN to the guest.
 
 use super::connection::{Connection, Opening};
 use super::listener::{Accepted, Client};
@@ -54,7 +54,7 @@ impl TcpFlows {
             }
         };
         if matches!(&connected, Err(e) if e.raw_os_error() == Some(libc::EAGAIN)) {
-            // The guest retries after a second, and by then TIME_WAIT may have ended.
+            // The guest retries after a second. By then, TIME_WAIT may have ended.
             ctx.counters.count_drop(DropReason::FlowLimit);
             return;
         }
@@ -72,7 +72,7 @@ impl TcpFlows {
         self.insert(ctx, connection, stream, dscp(frame));
     }
 
-    /// Connects `stream`, or another socket like it, from `port` if that is available.
+    /// Connects `stream`, or another socket with the same options, from `port` if that is available.
     fn connect(
         &mut self,
         now: Instant,
@@ -95,8 +95,8 @@ impl TcpFlows {
     /// Accepts clients of a listening socket.
     pub(super) fn accept(&mut self, ctx: &mut Context<'_>, index: usize) {
         for _ in 0..TURNS {
-            // If the guest has not answered its share of clients, ending some other connection
-            // would not help.
+            // If the clients' share is full of connections that the guest has not answered, ending some other
+            // connection would not help.
             if !self.has_share(ctx, Standing::OpeningIn) {
                 return self.accept_later(ctx, index);
             }
@@ -134,7 +134,8 @@ impl TcpFlows {
         self.insert(ctx, connection, client.stream, 0);
     }
 
-    /// The key for a client. It has the client's real port unless the guest could not tell two clients apart.
+    /// The flow identifier for a client. It contains the client's real port, unless the guest could not distinguish two
+    /// clients then.
     fn free_key(&self, guest: SocketAddr, mut remote: SocketAddr) -> Option<FlowId> {
         const TRIES: u16 = 64;
         (0..TRIES).find_map(|i| {
@@ -200,10 +201,10 @@ pub(super) fn forget_refusals(stream: &Socket) {
     }
 }
 
-/// Reports a failed connect to the guest, as a router or the peer answered it.
+/// Reports a failed connect to the guest as a router or the peer answered it.
 ///
-/// The error number carries less information than the ICMP message that caused it, which is on the error queue of
-/// `stream` (tcp_v4_err in net/ipv4/tcp_ipv4.c, for a connection that is being opened).
+/// The error number carries less information than the ICMP message that caused it. That message is on the error queue
+/// of `stream` (tcp_v4_err in net/ipv4/tcp_ipv4.c, for a connection that is being opened).
 pub(super) fn connect_failed(
     ctx: &mut Context<'_>,
     connection: &mut Connection,

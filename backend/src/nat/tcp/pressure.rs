@@ -1,15 +1,14 @@
-//! Ends connections to make room for others: if no descriptor is left, or the table is full.
+//! Ends connections to make room for others, if no descriptor is left or the table is full.
 //!
 //! The first to end is the oldest inactive half-closed connection, then the oldest connection that the guest does not
 //! answer, then the oldest that is still opening. Opening connections have two limited shares of the table, one for
-//! connections from the guest and one for connections from its clients. Beyond a share the oldest is ended even if the
-//! table has room, because a scan of silent hosts must not displace everything else. Connections that are open in both
-//! directions and answered are never ended. Clients can wait but the guest's SYN cannot, so clients never displace a
-//! connection that is still opening.
+//! connections from the guest and one for connections from its clients. If a share is exceeded, its oldest connection
+//! is ended even if the table has room, because a scan of silent hosts must not displace everything else. Connections
+//! that are open in both directions and answered are never ended. Clients can wait but the guest's SYN cannot, so
+//! clients never displace a connection that is still opening.
 //!
-//! Each queue is in the order in which connections entered their current standing. An entry whose
-//! connection has changed its standing is stale; it is dropped when it reaches the front, or in a
-//! sweep.
+//! Each queue is in the order in which connections entered their current standing. An entry whose connection has
+//! changed its standing is stale. It is dropped when it reaches the front, or in a sweep.
 
 use super::connection::{Connection, Progress, State};
 use super::{Flow, TcpFlows, narrow};
@@ -21,7 +20,7 @@ use std::time::Duration;
 /// Whether a connection may be ended to make room, and in which order.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Standing {
-    /// It is never ended.
+    /// The connection is never ended.
     #[default]
     Settled,
     /// One side has closed.
@@ -35,13 +34,13 @@ pub(super) enum Standing {
 }
 
 impl Standing {
-    /// Standings whose connections may be ended, in that order.
+    /// Standings whose connections may be ended, in the order in which they are tried.
     const ORDER: [Self; 4] = [Self::HalfClosed, Self::Unanswered, Self::OpeningIn, Self::OpeningOut];
 
     const fn of(connection: &Connection) -> Self {
         match connection.state() {
             State::Connecting => Self::OpeningOut,
-            // The remote end has answered: a scan of silent ports does not displace these.
+            // The remote end has answered, so a scan of silent ports does not displace these.
             State::SynReceived => Self::Unanswered,
             State::SynSent => Self::OpeningIn,
             State::Established if connection.is_half_closed() => Self::HalfClosed,
@@ -62,34 +61,34 @@ impl Standing {
 /// The side that opens a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Side {
-    /// The guest.
+    /// The guest opens it.
     Guest,
-    /// A client of the guest.
+    /// A client of the guest opens it.
     World,
 }
 
-/// Divisor of the worker's limit: the share of connections that each side may have opening.
+/// Divisor that gives the share of the worker's limit that each side may have opening.
 const SHARE: usize = 4;
-/// A half-closed connection with activity within this time is in use.
+/// A half-closed connection with activity within this time counts as in use.
 const IN_USE: Duration = Duration::from_secs(1);
-/// Half-closed connections in use that are skipped before others are ended.
+/// Number of half-closed connections in use that are skipped before others are ended.
 const PASSED_OVER: usize = 16;
 /// Number of stale entries below which a sweep is not worthwhile.
 const SPARE: usize = 64;
 
-/// Connections of equal standing.
+/// Connections with the same standing.
 #[derive(Debug, Default)]
 struct Queue {
     /// Slot and number of each entry, oldest first.
     entries: VecDeque<(u32, u32)>,
-    /// Connections in the queue.
+    /// Number of connections in the queue.
     count: usize,
 }
 
 /// The queues of one table.
 #[derive(Debug)]
 pub(super) struct Pressure {
-    /// By [`Standing`].
+    /// One queue for each [`Standing`].
     queues: [Queue; 5],
     next_entry: u32,
     /// Maximum number of connections that each side may have opening.
@@ -97,7 +96,7 @@ pub(super) struct Pressure {
 }
 
 impl Pressure {
-    /// Queues for a table of `limit` connections.
+    /// Creates the queues for a table of `limit` connections.
     pub(super) fn new(limit: usize) -> Self {
         Self {
             queues: Default::default(),
@@ -106,8 +105,7 @@ impl Pressure {
         }
     }
 
-    /// Records the current standing of a connection. True if it entered a queue, which may need a
-    /// sweep.
+    /// Records the current standing of a connection. True if the connection entered a queue, which may need a sweep.
     pub(super) fn note(&mut self, flow: &mut Flow, slot: u32) -> bool {
         let standing = Standing::of(&flow.connection);
         if standing == flow.standing {
@@ -133,7 +131,7 @@ impl Pressure {
         }
     }
 
-    /// Entries in all queues, including stale ones.
+    /// Number of entries in all queues, including stale ones.
     #[cfg(test)]
     pub(super) fn entries(&self) -> usize {
         self.queues.iter().map(|queue| queue.entries.len()).sum()
@@ -181,7 +179,7 @@ impl TcpFlows {
         }
     }
 
-    /// Ends one connection for another of `side`; false if none may be ended.
+    /// Ends one connection in favour of another of `side`. False if none may be ended.
     pub(super) fn make_room(&mut self, ctx: &mut Context<'_>, side: Side) -> bool {
         let mut order = Standing::ORDER.into_iter();
         order.any(|standing| (side, standing) != (Side::World, Standing::OpeningOut) && self.evict(ctx, standing))
@@ -194,7 +192,7 @@ impl TcpFlows {
         ctx.counters.count_drop(standing.reason());
         let connection = &mut self.flows[slot].connection;
         if connection.state() == State::Connecting {
-            // End it silently, because RST would mean that no program listens there.
+            // The connection ends silently, because RST would mean that no program listens there.
             connection.refuse();
         } else {
             connection.abort(ctx);
@@ -203,7 +201,7 @@ impl TcpFlows {
         true
     }
 
-    /// The connection that has had this standing longest and may be ended. Its entry is removed.
+    /// Takes the entry of the connection that has had this standing longest and may be ended.
     fn oldest(&mut self, ctx: &Context<'_>, standing: Standing) -> Option<usize> {
         let entries = &mut self.pressure.queues[standing as usize].entries;
         let mut passed_over = 0;
@@ -216,7 +214,7 @@ impl TcpFlows {
             let connection = &flow.connection;
             match standing {
                 Standing::OpeningIn if !connection.is_slow_to_open() => {
-                    // The later ones may not be ended either.
+                    // The later connections may not be ended either.
                     entries.push_front((slot, entry));
                     return None;
                 }

@@ -1,8 +1,8 @@
 //! The direction from the guest: segments in, bytes out to the host socket.
 //!
-//! All segments of one connection in a burst become one `sendmsg` straight from guest memory and one acknowledgment.
-//! RCV.NXT advances by the bytes that the kernel accepted. The offered window is what the kernel will accept (its send
-//! queue is the only buffer), so normally nothing that the guest sends is refused.
+//! All segments of one connection in a burst become one `sendmsg` directly from guest memory and one acknowledgment.
+//! RCV.NXT advances by the bytes that the kernel accepted. The offered window is what the kernel is expected to accept
+//! (its send queue is the only buffer), so normally nothing that the guest sends is refused.
 
 use super::clock;
 use super::connection::{Connection, Progress, Readable, Receiving, Sending, State};
@@ -16,16 +16,16 @@ use crate::packet::{TcpFlags, TcpHeader};
 use crate::sys::stream::MAX_SLICES;
 use std::io;
 
-/// A TCP segment of the guest, parsed.
+/// A parsed TCP segment of the guest.
 #[derive(Clone, Copy, Debug)]
 pub struct Segment {
-    /// Index of its frame in the burst.
+    /// Index of the segment's frame in the burst.
     pub frame: usize,
-    /// Its header.
+    /// TCP header.
     pub header: TcpHeader,
     /// Offset of the payload in the frame.
     pub payload_offset: usize,
-    /// Bytes of payload.
+    /// Length of the payload in bytes.
     pub payload_len: usize,
 }
 
@@ -43,24 +43,24 @@ impl Segment {
 
 /// Totals over a run of segments.
 struct Intake<'l, 'g> {
-    /// Bytes for the host socket.
+    /// Bytes to be sent to the host socket.
     run: Gather<'l, 'g>,
-    /// RCV.NXT once they are accepted.
+    /// RCV.NXT once these bytes are accepted.
     next: Seq,
-    /// The guest's FIN follows them.
+    /// True if the guest's FIN follows these bytes.
     fin: bool,
-    /// The guest has probed its peer.
+    /// True if the guest has probed its peer.
     keepalive: bool,
 }
 
 /// Divisor for the part of a send queue that is left for the kernel's overhead.
 const OVERHEAD: u32 = 16;
-/// A window that grew by this many bytes is announced whatever the MSS, because a jumbo segment may be larger than a
-/// host socket's queue. Growth by a quarter of that queue is announced too (RFC 9293 3.8.6.2.2); it is less than the
+/// A window that grew by this many bytes is announced regardless of the MSS, because a jumbo segment may be larger than
+/// a host socket's queue. Growth by a quarter of that queue is announced too (RFC 9293 3.8.6.2.2). It is less than the
 /// third that the kernel waits for before it reports room.
 const WORTHWHILE: u32 = 8 * 1024;
 
-/// The host socket failed: the connection must be aborted.
+/// The host socket failed, so the connection must be aborted.
 struct Broken;
 
 impl Connection {
@@ -119,8 +119,8 @@ impl Connection {
         self.answer(ctx, stream)
     }
 
-    /// Handles a segment while there is no host socket to write to. While the host connects, the guest may only abort;
-    /// in TIME-WAIT its FIN is acknowledged again.
+    /// Handles a segment while there is no host socket to write to. While the host connects, the guest may only abort.
+    /// In TIME-WAIT its FIN is acknowledged again.
     fn on_segment_without_stream(&mut self, ctx: &mut Context<'_>, segment: &Segment) {
         match self.state {
             // RFC 5961 3.2: any other number may belong to an earlier connection.
@@ -136,7 +136,7 @@ impl Connection {
         }
     }
 
-    /// RFC 9293 3.10.7.3.
+    /// Handles a segment in state SYN-SENT (RFC 9293 3.10.7.3).
     fn on_segment_in_syn_sent(&mut self, ctx: &mut Context<'_>, segment: &Segment) {
         let header = &segment.header;
         let has_ack = segment.has(TcpFlags::ACK);
@@ -158,14 +158,14 @@ impl Connection {
             self.establish(ctx, Seq(header.ack));
             self.ack_due = true;
         } else {
-            // Both sides opened at once.
+            // Both sides have opened the connection at the same time.
             self.state = State::SynReceived;
             self.send_syn(ctx);
         }
     }
 
-    /// While opening, a segment that acknowledges anything but hawser's SYN belongs to an earlier connection in the
-    /// guest, which RST ends (RFC 9293 3.5.1).
+    /// While the connection opens, a segment that acknowledges anything but hawser's SYN belongs to an earlier
+    /// connection in the guest. RST ends that connection (RFC 9293 3.5.1).
     fn disown(&self, ctx: &mut Context<'_>, segment: &Segment) {
         ctx.counters.count_drop(DropReason::TcpOutOfWindow);
         if segment.has(TcpFlags::RST) {
@@ -176,7 +176,7 @@ impl Connection {
             flags: TcpFlags::RST,
             ..self.ports()
         };
-        // If the guest has no buffer, the next SYN reaches it.
+        // If the guest has no buffer, it receives the next SYN.
         let _ = self.emit_control(ctx, &header);
     }
 
@@ -191,8 +191,8 @@ impl Connection {
         self.wait_idle(ctx.now);
     }
 
-    /// Follows RFC 9293 3.10.7.4 in its order: sequence number (after RFC 7323 5.3's timestamp), RST, SYN, ACK, data,
-    /// FIN.
+    /// Follows RFC 9293 3.10.7.4 in its order: sequence number (after the timestamp of RFC 7323 5.3), RST, SYN, ACK,
+    /// data, FIN.
     fn on_segment<'g>(
         &mut self,
         ctx: &mut Context<'_>,
@@ -208,7 +208,8 @@ impl Connection {
             return;
         }
         if end.before(intake.next) || seq.after(self.rcv_edge) || !self.take_timestamp(segment) {
-            // The sequence number of a window probe is one too low, and the probe must be answered (RFC 9293 3.8.6.1).
+            // The sequence number of a window probe is one less than expected, and the probe must be answered (RFC 9293
+            // 3.8.6.1).
             if end + 1 != intake.next || segment.sequence_len() > 0 {
                 ctx.counters.count_drop(DropReason::TcpOutOfWindow);
             }
@@ -368,7 +369,7 @@ impl Connection {
         Ok(())
     }
 
-    /// Does the same for bytes that include an urgent byte, which is sent separately.
+    /// Does the same for bytes that include an urgent byte. That byte is sent separately.
     fn hand_over_urgent(
         &mut self,
         ctx: &mut Context<'_>,
@@ -388,7 +389,7 @@ impl Connection {
         self.flush_spill(ctx, stream)
     }
 
-    /// Writes the kept bytes, and FIN after them.
+    /// Writes the kept bytes, followed by FIN if the guest has sent it.
     fn flush_spill(&mut self, ctx: &mut Context<'_>, stream: &mut impl HostStream) -> Result<(), Broken> {
         match self.spill.flush(stream) {
             Err(_) => {
@@ -430,7 +431,7 @@ impl Connection {
         self.window_tight = room.is_tight() || self.window_field() == 0 || !self.spill.is_empty();
     }
 
-    /// Handles room in the host socket: sends a window update if the guest's window had been small.
+    /// Handles new room in the host socket. Sends a window update if the guest's window had been small.
     pub(super) fn on_writable(&mut self, ctx: &mut Context<'_>, stream: &mut impl HostStream) {
         if self.state != State::Established || !self.window_tight || self.flush_spill(ctx, stream).is_err() {
             return;
@@ -440,8 +441,8 @@ impl Connection {
         self.ack_due |= self.rcv_edge != before;
     }
 
-    /// Ends a run of segments: discards acknowledged bytes, sends what may be sent, and
-    /// acknowledges if no sent segment did.
+    /// Ends a run of segments: discards acknowledged bytes, sends what may be sent, and acknowledges the run if no sent
+    /// segment has done so.
     pub(super) fn answer(&mut self, ctx: &mut Context<'_>, stream: &mut impl HostStream) -> Progress {
         if self.to_discard > 0 {
             stream.discard(std::mem::take(&mut self.to_discard));

@@ -1,5 +1,5 @@
-//! Rough treatment of a connection that was made from a saved value: segments, time and events in random order, and a
-//! host socket that contradicts the value. Nothing may panic. For tests and a fuzz target.
+//! Abuses a connection that was made from a saved value: segments, time and events in random order, and a host socket
+//! that contradicts the value. Nothing may panic. This is for tests and a fuzz target.
 
 use super::connection::Connection;
 use super::receive::Segment;
@@ -30,7 +30,7 @@ impl Rng {
         (self.0 >> 11) % n
     }
 
-    /// A number below `n`.
+    /// A random number below `n`.
     pub(crate) fn index(&mut self, n: usize) -> usize {
         usize::try_from(self.below(n as u64)).unwrap_or_default()
     }
@@ -91,7 +91,7 @@ impl HostStream for Unrelated {
     }
 }
 
-/// Plays with the connection of a saved value, if it loads.
+/// Abuses the connection of a saved value, if the value loads.
 pub(crate) fn play_saved(flow: &SavedTcpFlow, around: &mut Surroundings, rng: &mut Rng) {
     let place = Place {
         now: around.now,
@@ -103,7 +103,7 @@ pub(crate) fn play_saved(flow: &SavedTcpFlow, around: &mut Surroundings, rng: &m
     }
 }
 
-/// Sends random segments, time and events that do not take the connection's state into account.
+/// Applies random segments, time and events, regardless of the connection's state.
 pub(super) fn play(connection: &mut Connection, around: &mut Surroundings, rng: &mut Rng) {
     let mut stream = Unrelated(Rng::new(rng.below(1 << 40)));
     let mut gather = GatherList::default();

@@ -11,10 +11,9 @@ const INITIAL: Duration = Duration::from_secs(1);
 /// Minimum RTO (RFC 6298 2.4). A guest answers in microseconds and its link loses almost nothing, but a busy host may
 /// delay it for a while. A longer wait is cheaper than sending megabytes again.
 const MIN: Duration = Duration::from_secs(1);
-/// Longest measured round trip, in microseconds: eight times this value, about nine minutes, fits
-/// 32 bits.
+/// Longest measured round trip, in microseconds. Eight times this value, about nine minutes, fits into 32 bits.
 const LONGEST: u32 = u32::MAX / 8;
-/// Maximum RTO, with back-off.
+/// Maximum RTO, including back-off.
 const MAX: Duration = Duration::from_secs(60);
 
 /// Estimates the round-trip time to the guest, measured on one segment at a time (by Karn's rule, never on a
@@ -64,7 +63,7 @@ impl SavedRtt {
 }
 
 impl RttEstimator {
-    /// The estimate as a plain value.
+    /// Converts the estimate to a plain value.
     pub(super) fn save(&self, now: Instant) -> SavedRtt {
         let Self {
             smoothed,
@@ -84,15 +83,15 @@ impl RttEstimator {
         }
     }
 
-    /// Records a sent segment that ends before `end`; starts a measurement if none is running.
+    /// Records a sent segment that ends before `end`. Starts a measurement if none is running.
     pub(super) fn sent(&mut self, now: Instant, end: Seq) {
         if self.running.is_none() {
             (self.running, self.since) = (Some(end), now);
         }
     }
 
-    /// Records that everything before `una` was acknowledged: ends the measurement that waits for
-    /// it, and the back-off.
+    /// Records that everything before `una` was acknowledged. This ends the measurement that waits for it, and the
+    /// back-off.
     pub(super) fn acknowledged(&mut self, now: Instant, una: Seq) {
         if self.running.take_if(|end| !una.before(*end)).is_some() {
             self.sample(now.since(self.since));
@@ -110,7 +109,7 @@ impl RttEstimator {
         self.backoff = 0;
     }
 
-    /// Records a time-out: the next one is twice as long.
+    /// Records a time-out. The next one takes twice as long.
     pub(super) fn back_off(&mut self) {
         self.backoff = self.backoff.saturating_add(1);
     }

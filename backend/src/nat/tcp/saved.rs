@@ -21,7 +21,7 @@ use crate::time::Instant;
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 
-/// A connection between two processes.
+/// A connection while it moves between two processes.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct SavedConnection {
@@ -44,7 +44,7 @@ pub struct SavedConnection {
     snd_wl2: Seq,
     snd_scale: u8,
     mss: u16,
-    /// Reading of the clock of our timestamps.
+    /// Reading of hawser's timestamp clock for the connection.
     timestamp: u32,
     ts_recent: Option<u32>,
 
@@ -107,7 +107,7 @@ enum SavedReadable {
     UntilEnd,
 }
 
-/// [`Timer`], with times relative to the moment of saving.
+/// [`Timer`] with times relative to the moment of saving.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 enum SavedTimer {
@@ -117,7 +117,7 @@ enum SavedTimer {
     Keepalive(Nanos),
     Answer {
         after: Nanos,
-        /// How long ago the guest probed.
+        /// Time since the guest's probe.
         asked: Nanos,
     },
     TimeWait(Nanos),
@@ -155,7 +155,7 @@ impl SavedTimer {
     }
 }
 
-/// The worker's values that loading a connection needs.
+/// The values of the worker that loading a connection needs.
 #[derive(Clone, Debug)]
 pub(super) struct Place {
     pub now: Instant,
@@ -164,35 +164,35 @@ pub(super) struct Place {
     pub spill: SpillPool,
 }
 
-/// Largest distance between two sequence numbers of one direction: the largest possible window and a FIN.
+/// Largest distance between two sequence numbers of one direction: the largest possible window, plus one for FIN.
 const MAX_FLIGHT: u32 = ((u16::MAX as u32) << MAX_SCALE) + 1;
 /// Largest window scale (RFC 7323 2.3).
 const MAX_SCALE: u8 = 14;
 /// Largest MSS: an IPv4 packet without options.
 const MAX_MSS: u16 = u16::MAX - 40;
-/// Bytes that timestamps take off the MSS.
+/// Bytes of a segment that timestamps take from the MSS.
 const TIMESTAMPS: u16 = 12;
 
 impl SavedConnection {
-    /// The ends, as the guest sees them.
+    /// The two endpoints, as the guest sees them.
     pub const fn id(&self) -> FlowId {
         FlowId::tcp(self.guest, self.remote)
     }
 
-    /// True if there is a host socket, whose descriptor is passed with the value. Only a connection in TIME-WAIT has
+    /// True if there is a host socket. Its descriptor is then passed with the value. Only a connection in TIME-WAIT has
     /// none.
     pub fn has_socket(&self) -> bool {
         self.state != State::TimeWait
     }
 
-    /// Bytes of the host socket's queue that were peeked. This is the peek offset for a socket that is made for the
-    /// connection, and the minimum number of bytes in its queue, minus a FIN.
+    /// Number of bytes in the host socket's queue that were peeked. This is the peek offset for a socket that is
+    /// created for the connection, and the minimum number of bytes in its queue, minus a FIN.
     pub fn peek_offset(&self) -> u32 {
         let fin = self.fin_seq.is_some_and(|fin| self.snd_nxt.after(fin));
         self.unread + self.snd_nxt.since(self.snd_una).saturating_sub(u32::from(fin))
     }
 
-    /// Refuses numbers that no connection of ours has.
+    /// Refuses numbers that a connection of hawser cannot have.
     fn check_numbers(&self) -> Result<(), LoadError> {
         let family = |end: &SocketAddr| end.is_ipv4();
         ensure(
@@ -208,7 +208,7 @@ impl SavedConnection {
         let sent = |to: Seq| (to - self.snd_una.0).0;
         within("snd_max - snd_una", sent(self.snd_max), 0..=MAX_FLIGHT)?;
         within("snd_nxt - snd_una", sent(self.snd_nxt), 0..=sent(self.snd_max))?;
-        // A FIN may be one beyond the window.
+        // FIN may be one beyond the window.
         let offered = (self.rcv_edge + 1 - self.rcv_nxt.0).0;
         let largest = u32::from(SYN_WINDOW) << self.rcv_scale;
         within("rcv_edge + 1 - rcv_nxt", offered, 0..=largest + 1)?;
@@ -238,7 +238,7 @@ impl SavedConnection {
             ),
             State::Closed | State::Aborted => (false, false),
         };
-        ensure(timer_fits, "its timer is none of its state")?;
+        ensure(timer_fits, "its timer does not exist in its state")?;
         ensure(halves_fit, "a direction is closed too early or too late for its state")?;
         let is_opening = !matches!(self.state, State::Established | State::TimeWait);
         let syn = u32::from(self.state != State::Connecting);
@@ -267,7 +267,7 @@ impl SavedConnection {
 }
 
 impl Connection {
-    /// The connection as a plain value; `None` once it is over.
+    /// Converts the connection to a plain value; `None` once it is over.
     pub(super) fn save(&self, now: Instant) -> Option<SavedConnection> {
         if self.is_over() {
             return None;
@@ -363,7 +363,7 @@ impl Connection {
             snd_wl1: saved.snd_wl1,
             snd_wl2: saved.snd_wl2,
             snd_scale: saved.snd_scale,
-            // The link may have a smaller MTU now.
+            // The MTU of the link may be smaller now.
             mss: saved.mss.min(our_mss(saved.guest.ip(), place.mtu)),
             clock: Clock::showing(saved.timestamp, now),
             ts_recent: saved.ts_recent,
@@ -373,7 +373,7 @@ impl Connection {
             spill: Spill::load(saved.spill.as_ref(), place.spill.clone())?,
             readable: saved.readable,
             urgent: saved.urgent.map(|urgent| Box::new(urgent.into())),
-            // Kept bytes wait for room.
+            // The kept bytes wait for room.
             window_tight: saved.window_tight || saved.spill.is_some(),
             ack_due: saved.ack_due,
             syn_due: saved.syn_due,

@@ -11,7 +11,7 @@ use crate::time::Instant;
 use serde::{Deserialize, Serialize};
 use socket2::Socket;
 
-/// A connection, and the table's data about its host socket.
+/// A connection together with the table's data about its host socket.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct SavedTcpFlow {
@@ -38,15 +38,15 @@ impl SavedTcpFlow {
 }
 
 impl TcpFlows {
-    /// All connections as plain values, each with its host socket unless it is in TIME-WAIT. They stay in the table,
-    /// which must not run until the sockets have been passed on.
+    /// Converts all connections to plain values, each with its host socket unless it is in TIME-WAIT. They stay in the
+    /// table, which must not run until the sockets have been passed on.
     pub fn save(&self, now: Instant) -> impl Iterator<Item = (SavedTcpFlow, Option<&Socket>)> {
         self.flows.iter().filter_map(move |(_, flow)| {
             let Flow {
                 connection,
                 stream,
                 dscp,
-                // Belongs to the table and the poller, which create it again.
+                // These belong to the table and the poller, which create them again.
                 generation: _,
                 scheduled: _,
                 is_queued: _,
@@ -89,7 +89,7 @@ impl TcpFlows {
         }
         ensure(
             stream.is_some() == saved.connection.has_socket(),
-            "its host socket is missing, or was not to be expected",
+            "its host socket is missing, or it should not have one",
         )?;
         if let Some(stream) = &mut stream {
             stream.set_nonblocking(true)?;
@@ -97,12 +97,12 @@ impl TcpFlows {
             stream.seek_peek(saved.connection.peek_offset());
         }
         let slot = self.put_in(ctx, Flow::new(connection, stream, saved.dscp));
-        // The poller reports readable bytes, but not bytes for which there was no room.
+        // The poller reports readable bytes, but not bytes for which the guest had no room.
         self.settle(ctx, slot, Progress::More);
         Ok(())
     }
 
-    /// The secret of sequence numbers and timestamps.
+    /// Converts the secret of sequence numbers and timestamps to a plain value.
     pub fn save_secret(&self, now: Instant) -> SavedSecret {
         self.secret.save(now)
     }

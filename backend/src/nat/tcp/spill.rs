@@ -1,9 +1,9 @@
 //! Bytes of the guest that the host socket did not accept.
 //!
 //! The offered window is what the kernel should accept, but the kernel also counts its own overhead per packet, which
-//! cannot be known in advance. So the queue is sometimes full before the last few kilobytes of a window arrive. They
-//! are kept here and sent first once there is room; otherwise the guest would have to send them, and everything after
-//! them, again. All connections of a worker share one limit, which bounds the memory that a guest can use.
+//! cannot be known in advance. So the queue is sometimes full before the last few kilobytes of a window arrive. These
+//! bytes are kept here and sent first once there is room. Otherwise the guest would have to send them, and everything
+//! after them, again. All connections of a worker share one limit, which bounds the memory that a guest can use.
 
 use super::stream::HostStream;
 use crate::frame::{GuestSlice, copy_from_guest};
@@ -13,7 +13,7 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// Bytes that the connections of one worker may keep together.
+/// Maximum bytes that all connections of one worker may keep.
 const POOL: usize = 16 << 20;
 
 /// The limit shared by all connections of a worker.
@@ -31,7 +31,7 @@ impl Default for SpillPool {
 }
 
 impl SpillPool {
-    /// A limit of `bytes`.
+    /// A shared limit of `bytes`.
     #[cfg(test)]
     pub(super) fn of(bytes: usize) -> Self {
         Self {
@@ -58,17 +58,17 @@ pub(super) struct Spill {
     pool: SpillPool,
 }
 
-/// Bytes, of which the first `sent` have been sent.
+/// Bytes of which the first `sent` have been sent.
 #[derive(Debug, Default)]
 struct Kept {
     bytes: Vec<u8>,
     sent: usize,
-    /// Position of an urgent byte among them.
+    /// Position of an urgent byte among the bytes.
     urgent: Option<usize>,
 }
 
 impl Kept {
-    /// Sends what fits into one call.
+    /// Sends as many bytes as one call can send.
     fn send_some(&mut self, stream: &mut impl HostStream) -> io::Result<()> {
         let until = match self.urgent {
             Some(place) if place == self.sent => {
@@ -91,12 +91,12 @@ impl Kept {
 pub(super) struct SavedSpill {
     #[serde(with = "base64")]
     bytes: Vec<u8>,
-    /// Position of an urgent byte among them.
+    /// Position of an urgent byte among the bytes.
     urgent: Option<usize>,
 }
 
 impl Spill {
-    /// The kept bytes as a plain value; `None` if there are none.
+    /// Converts the kept bytes to a plain value; `None` if there are none.
     pub(super) fn save(&self) -> Option<SavedSpill> {
         let Kept { bytes, sent, urgent } = self.kept.as_deref()?;
         Some(SavedSpill {
@@ -114,7 +114,7 @@ impl Spill {
         within("bytes kept", bytes.len(), 1..=POOL)?;
         ensure(
             urgent.is_none_or(|place| place < bytes.len()),
-            "the urgent byte is not among those kept",
+            "the urgent byte is not among the kept bytes",
         )?;
         ensure(
             spill.keep(&[GuestSlice::from_bytes(bytes)], 0, bytes.len()),
@@ -136,7 +136,7 @@ impl Spill {
         self.kept.is_none()
     }
 
-    /// Keeps `n` bytes of `slices` from `offset` on; false if the limit forbids it.
+    /// Keeps `n` bytes of `slices`, starting at `offset`. False if the limit forbids it.
     pub(super) fn keep(&mut self, slices: &[GuestSlice<'_>], offset: usize, n: usize) -> bool {
         if !self.pool.take(n) {
             return false;
@@ -158,8 +158,7 @@ impl Spill {
         is_kept
     }
 
-    /// Sends the kept bytes to the host socket, as far as it accepts them; returns how many it
-    /// accepted.
+    /// Sends the kept bytes to the host socket, as far as it accepts them. Returns how many bytes it accepted.
     ///
     /// # Errors
     /// The socket failed.

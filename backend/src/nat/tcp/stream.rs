@@ -8,10 +8,10 @@ use std::time::Duration;
 
 /// A connected host socket. No method blocks.
 pub(super) trait HostStream {
-    /// Sends bytes; returns how many the kernel accepted.
+    /// Sends bytes, and returns how many the kernel accepted.
     ///
     /// # Errors
-    /// `WouldBlock`: none now. Any other error ends the connection.
+    /// `WouldBlock` if it accepts none now. Any other error ends the connection.
     fn send(&mut self, data: &[GuestSlice<'_>]) -> io::Result<usize>;
 
     /// Sends one byte as urgent.
@@ -20,13 +20,13 @@ pub(super) trait HostStream {
     /// As [`send`](Self::send).
     fn send_urgent(&mut self, byte: u8) -> io::Result<()>;
 
-    /// Bytes of the receive queue before the urgent one, if any.
+    /// Number of bytes in the receive queue before the urgent byte, if there is one.
     fn urgent_at(&mut self) -> Option<u32>;
 
-    /// Reads bytes at `at` without removing them from the queue; 0 at the end of the stream.
+    /// Reads bytes at `at` without removing them from the queue. Returns 0 at the end of the stream.
     ///
     /// # Errors
-    /// `WouldBlock`: none now. Any other error ends the connection.
+    /// `WouldBlock` if there are none now. Any other error ends the connection.
     fn peek(&mut self, at: PeekAt, room: &mut [GuestSliceMut<'_>]) -> io::Result<usize>;
 
     /// Makes the next peek start `offset` bytes after the front of the queue.
@@ -48,7 +48,7 @@ pub(super) trait HostStream {
     /// that a silent peer is gone.
     fn probe_after(&mut self, silence: Duration);
 
-    /// Bytes that the kernel would accept now, and whether its queue is nearly full.
+    /// The room that the kernel has for bytes now.
     fn send_room(&mut self) -> SendRoom;
 }
 
@@ -62,8 +62,8 @@ pub(super) struct SendRoom {
 }
 
 impl SendRoom {
-    /// True if less than a third of the queue is free. The kernel reports more room, and lets the
-    /// queue grow, only on request (`Poller::rearm`).
+    /// True if less than a third of the queue is free. The kernel reports more room, and lets the queue grow, only on
+    /// request (`Poller::rearm`).
     pub(super) const fn is_tight(&self) -> bool {
         self.bytes < self.limit / 3
     }
@@ -93,17 +93,17 @@ impl HostStream for socket2::Socket {
     }
 
     fn discard(&mut self, n: u32) {
-        // The bytes were peeked before, so they are in the queue; the next peek returns any error of the connection.
+        // The bytes were peeked before, so they are in the queue. The next peek returns any error of the connection.
         let _ = stream::discard(self, n as usize);
     }
 
     fn shutdown_write(&mut self) {
-        // Fails only if the connection has ended already, which an event reports.
+        // This fails only if the connection has already ended, which an event reports.
         let _ = self.shutdown(Shutdown::Write);
     }
 
     fn widen(&mut self) {
-        // If this fails, the connection is slower, not wrong.
+        // If this fails, the connection is slower, but still correct.
         let _ = stream::widen_receive_queue(self, WIDE_QUEUE);
     }
 
@@ -113,7 +113,7 @@ impl HostStream for socket2::Socket {
     }
 
     fn probe_after(&mut self, silence: Duration) {
-        // If this fails, only the peer's own traffic answers the guest's probes.
+        // If this fails, the guest's probes are answered only when the peer sends traffic of its own.
         let _ = stream::probe_after(self, silence);
     }
 
@@ -131,8 +131,8 @@ impl HostStream for socket2::Socket {
     }
 }
 
-/// Bytes of a bulk connection that may wait for the guest in the host socket: the capacity of a
-/// receive ring of 256 buffers of a page each.
+/// Bytes of a bulk connection that may wait for the guest in the host socket. This is the capacity of a receive ring of
+/// 256 buffers of one page each.
 const WIDE_QUEUE: usize = 1 << 20;
 /// Window offered to the guest if the kernel does not report room.
 const FALLBACK_ROOM: u32 = 65_535;

@@ -1,4 +1,4 @@
-//! A connection without sockets or a guest, for tests and for a fuzzer that acts as both.
+//! A connection without sockets or a guest, for tests and for a fuzzer that plays both parts.
 
 use super::clock::Clock;
 use super::connection::{Connection, Opening, Progress, State};
@@ -21,32 +21,32 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-/// The host socket: what the remote peer sends and has received.
+/// A host socket in memory: what the remote peer sends and has received.
 #[derive(Debug, Default, PartialEq)]
 pub struct FakeStream {
     /// Bytes that the remote peer received from the guest.
     pub received: Vec<u8>,
-    /// The guest's FIN was forwarded.
+    /// True if the guest's FIN was forwarded.
     pub write_closed: bool,
     /// Bytes accepted but not yet read by the remote peer.
     queued: usize,
     /// Capacity of the send queue in bytes.
     pub limit: usize,
     inbox: VecDeque<u8>,
-    /// The remote peer has closed its side.
+    /// True if the remote peer has closed its side.
     pub inbox_closed: bool,
     peek_offset: usize,
-    /// The connection has failed.
+    /// True if the connection has failed.
     pub broken: bool,
-    /// Positions of the guest's urgent bytes among the received ones.
+    /// Positions of the guest's urgent bytes among the received bytes.
     pub urgent: Vec<usize>,
     /// Position in the queue of an urgent byte from the remote peer.
     pub mark: Option<usize>,
-    /// Bytes that arrive right after the next read, the first of them urgent.
+    /// Bytes that arrive right after the next read. The first of them is urgent.
     pub arriving: Vec<u8>,
     /// Time for which the remote peer has been silent.
     pub silence: Duration,
-    /// The silences after which the kernel was set to probe.
+    /// The periods of silence after which the kernel was set to probe.
     pub probes: Vec<Duration>,
 }
 
@@ -59,17 +59,17 @@ impl FakeStream {
         }
     }
 
-    /// The remote peer sends bytes.
+    /// Makes the remote peer send bytes.
     pub fn push(&mut self, bytes: &[u8]) {
         self.inbox.extend(bytes);
     }
 
-    /// Marks the byte at `place`, among those sent next by the remote peer, as urgent.
+    /// Marks the byte at `place`, among the bytes that the remote peer sends next, as urgent.
     pub fn push_urgent(&mut self, place: usize) {
         self.mark = Some(self.inbox.len() + place);
     }
 
-    /// The remote peer reads up to `n` bytes.
+    /// Makes the remote peer read up to `n` bytes.
     pub fn drain(&mut self, n: usize) {
         self.queued -= n.min(self.queued);
     }
@@ -95,8 +95,8 @@ impl HostStream for FakeStream {
     }
 
     fn peek(&mut self, at: PeekAt, room: &mut [GuestSliceMut<'_>]) -> io::Result<usize> {
-        assert_eq!(at.offset, self.peek_offset, "the peek offset is out of step");
-        // Like the kernel: a read stops before the mark, and the next read continues there.
+        assert_eq!(at.offset, self.peek_offset, "the peek offset does not match");
+        // As in the kernel, a read stops before the mark, and the next read continues there.
         let mark = self.mark.filter(|mark| *mark > self.peek_offset);
         let end = mark.unwrap_or(self.inbox.len()).min(self.inbox.len());
         let mut bytes = self.inbox.iter().copied().take(end).skip(self.peek_offset);
@@ -186,7 +186,7 @@ const GUEST_ISS: u32 = u32::MAX - 300;
 const GUEST_CLOCK: u32 = u32::MAX - 300;
 /// Hawser's initial sequence number.
 const ISS: u32 = u32::MAX - 700;
-/// Headers of a frame over IPv4.
+/// Length of the headers of a frame over IPv4.
 const HEADERS: usize = 14 + 20;
 
 /// The byte with number `n` of either stream.
@@ -254,7 +254,7 @@ impl Player {
         Some(SavedTcpFlow { connection, dscp: 0 })
     }
 
-    /// Makes another process take over with the same host socket, and a clock that is ahead by `ahead`.
+    /// Lets another process take over with the same host socket. Its clock is ahead by `ahead`.
     ///
     /// # Panics
     /// The saved value cannot be loaded.
@@ -284,10 +284,10 @@ impl Player {
         (&self.sent, &self.stream)
     }
 
-    /// Plays the move that four bytes encode; false once the connection has ended.
+    /// Plays the move that four bytes encode. False once the connection has ended.
     ///
     /// # Panics
-    /// A check fails, which is what the fuzzer looks for.
+    /// A check fails. A fuzzer looks for this.
     pub fn step(&mut self, [what, a, b, c]: [u8; 4]) -> bool {
         let number = usize::from(u16::from_be_bytes([a, b]));
         self.around.sink.room = usize::from(c);
@@ -337,7 +337,7 @@ impl Player {
         !self.connection.is_over() && self.connection.state() != State::TimeWait
     }
 
-    /// A segment close to the expected one: `what` shifts its numbers, `c` gives its flags.
+    /// A segment close to the expected one. `what` shifts its numbers, and `c` gives its flags.
     fn guest_sends(&mut self, what: u8, number: usize, c: u8) {
         let shift = u32::from(what >> 3);
         let next = self.connection.rcv_nxt;
@@ -360,7 +360,7 @@ impl Player {
             window: u16::try_from(number).unwrap_or(u16::MAX),
             urgent: u16::try_from(number / 7).unwrap_or_default(),
             options: TcpOptions {
-                // Sometimes an old timestamp, or none.
+                // Some segments have an old timestamp, or none.
                 timestamps: (c & 0x40 == 0).then(|| Timestamps {
                     value: GUEST_CLOCK.wrapping_add(shift * 17).wrapping_sub(u32::from(c >> 7)),
                     echo: ISS,
@@ -383,7 +383,7 @@ impl Player {
         });
     }
 
-    /// Checks the invariants after every move.
+    /// Checks the invariants. Called after every move.
     fn check(&mut self) {
         for (i, &byte) in self.stream.received.iter().enumerate() {
             assert_eq!(byte, byte_at(i), "byte {i} from the guest");

@@ -1,4 +1,4 @@
-//! The timer of a connection: retransmission, probes of the window and of an idle guest, TIME-WAIT.
+//! The timer of a connection, for retransmission, probes of the window and of an idle guest, and TIME-WAIT.
 //!
 //! A connection waits for one thing at a time, so it has one timer, whose kind states what the connection waits for.
 
@@ -8,10 +8,10 @@ use crate::nat::context::Context;
 use crate::time::Instant;
 use std::time::Duration;
 
-/// The one timer of a connection.
+/// The only timer of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Timer {
-    /// No timer.
+    /// No timer is set.
     Off,
     /// A SYN, data or a FIN is in flight.
     Retransmit(Instant),
@@ -25,22 +25,20 @@ pub(super) enum Timer {
     TimeWait(Instant),
 }
 
-/// Silence of both sides after which the guest is probed (RFC 9293 3.8.4): Linux's
-/// net.ipv4.tcp_keepalive_time.
+/// Time of silence on both sides after which the guest is probed (RFC 9293 3.8.4): Linux's net.ipv4.tcp_keepalive_time.
 pub(super) const KEEPALIVE: Duration = Duration::from_secs(2 * 60 * 60);
-/// The same once one side has closed. A guest whose program has closed the socket waits 60 s for the other side
+/// The same time once one side has closed. A guest whose program has closed the socket waits 60 s for the other side
 /// (net.ipv4.tcp_fin_timeout), and answers the next segment with RST. A guest that has closed only one direction on
 /// purpose answers with an acknowledgment.
 const HALF_CLOSED: Duration = Duration::from_secs(75);
-/// How long the host socket may make no progress with the last bytes of a guest that has closed:
-/// Linux's time for an orphaned socket (net.ipv4.tcp_orphan_retries).
+/// How long the host socket may make no progress with the last bytes of a guest that has closed. This is Linux's time
+/// for an orphaned socket (net.ipv4.tcp_orphan_retries).
 const DRAINING: Duration = Duration::from_secs(120);
-/// Retransmissions of a segment before the connection is dropped (RFC 9293 3.8.3, R2):
-/// net.ipv4.tcp_retries2.
+/// Retransmissions of a segment before the connection is dropped (RFC 9293 3.8.3, R2), from net.ipv4.tcp_retries2.
 pub(super) const MAX_RETRIES: u8 = 15;
-/// Retransmissions of a SYN: net.ipv4.tcp_synack_retries.
+/// Retransmissions of a SYN, from net.ipv4.tcp_synack_retries.
 const MAX_SYN_RETRIES: u8 = 5;
-/// Retransmissions of a FIN to a guest that has sent its own: net.ipv4.tcp_orphan_retries.
+/// Retransmissions of a FIN to a guest that has sent its own, from net.ipv4.tcp_orphan_retries.
 const MAX_LAST_RETRIES: u8 = 8;
 
 impl Connection {
@@ -52,7 +50,7 @@ impl Connection {
         }
     }
 
-    /// Retransmissions or probes before the connection ends.
+    /// Number of retransmissions or probes before the connection ends.
     const fn max_retries(&self) -> u8 {
         match (self.state, self.sending, self.receiving) {
             (State::SynSent | State::SynReceived, ..) => MAX_SYN_RETRIES,
@@ -61,7 +59,7 @@ impl Connection {
         }
     }
 
-    /// Silence after which the guest is probed.
+    /// Time of silence after which the guest is probed.
     const fn keepalive_delay(&self) -> Duration {
         if self.is_forgotten_by_guest() {
             DRAINING
@@ -123,8 +121,8 @@ impl Connection {
         self.retransmit(ctx, stream)
     }
 
-    /// Probes the guest: sends a segment before its window, which it must answer with an
-    /// acknowledgment (RFC 9293 3.8.4) that also contains its window.
+    /// Probes the guest with a segment from before its window. The guest must answer with an acknowledgment (RFC 9293
+    /// 3.8.4), which also contains its window.
     fn on_probe_timer(&mut self, ctx: &mut Context<'_>) {
         if self.retries >= self.max_retries() || self.is_forgotten_by_guest() {
             self.abort(ctx);
@@ -140,7 +138,7 @@ impl Connection {
         };
     }
 
-    /// Sends one probe. A guest that does not know the connection answers with RST.
+    /// Sends one probe. A guest that does not have the connection answers with RST.
     fn probe(&mut self, ctx: &mut Context<'_>) {
         if self.state != State::Established {
             return;
@@ -149,9 +147,9 @@ impl Connection {
         let _ = self.emit_control(ctx, &header);
     }
 
-    /// Probes, from `at` on, whether the guest still knows the connection: at most `times` times, or as often as usual.
-    /// A guest that has just started has no address yet and receives nothing, so the second probe follows soon, and the
-    /// delay doubles with each further probe.
+    /// Probes, beginning at `at`, whether the guest still has the connection: at most `times` times, or as often as
+    /// usual. A guest that has just started has no address yet and receives nothing. So the second probe follows soon,
+    /// and the delay doubles with each further probe.
     pub(super) fn probe_from(&mut self, at: Instant, times: Option<u8>) {
         self.timer = match self.timer {
             _ if self.is_forgotten_by_guest() => return,

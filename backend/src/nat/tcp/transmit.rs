@@ -1,9 +1,9 @@
 //! The direction to the guest: bytes of the host socket are peeked directly into the guest's receive buffers.
 //!
-//! SND.UNA is always the front of the socket's receive queue, SND.NXT - SND.UNA its peek offset.
-//! Nothing is copied or kept here: a retransmission peeks again (go back N). A guest that accepts
-//! TSO frames gets up to 64 KiB under one header, whatever its MTU; the length is a multiple of the
-//! MSS, as if the guest's own stack had merged the frame.
+//! SND.UNA is always the front of the socket's receive queue, and SND.NXT - SND.UNA is its peek offset. Nothing is
+//! copied or kept here: a retransmission peeks again (go back N). A guest that accepts TSO frames gets up to 64 KiB
+//! under one header, whatever its MTU. The length is a multiple of the MSS, as if the guest's own stack had merged the
+//! frame.
 
 use super::connection::{Connection, Progress, Readable, Sending, State};
 use super::emit::DataHeader;
@@ -19,25 +19,25 @@ use crate::packet::{EthernetHeader, TcpFlags, TcpHeader};
 use crate::sys::stream::PeekAt;
 use std::io;
 
-/// Frames per reservation.
+/// Maximum frames per reservation.
 const MAX_FRAMES: usize = 64;
-/// Bytes that one connection sends before others have their turn.
+/// Maximum bytes that one connection sends before others have their turn.
 const TURN: usize = 256 * 1024;
-/// Bytes to the guest from which a connection counts as bulk.
+/// Number of bytes to the guest from which a connection counts as bulk.
 const BULK: u32 = 256 * 1024;
-/// Longest IP packet.
+/// Length of the longest IP packet.
 const MAX_PACKET: usize = 65_535;
-/// Duplicate acknowledgments that mean a segment was lost (RFC 5681 3.2).
+/// Number of duplicate acknowledgments that indicate a lost segment (RFC 5681 3.2).
 const DUP_ACK_THRESHOLD: u8 = 3;
 
-/// The largest multiple of `mss` up to `bytes`, or `bytes` itself if it is less than `mss`.
+/// The largest multiple of `mss` that is at most `bytes`, or `bytes` itself if it is less than `mss`.
 const fn whole_segments(bytes: usize, mss: usize) -> usize {
     if bytes < mss { bytes } else { bytes - bytes % mss }
 }
 
 impl Connection {
     /// Processes the ACK field and window of an acceptable segment (RFC 9293 3.10.7.4, fifth step). False if the
-    /// segment acknowledges bytes that were never sent, in which case all of it is ignored.
+    /// segment acknowledges bytes that were never sent. In that case the whole segment is ignored.
     pub(super) fn on_ack(&mut self, ctx: &Context<'_>, segment: &Segment) -> bool {
         let header = &segment.header;
         let ack = Seq(header.ack);
@@ -133,15 +133,15 @@ impl Connection {
         self.on_readable();
     }
 
-    /// Retransmits what is in flight.
+    /// Retransmits the bytes that are in flight.
     pub(super) fn retransmit(&mut self, ctx: &mut Context<'_>, stream: &mut impl HostStream) -> Progress {
         self.go_back();
         self.timer = Timer::Retransmit(ctx.now + self.rtt.timeout());
         self.answer(ctx, stream)
     }
 
-    /// Bytes that the guest's window permits now. Less than a segment is not worth sending while
-    /// others are in flight (RFC 9293 3.8.6.2.1, silly window).
+    /// Number of bytes that the guest's window permits now. Less than a segment is not worth sending while others are
+    /// in flight (RFC 9293 3.8.6.2.1, silly window).
     fn usable_window(&self) -> usize {
         let window = (self.snd_una + self.snd_wnd).since(self.snd_nxt) as usize;
         let in_flight = self.snd_una != self.snd_nxt;
@@ -239,7 +239,7 @@ impl Connection {
         }
         *sent += n;
         if n < room && !until_end && self.urgent.is_none() {
-            // The queue is empty; the poller reports new bytes.
+            // The queue is empty. The poller will report new bytes.
             self.readable = Readable::No;
         }
         Progress::More
@@ -264,8 +264,8 @@ impl Connection {
         }
     }
 
-    /// Writes headers for `n` bytes that the kernel wrote into `granted` frames; returns the number
-    /// of bytes for which there was room.
+    /// Writes headers for the `n` bytes that the kernel wrote into `granted` frames. Returns the number of bytes for
+    /// which there was room.
     fn deliver(&mut self, ctx: &mut Context<'_>, granted: usize, n: usize) -> usize {
         let mut lengths = [0; MAX_FRAMES];
         let (mut frames, mut left, mut asked) = (0, n, 0);
@@ -305,13 +305,13 @@ impl Connection {
         asked
     }
 
-    /// Checks, while the guest's window is closed, whether the stream has ended.
+    /// Checks whether the stream has ended, while the guest's window is closed.
     fn look_for_end(&mut self, ctx: &mut Context<'_>, stream: &mut impl HostStream) -> Progress {
         let mut byte = [0];
         let mut room = [GuestSliceMut::from_bytes(&mut byte)];
         match stream.peek(self.peek_at(true), &mut room) {
             Ok(0) => return self.send_fin(ctx),
-            // Bytes are left, which wait for the window.
+            // Some bytes are left, which wait for the window.
             Ok(_) => stream.seek_peek(self.snd_nxt.since(self.snd_una)),
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
             Err(_) => self.abort(ctx),
@@ -325,7 +325,7 @@ impl Connection {
             ..self.acknowledgment(ctx.now, self.snd_nxt)
         };
         if self.emit_control(ctx, &header).is_err() {
-            // The end of the stream appears again when there is room.
+            // The end of the stream is reported again when there is room.
             self.readable = Readable::UntilEnd;
             return Progress::Starved;
         }

@@ -25,12 +25,12 @@ use super::seq::Seq;
 use super::stream::HostStream;
 use serde::{Deserialize, Serialize};
 
-/// Urgent bytes in transit, by the sequence number of the byte itself, not of the next byte.
+/// Urgent bytes in transit. Each is the sequence number of the byte itself, not of the next byte.
 #[derive(Debug, Default)]
 pub(super) struct Urgent {
-    /// From the guest, not yet passed to the host socket.
+    /// Byte from the guest that has not been passed to the host socket yet.
     from_guest: Option<Seq>,
-    /// For the guest, not yet acknowledged.
+    /// Byte for the guest that has not been acknowledged yet.
     to_guest: Option<Seq>,
 }
 
@@ -67,7 +67,7 @@ impl Connection {
         *known = Some(known.map_or(byte, |before| before.max(byte)));
     }
 
-    /// Position of the urgent byte among the next `bytes` of the guest. It then counts as passed on.
+    /// Position of the urgent byte among the next `bytes` of the guest. The byte then counts as passed on.
     pub(super) fn take_urgent_among(&mut self, bytes: usize) -> Option<usize> {
         let urgent = self.urgent.as_mut()?;
         let byte = urgent.from_guest?;
@@ -84,8 +84,7 @@ impl Connection {
         self.urgent.get_or_insert_default();
     }
 
-    /// Looks for an urgent byte in the host socket's queue. Must be called when the front of the
-    /// queue is SND.UNA.
+    /// Looks for an urgent byte in the host socket's queue. Call this only when the front of the queue is SND.UNA.
     pub(super) fn seek_urgent(&mut self, stream: &mut impl HostStream) {
         let is_closed = self.snd_una + self.snd_wnd == self.snd_nxt;
         let Some(urgent) = &mut self.urgent else { return };
@@ -108,8 +107,8 @@ impl Connection {
     }
 }
 
-/// The urgent pointer of a segment with number `seq`; `None` if the byte is before it, or so far
-/// after it that a later segment points at it.
+/// The urgent pointer for a segment with sequence number `seq`. `None` if the urgent byte precedes it, or is so far
+/// after it that a later segment will point at it.
 pub(super) fn pointer(byte: Seq, seq: Seq) -> Option<u16> {
     if byte.before(seq) {
         return None;

@@ -1,10 +1,10 @@
 //! Ends connections from an address that the pod no longer has.
 //!
-//! Neither their packets nor the answers arrive: the kernel retransmits for a quarter of an hour
+//! Neither their packets nor the answers arrive. The kernel retransmits for a quarter of an hour
 //! (net.ipv4.tcp_retries2), and an idle connection notices nothing. Linux's masquerade removes the flows of an address
-//! with it (net/netfilter/nf_nat_masquerade.c, `masq_inet_event`), so that the guest's next segment is answered with
-//! RST. Hawser sends RST to the guest immediately. A connection that is still being opened is dropped silently instead:
-//! the guest sends SYN again after a second, and the new connection uses an address that exists.
+//! together with it (net/netfilter/nf_nat_masquerade.c, `masq_inet_event`), so that the guest's next segment is
+//! answered with RST. Hawser sends RST to the guest immediately. A connection that is still being opened is dropped
+//! silently instead: the guest sends SYN again after a second, and the new connection uses an address that exists.
 
 use super::connection::{Progress, State};
 use super::{Flow, TcpFlows};
@@ -19,7 +19,7 @@ impl TcpFlows {
         self.walk_on(ctx);
     }
 
-    /// Checks some more connections, if a walk is in progress.
+    /// Checks some more connections if a walk is in progress.
     pub(super) fn walk_on(&mut self, ctx: &mut Context<'_>) {
         let Some(mut walk) = self.walk.take() else { return };
         let end = self.flows.capacity().min(walk.next + FLOWS_PER_TURN);

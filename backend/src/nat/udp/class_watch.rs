@@ -1,8 +1,8 @@
 //! Enables and disables the kernel's reports of DSCP and ECN for a flow's datagrams.
 //!
 //! A report adds a tenth to the kernel's cost of a small datagram. A flow that floods unmarked datagrams gets no
-//! reports for a second, then again for some datagrams. Once a flow stops flooding, its reports are on again, so the
-//! marks of slow flows are always exact, and those of a flood are at most a second late.
+//! reports for a second, then gets them again for some datagrams. Once a flow stops flooding, its reports are on again.
+//! So the marks of slow flows are always exact, and those of a flood are at most a second late.
 
 use crate::nat::saved::{LoadError, Nanos};
 use crate::sys::receive_batch::ReceiveBatch;
@@ -12,9 +12,9 @@ use serde::{Deserialize, Serialize};
 use socket2::{Domain, Socket};
 use std::time::Duration;
 
-/// Datagrams in one round from which a flow counts as flooding.
+/// Number of datagrams in one round from which a flow counts as flooding.
 const FLOOD: usize = 8;
-/// Consecutive unmarked datagrams after which the reports stop.
+/// Number of consecutive unmarked datagrams after which the reports stop.
 const UNMARKED: usize = 256;
 /// How long reports stay off.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -22,7 +22,7 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// State of the reports of one socket, which are initially on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ClassWatch {
-    /// On; contains the number of consecutive unmarked datagrams in a flood.
+    /// On. Contains the number of consecutive unmarked datagrams in a flood.
     On(usize),
     /// Off until this time.
     Off(Instant),
@@ -39,11 +39,11 @@ impl Default for ClassWatch {
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub(super) enum SavedClassWatch {
     On {
-        /// Datagrams of a flood without a mark.
+        /// Number of unmarked datagrams in a flood so far.
         unmarked: u32,
     },
     Off {
-        /// Time left at the moment of saving.
+        /// Time until the reports are on again, at the moment of saving.
         remaining: Nanos,
     },
 }
@@ -62,7 +62,7 @@ impl SavedClassWatch {
 }
 
 impl ClassWatch {
-    /// The state as a plain value.
+    /// Converts the state to a plain value.
     pub(super) fn save(self, now: Instant) -> SavedClassWatch {
         match self {
             Self::On(unmarked) => SavedClassWatch::On {
@@ -74,7 +74,7 @@ impl ClassWatch {
         }
     }
 
-    /// Records the `n` datagrams of `batch`, and switches the reports.
+    /// Records the `n` datagrams of `batch`, and switches the reports accordingly.
     #[inline]
     pub(super) fn follow(&mut self, socket: &Socket, domain: Domain, now: Instant, batch: &ReceiveBatch, n: usize) {
         let is_flood = n >= FLOOD;

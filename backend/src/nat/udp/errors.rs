@@ -8,10 +8,10 @@ use crate::nat::link::Packet;
 use crate::packet::{UdpHeader, protocol};
 use crate::sys::error_queue::{self, Origin};
 
-/// Most entries taken in one pass; the kernel limits the queue by the receive buffer.
+/// Maximum entries read in one pass. The kernel limits the queue by the receive buffer.
 const MAX_ENTRIES: usize = 64;
 
-/// Quoted payload bytes: an ICMPv6 error has at most 1280 bytes.
+/// Maximum quoted payload bytes. An ICMPv6 error has at most 1280 bytes.
 const MAX_QUOTED: usize = 1200;
 
 /// Empties the error queue of a flow's socket, and clears its pending error. Returns an error of the host's own stack,

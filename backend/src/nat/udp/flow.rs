@@ -1,4 +1,4 @@
-//! One UDP flow: a pair of endpoints as the guest sees them, and the host socket for it.
+//! A UDP flow: a pair of endpoints as the guest sees them, and the host socket for them.
 
 use super::class_watch::ClassWatch;
 use super::receive::Intake;
@@ -15,79 +15,79 @@ use std::time::Duration;
 /// nf_conntrack_udp_timeout.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Lifetime of a flow that both sides use: Linux's nf_conntrack_udp_timeout_stream.
+/// Lifetime of a flow that both sides have used for longer: Linux's nf_conntrack_udp_timeout_stream.
 const STREAM_TIMEOUT: Duration = Duration::from_secs(120);
 
-/// Time after which a flow used by both sides counts as a stream, as in nf_conntrack_proto_udp: a
-/// query with its answer ends after [`TIMEOUT`].
+/// Time after which a flow used by both sides counts as a stream, as in nf_conntrack_proto_udp. A query with its answer
+/// ends after [`TIMEOUT`].
 const STREAM_AFTER: Duration = Duration::from_secs(2);
 
-/// A flow in the table; the generation distinguishes users of a slot.
+/// A reference to a flow in the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct FlowRef {
     /// Slot in the table.
     pub index: u32,
-    /// Distinguishes users of the slot.
+    /// Distinguishes successive flows in the same slot.
     pub generation: u32,
 }
 
 /// One end of a flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Side {
-    /// The guest.
+    /// The guest's end.
     Guest,
-    /// The peer behind the host socket.
+    /// The peer's end, behind the host socket.
     World,
 }
 
 /// The sides that have sent datagrams.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Exchange {
-    /// One side only.
+    /// Only this side has sent.
     From(Side),
-    /// Both, since this time.
+    /// Both sides have sent, since this time.
     BothSince(Instant),
 }
 
-/// One flow.
+/// A flow and its socket.
 #[derive(Debug)]
 pub(super) struct Flow {
-    /// Its ends.
+    /// The two endpoints, as the guest sees them.
     pub key: FlowId,
-    /// Connected to the host-side destination.
+    /// Host socket, connected to the host-side destination.
     pub socket: Socket,
     /// Family of the socket, which may differ from that of the guest's addresses.
     pub domain: Domain,
     /// The side that sent first.
     pub origin: Side,
-    /// For a flow that the remote peer opened: its local address.
+    /// Local address, for a flow that the remote peer opened.
     pub local: Option<SocketAddr>,
     /// The sides that have sent datagrams.
     pub exchange: Exchange,
     /// Time of the last datagram in either direction.
     pub last_used: Instant,
-    /// Its entry in the timer queue.
+    /// Entry in the timer queue.
     pub scheduled: Scheduled,
-    /// Distinguishes the users of the slot.
+    /// Distinguishes successive flows in the same slot.
     pub generation: u32,
     /// IP options last set on the socket.
     pub ip_options: SocketIpOptions,
     /// False once the kernel has refused to segment for this socket.
     pub segmenting: bool,
-    /// Expected datagrams from the remote peer.
+    /// What the flow is expected to receive next.
     pub intake: Intake,
     /// Whether the kernel reports the traffic class of received datagrams.
     pub class_watch: ClassWatch,
     /// True while the flow waits for its turn or for room in the guest.
     pub waiting: bool,
-    /// The guest's port, if the socket has the same port.
+    /// Port of the guest, if the socket has the same port.
     pub kept_port: Option<u16>,
-    /// Its entry among the flows of all workers, if there are several.
+    /// Entry among the flows of all workers, if there are several.
     pub claim: Option<Claim>,
 }
 
 impl Flow {
-    /// A flow that `origin` opens.
+    /// Creates a flow that `origin` opens.
     pub(super) fn new(key: FlowId, socket: Socket, domain: Domain, origin: Side, now: Instant) -> Self {
         Self {
             key,

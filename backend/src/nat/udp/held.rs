@@ -1,7 +1,7 @@
 //! Copies datagrams to the guest, and holds those for which the guest had no room.
 //!
 //! A datagram that was taken from a socket cannot be put back. So a datagram, or a run of datagrams, is held if there
-//! is no room, and sent first once there is. Meanwhile nothing is taken from any socket: the kernel limits what waits
+//! is no room, and sent first once there is. Meanwhile nothing is taken from any socket. The kernel limits what waits
 //! there, and only the datagrams of one call are held here.
 
 use super::receive::{Towards, send_copy};
@@ -15,23 +15,23 @@ use crate::sys::datagram::MAX_PAYLOAD;
 use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
 
-/// Maximum bytes held: two calls' worth of 64 KiB runs.
+/// Maximum bytes held, enough for two calls that return 64 KiB runs.
 const MAX_BYTES: usize = 4 << 20;
 
-/// Attempts to send a datagram of which only a part had room. A guest whose ring is too small for all fragments of one
-/// datagram must not delay everything after it.
+/// Maximum attempts to send a datagram of which only a part had room. A guest whose ring is too small for all fragments
+/// of one datagram must not delay everything after it.
 const MAX_TRIES: u32 = 8;
 
 /// A datagram, or a run, for a flow.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Arrived<'a> {
-    /// The flow it is for.
+    /// Flow to which it belongs.
     pub key: FlowId,
     /// DSCP and ECN.
     pub traffic_class: u8,
-    /// Set for a run of datagrams of this size.
+    /// Size of each datagram, for a run.
     pub segment: Option<u16>,
-    /// Payload.
+    /// Payload of the datagram or run.
     pub body: &'a [u8],
 }
 
@@ -42,12 +42,12 @@ pub(super) struct Held {
     traffic_class: u8,
     segment: Option<u16>,
     body: Vec<u8>,
-    /// Bytes of a run that the guest has already received.
+    /// Number of bytes of a run that the guest has already received.
     gone: usize,
     tries: u32,
 }
 
-/// [`Held`] as a plain value of its flow.
+/// [`Held`] as a plain value, without its flow.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct SavedHeld {
@@ -78,7 +78,10 @@ impl Held {
 
     fn load(key: FlowId, saved: &SavedHeld) -> Result<Self, LoadError> {
         within("bytes held", saved.body.len(), 0..=MAX_PAYLOAD)?;
-        ensure(saved.segment != Some(0), "a run of datagrams has segments of no size")?;
+        ensure(
+            saved.segment != Some(0),
+            "a run of datagrams has a segment size of zero",
+        )?;
         Ok(Self {
             key,
             traffic_class: saved.traffic_class,
@@ -133,7 +136,7 @@ impl Delivery {
         self.held.extend(held);
     }
 
-    /// The datagrams held for a flow, as plain values.
+    /// Converts the datagrams held for a flow to plain values.
     pub(super) fn save(&self, key: &FlowId) -> Vec<SavedHeld> {
         let of_flow = self.held.iter().filter(|held| held.key == *key);
         of_flow.map(Held::save).collect()
@@ -149,7 +152,7 @@ impl Delivery {
         Ok(())
     }
 
-    /// Sends a datagram, or a run; holds it if there is no room.
+    /// Sends a datagram or a run, or holds it if there is no room.
     pub(super) fn send(&mut self, ctx: &mut Context<'_>, arrived: &Arrived<'_>) {
         let gone = if self.is_holding() {
             0
@@ -200,7 +203,7 @@ impl Delivery {
 }
 
 impl Arrived<'_> {
-    /// Number of datagrams in it.
+    /// Number of datagrams in the held item.
     fn datagrams(&self) -> u64 {
         let n = self
             .segment
@@ -221,8 +224,9 @@ fn has_room(ctx: &mut Context<'_>) -> Result<(), NoRoom> {
     Ok(())
 }
 
-/// Sends a datagram, or a run: as one frame if the guest accepts that and has room for it, otherwise one by one, since
-/// its ring may never hold the whole run. On error, returns the number of bytes sent before.
+/// Sends a datagram or a run. A run is sent as one frame if the guest accepts that and has room for it, and otherwise
+/// one datagram at a time, since its ring may never hold the whole run. On error, returns the number of bytes sent
+/// before.
 fn attempt(fragmenter: &mut Fragmenter, ctx: &mut Context<'_>, arrived: &Arrived<'_>) -> Result<(), usize> {
     let Arrived { key, segment, body, .. } = *arrived;
     let towards = Towards::new(key, ctx).with_class(arrived.traffic_class);

@@ -1,10 +1,9 @@
 //! Forwarded ports: sockets that receive the first datagrams of new clients.
 //!
-//! The first datagram of a client creates a flow with its own socket, bound to the client's
-//! destination address and connected to the client: from then on the kernel delivers the client's
-//! datagrams to that socket, and answers leave from the right address. Between bind and connect
-//! that socket receives the datagrams of other clients too. They are read right after the connect
-//! and handled as if the listener had received them.
+//! The first datagram of a client creates a flow with its own socket, bound to the client's destination address and
+//! connected to the client. From then on, the kernel delivers the client's datagrams to that socket, and answers leave
+//! from the right address. Between bind and connect, that socket also receives datagrams of other clients. They are
+//! read right after the connect and handled as if the listener had received them.
 
 use super::flow::{Flow, FlowRef, Side};
 use super::held::Arrived;
@@ -26,11 +25,11 @@ use std::collections::HashSet;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 
-/// Datagrams of other clients read at a time from a newly connected socket.
+/// Maximum datagrams of other clients read at a time from a newly connected socket.
 const STRAY_BATCH: usize = 4;
 
-/// Maximum number of such datagrams handled after one connect. Beyond that the flow is dropped, since the senders of
-/// the remaining datagrams are no longer known.
+/// Maximum number of such datagrams handled after one connect. If there are more, the flow is dropped, since the
+/// senders of the remaining datagrams are no longer known.
 const MAX_STRAYS: usize = 1024;
 
 /// The ports of a listener.
@@ -77,7 +76,7 @@ impl Ports {
         }
     }
 
-    /// The guest's port for a datagram to port `host`.
+    /// The guest's port for a datagram to the host's port `host`.
     fn guest(self, host: u16) -> u16 {
         match self {
             Self::Forward { guest, .. } => guest,
@@ -105,8 +104,7 @@ impl UdpFlows {
     /// Listens on the UDP ports of `forwards`.
     ///
     /// # Errors
-    /// The first port that cannot be bound. Ports before it stay bound; drop `self` to release
-    /// them.
+    /// The first port that cannot be bound. Earlier ports stay bound; drop `self` to release them.
     pub fn listen(&mut self, forwards: &[Forward], poller: &Poller) -> Result<(), ListenError> {
         let families = self.config.families;
         for forward in forwards.iter().filter(|f| f.transport == Transport::Udp) {
@@ -150,7 +148,7 @@ impl UdpFlows {
         });
     }
 
-    /// Stops receiving from the sockets that wait for clients and returns them, still bound.
+    /// Stops receiving from the sockets that wait for clients, and returns them still bound.
     pub fn release_listeners(&mut self, poller: &Poller) -> Vec<ForwardSocket> {
         let released = self.listeners.drain().map(|listener| listener.bound);
         released
@@ -162,7 +160,7 @@ impl UdpFlows {
             .collect()
     }
 
-    /// Reads some of the datagrams in a listener.
+    /// Reads a limited number of datagrams from a listener.
     pub(super) fn serve_listener(&mut self, ctx: &mut Context<'_>, index: u32) -> Turn {
         let Some(listener) = self.listeners.get(index as usize) else {
             return Turn::Done;
@@ -204,7 +202,7 @@ impl UdpFlows {
         }
     }
 
-    /// Handles stray datagrams. They may create flows, whose sockets may receive more strays.
+    /// Handles stray datagrams. They may create flows, whose sockets may receive further strays.
     fn handle_strays(&mut self, ctx: &mut Context<'_>, ports: Ports, mut strays: Vec<Stray>) {
         let mut done = 0;
         while done < strays.len() {
@@ -277,8 +275,8 @@ impl UdpFlows {
         self.start(ctx, flow)
     }
 
-    /// Reads the datagrams that arrived at a flow's socket before it was connected, including later
-    /// ones of its peer. Drops the flow if there are too many.
+    /// Reads the datagrams that arrived at a flow's socket before it was connected, including later ones of its peer.
+    /// Drops the flow if there are too many.
     fn take_strays(&mut self, ctx: &mut Context<'_>, flow: FlowRef, peer: SocketAddr, strays: &mut Vec<Stray>) {
         let batch = self
             .stray_batch
@@ -344,7 +342,7 @@ impl UdpFlows {
     }
 }
 
-/// The local endpoint of a datagram. Binding to a link-local address needs the client's scope.
+/// The local endpoint of a datagram. Binding to a link-local address requires the client's scope.
 fn local_end(address: IpAddr, port: u16, client: SocketAddr) -> SocketAddr {
     match (address, client) {
         (IpAddr::V6(a), SocketAddr::V6(client)) if a.is_unicast_link_local() => {

@@ -1,14 +1,14 @@
-//! UDP: one connected host socket per pair of endpoints.
+//! UDP, with one connected host socket per pair of endpoints.
 //!
-//! From the guest: the datagrams of a burst are sorted by flow, and those of each flow go to its socket in one call,
-//! payload directly from guest memory ([`transmit`]). To the guest: events are edge-triggered, and the kernel writes
-//! into guest memory ([`receive`]). A socket with datagrams waits in a queue until the guest has room, and a socket
-//! with many datagrams yields to others, so the worker never busy-waits. Network errors about a datagram are returned
-//! to the guest as ICMP ([`errors`]).
+//! From the guest: the datagrams of a burst are sorted by flow. Those of each flow go to its socket in one call, with
+//! the payload directly from guest memory ([`transmit`]). To the guest: events are edge-triggered, and the kernel
+//! writes into guest memory ([`receive`]). A socket with datagrams waits in a queue until the guest has room, and a
+//! socket with many datagrams yields to others, so the worker never busy-waits. Network errors about a datagram are
+//! returned to the guest as ICMP ([`errors`]).
 //!
 //! The host-side destination may differ from the destination that the guest sees, even in its family (a name server
-//! behind the gateway). A flow has the guest's view in its key and the host's view in its socket, and no other code
-//! deals with both.
+//! behind the gateway). A flow has the guest's view in its key and the host's view in its socket. No other code deals
+//! with both.
 //!
 //! The TTL of the guest's datagrams is kept. The gateway does not count as a hop: the guest takes the pod's position in
 //! the network, and a traceroute begins with the pod's first router.
@@ -62,45 +62,44 @@ pub fn listen(at: SocketAddr) -> io::Result<Socket> {
     socket::listening(at).map(|(socket, _)| socket)
 }
 
-/// Receive rounds of one source before others get their turn.
+/// Maximum receive rounds of one source before others get their turn.
 const ROUNDS_PER_TURN: usize = 8;
 
-/// Postponed sources that are served in one turn of the worker.
+/// Maximum postponed sources that are served in one turn of the worker.
 const SOURCES_PER_TURN: usize = 16;
 
-/// Settings of a port's UDP.
+/// Limits and families of a port's UDP.
 #[derive(Clone, Copy, Debug)]
 pub struct UdpConfig {
-    /// Most flows at a time; each takes a file descriptor.
+    /// Maximum flows at a time. Each takes a file descriptor.
     pub max_flows: usize,
-    /// Families the guest has.
+    /// Families that the guest has.
     pub families: Families,
 }
 
-/// One datagram of the guest, or several in one frame.
+/// A datagram of the guest, or several in one frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Datagram {
-    /// Index of its frame in the burst.
+    /// Index of the frame in the burst.
     pub frame: usize,
-    /// Its flow.
+    /// Flow that it belongs to.
     pub key: FlowId,
     /// Offset of the payload from the start of the Ethernet header, in bytes.
     pub payload_offset: usize,
-    /// Bytes of payload.
+    /// Length of the payload in bytes.
     pub payload_len: usize,
-    /// Set if the payload consists of datagrams of this many bytes each, of which the last may be
-    /// shorter (USO).
+    /// Set if the payload consists of datagrams of this many bytes each. The last one may be shorter (USO).
     pub segment_size: Option<u16>,
 }
 
-/// A source of datagrams for the guest.
+/// Something from which datagrams for the guest are read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Source {
     Flow(FlowRef),
     Listener(u32),
 }
 
-/// Result of a source's turn.
+/// Result of serving a source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Turn {
     Done,
@@ -108,20 +107,20 @@ enum Turn {
     NoRoom,
 }
 
-/// All UDP of a port.
+/// All UDP flows and listeners of a port.
 pub struct UdpFlows {
     config: UdpConfig,
     table: FlowTable,
     listeners: Slab<Listener>,
     transmitter: Transmitter,
     receiver: Receiver,
-    /// Created when the first client arrives.
+    /// Batch for stray datagrams, created when the first client arrives.
     stray_batch: Option<ReceiveBatch>,
     /// Sources that have, or may have, datagrams for the guest.
     waiting: VecDeque<Source>,
-    /// The guest had no room at the last attempt.
+    /// True if the guest had no room at the last attempt.
     starved: bool,
-    /// Datagrams of a burst by flow, and those of one flow; kept for their allocation.
+    /// Datagrams of a burst by flow, and those of one flow. Both are kept for their allocation.
     by_flow: Vec<(FlowRef, u32)>,
     members: Vec<u32>,
     /// The flows that are still to be checked after an address was removed.
@@ -311,7 +310,7 @@ impl UdpFlows {
         }
     }
 
-    /// Sets whether a source is in the waiting queue; returns the previous value.
+    /// Sets whether a source is in the waiting queue, and returns the previous value.
     fn mark_waiting(&mut self, source: Source, waiting: bool) -> bool {
         let mark = match source {
             Source::Flow(flow) => self.table.get(flow).map(|f| &mut f.waiting),
@@ -320,12 +319,12 @@ impl UdpFlows {
         mark.is_some_and(|mark| std::mem::replace(mark, waiting))
     }
 
-    /// Serves a source that is marked as waiting, and puts it back into the queue if it has more.
+    /// Serves a source that is marked as waiting, and puts it back into the queue if it has more datagrams.
     fn serve(&mut self, ctx: &mut Context<'_>, source: Source) -> Turn {
         let mut turn = Turn::Again;
         for _ in 0..ROUNDS_PER_TURN {
             turn = match source {
-                // Held datagrams go first.
+                // Held datagrams are delivered first.
                 _ if self.receiver.delivery.flush(ctx).is_err() => Turn::NoRoom,
                 Source::Flow(flow) => self.serve_flow(ctx, flow),
                 Source::Listener(index) => self.serve_listener(ctx, index),
@@ -377,7 +376,7 @@ impl UdpFlows {
     }
 
     /// Call this when the guest's driver is up. Datagrams that waited for room in an earlier driver's rings are tried
-    /// again now, because the new rings have not yet refused room.
+    /// again now, because the new rings have not refused any yet.
     pub fn on_link_up(&mut self) {
         self.starved = false;
     }
@@ -406,8 +405,7 @@ impl UdpFlows {
     }
 }
 
-/// The ICMP error for a refused destination: none for multicast
-/// (RFC 1122 3.2.2).
+/// The ICMP error for a refused destination. There is none for multicast (RFC 1122 3.2.2).
 const fn refusal_error(reason: DropReason) -> Option<IcmpError> {
     match reason {
         DropReason::ForbiddenDestination => Some(IcmpError::Prohibited),

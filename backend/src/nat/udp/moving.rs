@@ -15,12 +15,12 @@ pub struct MovedFlow {
 debug_fields!(MovedFlow {});
 
 impl UdpFlows {
-    /// The ends of one of the flows, if there is any.
+    /// The endpoints of any one of the flows, if there are any.
     pub fn any(&self) -> Option<FlowId> {
         self.table.any()
     }
 
-    /// Removes a flow from the table, for another worker.
+    /// Removes a flow from the table and hands it over to another worker.
     pub fn release(&mut self, key: &FlowId, poller: &Poller) -> Option<MovedFlow> {
         let flow = self.table.find(key)?;
         let mut flow = self.table.take_out(flow)?;

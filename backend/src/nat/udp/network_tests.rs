@@ -1,4 +1,4 @@
-//! The effects of a network with a router on datagrams, and the guest's view of them.
+//! Tests of the effects of a network with a router on datagrams, as the guest sees them.
 
 use super::tests::{Bench, SERVER, take};
 use super::*;
@@ -105,7 +105,7 @@ fn a_narrow_path_is_reported_to_the_guest_and_its_fragments_pass() {
         let (socket, dst) = self::server(&network, server);
         let src = guest(dst.ip(), 40_000);
         let payload = [7; 1400];
-        // The router reports the MTU first; after that the pod's own stack knows it.
+        // The router reports the MTU first. After that, the pod's own stack knows it.
         bench.send(src, dst, &payload);
         bench.turn();
         let (from, header, _) = icmp_message(&bench.around.sink.take()[0]);
@@ -119,13 +119,13 @@ fn a_narrow_path_is_reported_to_the_guest_and_its_fragments_pass() {
         let udp = if from.is_ipv4() { 20 } else { 40 };
         let length = u16::from_be_bytes([quoted[udp + 4], quoted[udp + 5]]);
         assert_eq!(usize::from(length), UdpHeader::LEN + payload.len());
-        // Two datagrams that would be sent as one message get an error each.
+        // Two datagrams that would be sent as one message cause one error each.
         bench.send_frames(
             &[udp_frame(src, dst, 64, &payload), udp_frame(src, dst, 64, &payload)],
             None,
         );
         assert_eq!(bench.around.sink.take().len(), 2);
-        // The guest has learned the MTU, and a datagram that it sends in fragments is sent on in fragments. A frame
+        // The guest has learned the MTU. A datagram that it sends in fragments is forwarded in fragments. A frame
         // longer than the MTU comes from the reassembler and is treated like a packet without DF.
         let long = vec![9; 3000];
         let mut frame = udp_frame(src, dst, 64, &long);
@@ -142,8 +142,8 @@ fn a_narrow_path_is_reported_to_the_guest_and_its_fragments_pass() {
 #[test]
 fn a_client_from_outside_is_seen_with_its_own_address() {
     let Some(network) = Network::new(1500) else { return };
-    // Each server needs its own port, because a command that another test has just started holds descriptors a moment
-    // longer.
+    // Each server needs a port of its own, because a command that another test has just started keeps descriptors open
+    // for a moment.
     for (server, (pod, port)) in SERVER.into_iter().zip([("192.0.2.2", 5000), ("fd00:1::2", 5001)]) {
         let mut bench = tests::listening(&[tests::forward(port, 53, None)]);
         let (client, seen) = self::server(&network, server);
@@ -162,7 +162,7 @@ const POD_AFTERWARDS: [&str; 2] = ["192.0.2.3", "fd00:1::3"];
 fn a_flow_continues_from_its_port_after_the_pod_has_changed_its_address() {
     let Some(network) = Network::new(1500) else { return };
     for (i, server) in SERVER.into_iter().enumerate() {
-        // The removal is reported by netlink, or detected by a failed send, which IPv6 does not report.
+        // The removal is reported by netlink, or detected by a failed send. IPv6 does not report a failed send.
         for is_told in [true, false] {
             if !is_told && i == 1 {
                 continue;

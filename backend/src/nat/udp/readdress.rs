@@ -1,9 +1,9 @@
 //! Moves flows whose address the pod has lost to new sockets.
 //!
-//! A connected socket keeps its local address. Once that address is removed, its datagrams go nowhere, and IPv6 does
-//! not even report that. An unconnected socket of the pod would use the new address. So such a flow gets a new socket,
-//! which keeps the port if that is the guest's or the one that the client used. The kernel's masquerade has the same
-//! effect by removing the flow (`masq_inet_event` in net/netfilter/nf_nat_masquerade.c).
+//! A connected socket keeps its local address. Once that address is removed, the socket's datagrams go nowhere, and
+//! IPv6 does not even report that. An unconnected socket of the pod would use the new address. So such a flow gets a
+//! new socket. It keeps the port if that is the guest's or the one that the client used. The kernel's masquerade has
+//! the same effect by removing the flow (`masq_inet_event` in net/netfilter/nf_nat_masquerade.c).
 
 use super::UdpFlows;
 use super::class_watch::ClassWatch;
@@ -25,7 +25,7 @@ impl UdpFlows {
         self.walk_on(ctx);
     }
 
-    /// Checks some more flows, if a walk is in progress.
+    /// Checks some more flows if a walk is in progress.
     pub(super) fn walk_on(&mut self, ctx: &mut Context<'_>) {
         let Some(mut walk) = self.walk.take() else { return };
         let (flows, is_more) = self.table.slots(walk.next, FLOWS_PER_TURN);
@@ -51,7 +51,7 @@ impl UdpFlows {
     /// On failure, for example because the pod has no address at the moment, the flow keeps its old
     /// socket until it sends again.
     fn move_to_new_socket(&mut self, ctx: &mut Context<'_>, flow: FlowRef) {
-        // An error only affects the flow, which cannot continue anyway.
+        // An error affects only this flow, which cannot continue anyway.
         let _ = self.try_new_socket(ctx, flow);
     }
 

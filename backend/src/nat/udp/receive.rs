@@ -1,9 +1,9 @@
 //! Receives datagrams from the network for the guest.
 //!
-//! Usually the kernel writes several datagrams into as many frames of guest memory in one call, then headers are
-//! written in front. A datagram that exceeds its frame (larger than the MTU, or a run of datagrams that the kernel
-//! delivered as one) continues in a spill buffer. It is put together there and copied to the guest, and the flow makes
-//! a different reservation next time.
+//! Usually the kernel writes several datagrams into as many frames of guest memory in one call, and headers are then
+//! written in front of them. A datagram that exceeds its frame (larger than the MTU, or a run of datagrams that the
+//! kernel delivered as one) continues in a spill buffer. It is assembled there and copied to the guest, and the flow
+//! reserves different frames next time.
 
 use super::errors;
 use super::flow::Flow;
@@ -18,11 +18,11 @@ use crate::sys::datagram::MAX_PAYLOAD;
 use crate::sys::receive_batch::{MAX_BATCH, ReceiveBatch};
 use std::net::IpAddr;
 
-/// Frames reserved until a flow has received more at a time. It is one more than usually arrives, so that one call also
-/// shows that the queue is empty.
+/// Frames reserved until a flow has received more at a time. This is one more than usually arrives, so that one call
+/// also shows that the queue is empty.
 const FIRST_BURST: usize = 2;
 
-/// Frames reserved at a time if each may be 64 KiB.
+/// Frames reserved at a time if each of them may be 64 KiB long.
 const COALESCED_BURST: usize = 2;
 
 /// What a flow is expected to receive next.
@@ -47,17 +47,17 @@ impl Default for Intake {
 pub(super) enum Round {
     /// No more datagrams are waiting.
     Empty,
-    /// More datagrams may be waiting; contains the number of datagrams or runs received.
+    /// More datagrams may be waiting. Contains the number of datagrams or runs received.
     More,
-    /// The guest has no room.
+    /// The guest has no room for a datagram.
     NoRoom,
 }
 
 /// Receives for all flows, with buffers that are reused.
 pub(super) struct Receiver {
-    /// The buffers.
+    /// Buffers for one receive call.
     pub batch: ReceiveBatch,
-    /// Delivers by copy.
+    /// Delivers copied datagrams, and holds them while there is no room.
     pub delivery: Delivery,
 }
 
@@ -75,7 +75,7 @@ impl Default for Receiver {
 pub(super) struct Towards {
     key: FlowId,
     header: usize,
-    /// Most payload bytes of a frame with a single packet.
+    /// Maximum payload bytes of a frame with a single packet.
     whole: usize,
     caps: GuestCaps,
     /// DSCP and ECN of a datagram that is copied.
@@ -115,7 +115,8 @@ impl Towards {
         }
     }
 
-    /// Writes the UDP header for `len` payload bytes; `payload` is the payload's sum if the checksum must be complete.
+    /// Writes the UDP header for `len` payload bytes. If the checksum must be complete, `payload` is the sum of the
+    /// payload.
     fn udp_header(&self, len: usize, payload: Option<Sum>, out: &mut [u8]) {
         let header = UdpHeader {
             src_port: self.key.remote_port,
@@ -168,7 +169,7 @@ impl Receiver {
         };
         let granted = granted.min(MAX_BATCH);
         let Ok(n) = self.batch.receive_to_guest(&flow.socket, ctx.sink, granted) else {
-            // Error reports are frames too, and must not use the reservation.
+            // Error reports are frames too. They must not use the reservation.
             ctx.sink.commit(&[], &mut |_, _, _| Offload::NONE);
             errors::report(flow, ctx);
             return (Round::More, false);
@@ -194,7 +195,7 @@ impl Receiver {
         (round, n > 0)
     }
 
-    /// True if datagram `index` can go to the guest as it is in its frame.
+    /// True if datagram `index` can be delivered in its frame without changes.
     fn fits(&self, index: usize, towards: &Towards) -> bool {
         let message = self.batch.message(index);
         message.room == message.len

@@ -1,9 +1,10 @@
 //! UDP flows as plain values, together with their sockets. See [`saved`](crate::nat::saved).
 //!
-//! A value holds the ends, which sides have sent and when, and the options that hawser has set on the socket. The
-//! options are set again at load: a socket that was passed already has them, but a socket that was made for the flow on
-//! another host does not. Datagrams that were read from the socket while the guest had no room are part of the value.
-//! Datagrams in the socket's queue are not: they travel with the descriptor, or the other side must read them first.
+//! A value contains the endpoints, which sides have sent and when, and the options that hawser has set on the socket.
+//! The options are set again at load. A socket that was passed already has them, but a socket that was created for the
+//! flow on another host does not. Datagrams that were read from the socket while the guest had no room are part of the
+//! value. Datagrams in the socket's queue are not: they travel with the descriptor, or the other side must read them
+//! first.
 //!
 //! Properties that the flow has learned from its socket's traffic (how much arrives at a time, whether the kernel
 //! segments) are learned again.
@@ -22,7 +23,7 @@ use socket2::{Domain, Socket};
 use std::io;
 use std::net::SocketAddr;
 
-/// A flow between two processes.
+/// A flow while it moves between two processes.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct SavedUdpFlow {
@@ -30,15 +31,15 @@ pub struct SavedUdpFlow {
     remote: SocketAddr,
     #[serde(with = "SavedSide")]
     origin: Side,
-    /// For a flow that the remote peer opened: the local address on which it arrived.
+    /// Local address on which the flow arrived, for a flow that the remote peer opened.
     local: Option<SocketAddr>,
-    /// Time since both sides had sent something; `None` if one side has not.
+    /// Time since both sides had sent something. `None` if one side has not.
     both_since: Option<Nanos>,
-    /// Time since the last datagram.
+    /// Time since the last datagram in either direction.
     idle: Nanos,
     ip_options: SavedIpOptions,
     class_watch: SavedClassWatch,
-    /// The guest's port, if the socket has the same.
+    /// Port of the guest, if the socket has the same port.
     kept_port: Option<u16>,
     /// Datagrams for which the guest had no room, in order.
     held: Vec<SavedHeld>,
@@ -57,7 +58,7 @@ enum SavedSide {
 }
 
 impl SavedUdpFlow {
-    /// The ends, as the guest sees them.
+    /// The two endpoints, as the guest sees them.
     pub const fn id(&self) -> FlowId {
         FlowId::udp(self.guest, self.remote)
     }
@@ -65,20 +66,20 @@ impl SavedUdpFlow {
     fn save(flow: &Flow, held: Vec<SavedHeld>, now: Instant) -> Self {
         let Flow {
             key,
-            // The socket travels beside the value.
+            // The descriptor of the socket is passed beside the value.
             socket: _,
             domain: _,
             origin,
             local,
             exchange,
             last_used,
-            // Belongs to the table, which creates it again.
+            // These belong to the table, which creates them again.
             scheduled: _,
             generation: _,
             waiting: _,
             claim: _,
             ip_options,
-            // Learned again.
+            // These are learned again.
             segmenting: _,
             intake: _,
             class_watch,
@@ -101,7 +102,7 @@ impl SavedUdpFlow {
         }
     }
 
-    /// Restores the flow, and sets the options of `socket` as they were.
+    /// Restores the flow, and sets the options of `socket` to the saved ones.
     fn load(&self, socket: Socket, now: Instant) -> Result<Flow, LoadError> {
         ensure(
             self.guest.is_ipv4() == self.remote.is_ipv4(),
@@ -112,7 +113,7 @@ impl SavedUdpFlow {
         let own = socket.local_addr()?.as_socket();
         ensure(
             matches!(domain, Domain::IPV4 | Domain::IPV6) && own.is_some(),
-            "its socket is of no family of IP",
+            "its socket is neither an IPv4 nor an IPv6 socket",
         )?;
         let exchange = match self.both_since {
             None => Exchange::From(self.origin),
@@ -125,7 +126,7 @@ impl SavedUdpFlow {
             last_used: self.idle.before(now),
             ip_options: SocketIpOptions::load(&self.ip_options, &socket, domain),
             class_watch: self.class_watch.load(&socket, domain, now)?,
-            // The port of the other process's socket may not be the port of this socket.
+            // The port of the other process's socket may differ from the port of this socket.
             kept_port: self.kept_port.filter(|port| own.map(|own| own.port()) == Some(*port)),
             ..Flow::new(self.id(), socket, domain, self.origin, now)
         })
@@ -133,8 +134,8 @@ impl SavedUdpFlow {
 }
 
 impl UdpFlows {
-    /// All flows as plain values, each with its socket, the longest idle first. They stay in the table, which must not
-    /// be used until the sockets have been transferred.
+    /// Converts all flows to plain values, each with its socket, the longest idle first. They stay in the table, which
+    /// must not be used until the sockets have been passed on.
     pub fn save(&self, now: Instant) -> impl Iterator<Item = (SavedUdpFlow, &Socket)> {
         let mut flows: Vec<_> = self.table.iter().collect();
         flows.sort_by_key(|flow| flow.last_used);

@@ -12,16 +12,16 @@ use socket2::{Domain, Protocol, Socket, Type};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-/// Buffer size requested in either direction, in bytes; the kernel grants at most net.core.[rw]mem_max.
-/// A burst of the guest is up to 64 frames, each up to 64 KiB.
+/// Buffer size requested in either direction, in bytes. The kernel grants at most net.core.[rw]mem_max. A burst of the
+/// guest has up to 64 frames of up to 64 KiB each.
 const BUFFER: usize = 4 << 20;
 
 /// Whether another socket of this worker already has the port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum PortUse {
-    /// No socket has it.
+    /// No socket has the port.
     First,
-    /// At least one socket has it.
+    /// At least one socket has the port.
     Shared,
 }
 
@@ -32,7 +32,7 @@ fn open(like: IpAddr) -> io::Result<(Socket, Domain)> {
     if domain == Domain::IPV6 {
         socket.set_only_v6(true)?;
     }
-    // With smaller buffers, bursts are lost sooner, but that is no reason to fail.
+    // Smaller buffers lose bursts sooner, but that is no reason to fail.
     let _ = socket.set_recv_buffer_size(BUFFER);
     let _ = socket.set_send_buffer_size(BUFFER);
     Ok((socket, domain))
@@ -65,14 +65,14 @@ fn watch_class(socket: &Socket, domain: Domain) {
     let _ = watch_traffic_class(socket, domain, true);
 }
 
-/// A flow's socket.
+/// A flow's socket and its properties.
 #[derive(Debug)]
 pub(super) struct FlowSocket {
-    /// Connected.
+    /// Connected socket.
     pub socket: Socket,
-    /// Its family.
+    /// Family of the socket.
     pub domain: Domain,
-    /// The requested port, if it was free.
+    /// The requested port, if it was available.
     pub kept_port: Option<u16>,
 }
 
@@ -80,7 +80,7 @@ fn finish(socket: &Socket, domain: Domain, peer: SocketAddr, coalesce: bool) -> 
     datagram::watch_errors(socket, domain)?;
     watch_class(socket, domain);
     if coalesce {
-        // If this fails, datagrams come one by one.
+        // If this fails, datagrams are received one by one.
         let _ = datagram::set_coalescing(socket, true);
     }
     socket.connect(&peer.into())

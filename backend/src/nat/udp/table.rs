@@ -20,24 +20,24 @@ use socket2::Domain;
 use std::collections::HashMap;
 use std::net::SocketAddr;
 
-/// Divisor for the share of places that unanswered flows opened by remote peers may take.
+/// Divisor that gives the share of places for unanswered flows opened by remote peers.
 const INBOUND_SHARE: usize = 4;
 
 /// Timers that are handled in one turn of the worker.
 const TIMERS_PER_TURN: usize = 256;
 
-/// Value of a flow when another flow needs its place.
+/// Value of a flow, compared when another flow needs its place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Worth {
     /// Only the side that opened it has sent datagrams.
     Unreplied,
-    /// Both sides have sent datagrams, but it is not a stream yet: a query and its answer.
+    /// Both sides have sent datagrams, but the flow is not a stream yet: a query and its answer.
     Answered,
-    /// Both sides have sent datagrams for a while.
+    /// Both sides have sent datagrams for some time.
     Stream,
 }
 
-/// A list of flows, by the side that opened them and their value.
+/// Identifies a list of flows by the side that opened them and their value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Rank(Side, Worth);
 
@@ -53,7 +53,7 @@ impl Rank {
         Self(flow.origin, worth)
     }
 
-    /// Index of its list.
+    /// Index of the list.
     const fn list(self) -> u8 {
         let worth = match self.1 {
             Worth::Unreplied => 0,
@@ -77,12 +77,12 @@ pub(super) struct FlowTable {
     unanswered_inbound: usize,
     max_flows: usize,
     next_generation: u32,
-    /// Number of this worker's sockets per port of the host, by family.
+    /// Number of sockets that this worker has on each port of the host, by family.
     ports: HashMap<(i32, u16), usize>,
 }
 
 impl FlowTable {
-    /// A table for at most `max_flows` flows.
+    /// Creates a table for at most `max_flows` flows.
     pub(super) fn new(max_flows: usize) -> Self {
         Self {
             flows: Slab::new(),
@@ -106,14 +106,14 @@ impl FlowTable {
         self.flows.iter().map(|(_, flow)| flow)
     }
 
-    /// The flow with these ends.
+    /// The flow with these endpoints.
     pub(super) fn find(&self, key: &FlowId) -> Option<FlowRef> {
         let index = self.by_key.find(key, |slot| self.flows[slot as usize].key == *key)?;
         let generation = self.flows[index as usize].generation;
         Some(FlowRef { index, generation })
     }
 
-    /// The flows from slot `from`, at most `count` slots, and whether there are more.
+    /// The flows in at most `count` slots starting at `from`, and whether there are more.
     pub(super) fn slots(&self, from: usize, count: usize) -> (Vec<FlowRef>, bool) {
         let end = self.flows.capacity().min(from + count);
         let refs = (from..end).filter_map(|slot| {
@@ -150,7 +150,7 @@ impl FlowTable {
         }
     }
 
-    /// Makes room for one more flow that `origin` opens; false if that is impossible.
+    /// Makes room for one more flow that `origin` opens. False if that is impossible.
     pub(super) fn make_room(&mut self, origin: Side) -> bool {
         let inbound_limit = (self.max_flows / INBOUND_SHARE).max(1);
         if origin == Side::World && self.unanswered_inbound >= inbound_limit {
@@ -159,11 +159,11 @@ impl FlowTable {
         self.len() < self.max_flows || self.give_way(origin)
     }
 
-    /// Drops a flow in favour of one that `origin` opens; false if there is none to drop.
+    /// Drops a flow in favour of one that `origin` opens. False if there is none to drop.
     pub(super) fn give_way(&mut self, origin: Side) -> bool {
         use Side::{Guest, World};
         use Worth::{Answered, Stream, Unreplied};
-        // The first step that has any flow decides.
+        // The first step that finds a flow decides.
         let steps: [&[Rank]; 4] = match origin {
             Guest => [
                 &[Rank(World, Unreplied)],
@@ -181,7 +181,7 @@ impl FlowTable {
         steps.into_iter().any(|ranks| self.evict(ranks))
     }
 
-    /// Drops the longest idle flow among some ranks, and among equals the flow whose rank comes first; false if there
+    /// Drops the longest idle flow among some ranks, and among equals the flow whose rank comes first. False if there
     /// is none.
     fn evict(&mut self, ranks: &[Rank]) -> bool {
         let candidates = ranks.iter().filter_map(|rank| self.order.oldest(rank.list()));
@@ -192,7 +192,7 @@ impl FlowTable {
         true
     }
 
-    /// The token for the socket of the next flow passed to [`insert`](Self::insert).
+    /// The token for the socket of the flow that is passed to [`insert`](Self::insert) next.
     pub(super) fn next_token(&self) -> Token {
         Token {
             owner: event_owner::UDP,
@@ -201,7 +201,7 @@ impl FlowTable {
         }
     }
 
-    /// Adds a flow; an existing flow with the same ends is dropped.
+    /// Adds a flow. An existing flow with the same endpoints is dropped.
     pub(super) fn insert(&mut self, mut flow: Flow) -> FlowRef {
         if let Some(old) = self.find(&flow.key) {
             self.remove(old);
@@ -252,7 +252,7 @@ impl FlowTable {
         self.order.touch(list, flow.index);
     }
 
-    /// One of the flows, if there is any.
+    /// Any one of the flows, if there are any.
     pub(super) fn any(&self) -> Option<FlowId> {
         self.flows.iter().next().map(|(_, flow)| flow.key)
     }
@@ -326,7 +326,7 @@ mod tests {
 
     const MILLI: u64 = 1_000_000;
 
-    /// A flow from port `port` of the guest that `origin` opens.
+    /// A flow from the guest's port `port` that `origin` opens.
     fn flow(port: u16, origin: Side, now: Instant) -> Flow {
         let key = FlowId::udp(
             SocketAddr::new([10, 0, 2, 2].into(), port),
@@ -353,7 +353,7 @@ mod tests {
             let asked = table.insert(flow(port, Side::Guest, at(port)));
             table.heard(asked, Side::World, at(port));
         }
-        // Four concurrent queries: none displaces another, and all are answered.
+        // There are four concurrent queries. None displaces another, and all are answered.
         let asked: Vec<_> = (101..=104)
             .map(|port| {
                 assert!(table.make_room(Side::Guest));

@@ -1,5 +1,5 @@
 //! Sends the guest's datagrams to the host sockets of their flows. One system call sends all datagrams of a flow in a
-//! burst; runs of equal size form one message.
+//! burst. Runs of equal size form one message.
 
 use super::flow::Flow;
 use super::{Datagram, errors};
@@ -17,11 +17,11 @@ use std::io;
 /// The datagrams of one flow in a burst, in order.
 #[derive(Clone, Copy)]
 pub(super) struct FlowBurst<'a> {
-    /// All frames.
+    /// All frames of the burst.
     pub burst: &'a GuestBurst<'a>,
     /// All datagrams of the burst.
     pub datagrams: &'a [Datagram],
-    /// The datagrams of the flow.
+    /// Indices of the flow's datagrams.
     pub members: &'a [u32],
 }
 
@@ -34,7 +34,7 @@ impl<'a> FlowBurst<'a> {
         self.members.len()
     }
 
-    /// Its datagrams from number `from`.
+    /// The flow's datagrams, starting at number `from`.
     pub(super) fn from(&self, from: usize) -> Self {
         self.part(from, self.len())
     }
@@ -56,20 +56,20 @@ impl<'a> FlowBurst<'a> {
     }
 }
 
-/// One message for the kernel.
+/// A message for the kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Message {
-    /// Position of its first datagram in the flow's burst.
+    /// Position of the message's first datagram in the flow's burst.
     first: usize,
-    /// Number of its datagrams.
+    /// Number of datagrams in the message.
     count: usize,
-    /// Offset in the datagram of which the message is a part.
+    /// Offset in the datagram, if the message is a part of one.
     offset: usize,
     /// Length of the part, if the message is a part of a datagram.
     part: Option<usize>,
     /// Total payload bytes.
     bytes: usize,
-    /// Set for several datagrams of this size.
+    /// Size of each datagram, if there are several.
     segment: Option<u16>,
     /// False once no more datagrams may join the message.
     open: bool,
@@ -86,7 +86,7 @@ impl Message {
 pub(super) struct Transmitter {
     batch: SendBatch,
     messages: Vec<Message>,
-    /// For messages that the kernel refused to segment.
+    /// Batch for messages that the kernel refused to segment.
     single_batch: SendBatch,
     singles: Vec<Message>,
 }
@@ -94,14 +94,14 @@ pub(super) struct Transmitter {
 /// Whether a flow may get a new socket and try again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Try {
-    /// It may.
+    /// A new socket may be tried.
     First,
-    /// It already has a new socket, or a new socket would not help.
+    /// The flow already has a new socket, or a new socket would not help.
     Last,
 }
 
-/// The flow's local address has been removed from the host: no datagram of the burst from number
-/// `from` on was sent.
+/// The flow's local address has been removed from the host. The datagrams of the burst from number `from` were not
+/// sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Stranded {
     /// Number of the first datagram that was not sent.
@@ -351,14 +351,14 @@ fn judge(
         // The socket's buffer is full, so the rest of the burst would not fit either.
         libc::EAGAIN => return Verdict::Stop,
         libc::EMSGSIZE | libc::EINVAL | libc::EIO if message.segment.is_some() => {
-            // EMSGSIZE concerns the size; the other errors concern the kernel or the route.
+            // EMSGSIZE concerns the size. The other errors concern the kernel or the route.
             flow.segmenting &= errno == libc::EMSGSIZE;
             return Verdict::OneByOne;
         }
         _ => {}
     }
-    // The error may concern an earlier send: the network's answer is in the error queue, and the
-    // socket reports it once.
+    // The error may concern an earlier send. The network's answer is in the error queue, and the socket reports it
+    // once.
     let own = errors::report(flow, ctx);
     match errno {
         libc::EMSGSIZE if own.is_some() => {

@@ -10,7 +10,7 @@ use std::time::Duration;
 const SECOND: Duration = Duration::from_secs(1);
 const FIN: TcpFlags = TcpFlags::FIN;
 
-/// The guest has sent FIN, and the remote peer has not.
+/// A connection on which the guest has sent FIN and the remote peer has not.
 fn closed_by_guest() -> (Steps, u32) {
     let mut steps = Steps::established();
     let nxt = steps.snd_nxt();
@@ -19,7 +19,7 @@ fn closed_by_guest() -> (Steps, u32) {
     (steps, nxt)
 }
 
-/// Seconds until the connection ends, if the guest stays silent.
+/// Number of seconds until the connection ends, if the guest stays silent.
 fn seconds_of_silence(mut steps: Steps) -> usize {
     const AT_MOST: usize = 10_000;
     (1..AT_MOST)
@@ -64,7 +64,7 @@ fn the_last_bytes_of_a_guest_that_is_done_are_waited_for() {
     steps.segment(TcpFlags::RST, probe[0].ack, 0, b"");
     assert_eq!(steps.halves(), (Sending::Closed, Receiving::Draining));
     for expected in ["last", "last w", "last wor"] {
-        // The guest can no longer be probed.
+        // The guest cannot be probed any longer.
         assert_eq!(steps.wait(119 * SECOND), []);
         steps.pair.stream.drain(2);
         steps.pair.call(|c, ctx, stream| {

@@ -1,4 +1,4 @@
-//! Tests of connections whose guest was reset, slept, or never came back.
+//! Tests of connections whose guest was reset, was suspended, or never came back.
 
 use super::sockets::Bench;
 use super::states::{ACK, ISS, Steps};
@@ -13,7 +13,7 @@ use std::time::Duration;
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// Seconds at which the guest is probed, and second at which the connection ends, within the next `within` seconds.
+/// The seconds, of the next `within`, at which the guest is probed, and the second at which the connection ends.
 fn asked(steps: &mut Steps, within: u64) -> (Vec<u64>, Option<u64>) {
     let mut at = Vec::new();
     for second in 0..within {
@@ -40,7 +40,7 @@ fn doubted(times: Option<u8>) -> Steps {
 fn a_guest_that_does_not_answer_is_asked_again_soon() {
     let mut steps = doubted(None);
     assert_eq!(asked(&mut steps, 130), (vec![0, 2, 6, 14, 30, 62, 122], None));
-    // The guest has its address now.
+    // The guest has its address by now.
     let nxt = steps.snd_nxt();
     steps.segment(TcpFlags::RST, ISS + 1, nxt, b"");
     assert!(steps.pair.stream.broken);

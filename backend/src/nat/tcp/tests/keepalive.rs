@@ -1,4 +1,4 @@
-//! Keepalives from the guest are answered only once its peer has answered.
+//! Tests that keepalives from the guest are answered only once its peer has answered.
 
 use super::states::{ACK, ISS, Steps};
 use crate::nat::tcp::timer::KEEPALIVE;
@@ -26,8 +26,8 @@ fn deadline(steps: &Steps) -> Duration {
     at.since(steps.pair.around.now)
 }
 
-/// Runs timers for this time, during which the peer stays silent; returns the number of timers and
-/// what the guest received.
+/// Runs timers for this time, during which the peer stays silent. Returns the number of timers, and what the guest
+/// received.
 fn wait_in_silence(steps: &mut Steps, time: Duration) -> (usize, Vec<TcpHeader>) {
     let (mut left, mut timers, mut answers) = (time, 0, vec![]);
     while deadline(steps) <= left {
@@ -65,7 +65,7 @@ fn a_guest_whose_peer_is_gone_hears_nothing_however_often_it_asks() {
         assert_eq!(steps.pair.stream.probes.len(), n);
         assert_eq!(wait_in_silence(&mut steps, IDLE).1, []);
     }
-    // The checks stop after a few.
+    // The checks stop after a few attempts.
     let (timers, answers) = wait_in_silence(&mut steps, KEEPALIVE / 2);
     assert!((1..10).contains(&timers) && answers.is_empty(), "{timers}");
     assert!(steps.pair.connection.is_some(), "the guest decides");

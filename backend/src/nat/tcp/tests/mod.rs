@@ -1,5 +1,5 @@
-//! Connections against an independent TCP (smoltcp) over a bad link, in virtual time; and the table
-//! of connections with loopback sockets.
+//! Tests of connections against an independent TCP (smoltcp) over a bad link, in virtual time, and of the table of
+//! connections with loopback sockets.
 
 mod closing;
 mod driver;

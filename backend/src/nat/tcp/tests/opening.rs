@@ -1,4 +1,4 @@
-//! How a connection begins, step by step, and everything that may prevent it.
+//! Tests of how a connection begins, step by step, and of everything that may prevent it.
 
 use super::pair::{Conditions, Opener, Pair};
 use super::states::{ACK, ISS, Steps};

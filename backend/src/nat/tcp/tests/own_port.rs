@@ -1,4 +1,4 @@
-//! Ports of the guest outside the kernel's range.
+//! Tests of guest ports outside the kernel's range.
 
 use super::sockets::Bench;
 use crate::nat::test_support::{guest, host_seen, ip};
@@ -10,7 +10,7 @@ use std::net::{TcpListener, TcpStream};
 
 /// A port for an NFS server that requires clients below 1024.
 const PRIVILEGED: u16 = 700;
-/// Unprivileged, but outside net.ipv4.ip_local_port_range.
+/// An unprivileged port outside net.ipv4.ip_local_port_range.
 const UNUSUAL: u16 = 20_000;
 
 /// The port `listener` sees when the guest connects to it from `from`.
@@ -35,7 +35,7 @@ fn a_port_the_kernel_does_not_give_out_is_kept_towards_several_peers() {
     }
     let mut bench = Bench::new(0);
     let mut peers = Vec::new();
-    // Both families are used together: they do not interfere with each other.
+    // Both families are in use at once and do not interfere with each other.
     for address in ["127.0.0.1:0", "[::1]:0", "127.0.0.1:0", "[::1]:0"] {
         let listener = TcpListener::bind(address).unwrap();
         for from in [PRIVILEGED, UNUSUAL] {

@@ -1,5 +1,5 @@
-//! A connection, a guest's TCP and a host socket. They are joined by a link that can lose, duplicate and reorder
-//! packets, and the clock jumps from event to event.
+//! A connection, a guest's TCP and a host socket, joined by a link that can lose, duplicate and reorder packets. The
+//! clock jumps from event to event.
 
 use crate::frame::testing::OwnedFrame;
 use crate::frame::{GatherList, GuestSlice};
@@ -33,8 +33,8 @@ const GUEST_PORT: u16 = 40_000;
 const REMOTE_PORT: u16 = 80;
 
 thread_local! {
-    /// Milliseconds of the guest's timestamps, close to the wrap. A static, because smoltcp takes a
-    /// function without an argument.
+    /// Milliseconds of the guest's timestamps, close to the wrap. This is a static because smoltcp takes a function
+    /// without arguments.
     static GUEST_CLOCK: Cell<u32> = const { Cell::new(0) };
 }
 
@@ -42,14 +42,14 @@ thread_local! {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Conditions {
     pub seed: u64,
-    /// Percentage of packets that are lost, duplicated, delayed behind others.
+    /// Percentages of packets that are lost, duplicated, or delayed behind others.
     pub lost: u64,
     pub doubled: u64,
     pub late: u64,
     pub mtu: u16,
-    /// The guest accepts frames above the MTU.
+    /// True if the guest accepts frames above the MTU.
     pub tso: bool,
-    /// The guest's TCP uses timestamps.
+    /// True if the guest's TCP uses timestamps.
     pub timestamps: bool,
     /// Capacity of the host socket's send queue in bytes.
     pub send_queue: usize,
@@ -76,7 +76,7 @@ impl Default for Conditions {
     }
 }
 
-/// The guest's NIC: packets in and out.
+/// NIC of the guest: packets in and out.
 struct Nic {
     to_guest: VecDeque<Vec<u8>>,
     from_guest: VecDeque<Vec<u8>>,
@@ -156,7 +156,7 @@ impl Path {
         deliver.push(packet);
     }
 
-    /// Late packets that arrive now.
+    /// Adds late packets that arrive now.
     fn catch_up(&mut self, deliver: &mut Vec<Vec<u8>>) {
         if self.rng.below(3) == 0 {
             deliver.append(&mut self.late);
@@ -184,7 +184,7 @@ pub(super) struct Pair {
     pub guest_reads: bool,
     /// True while the remote peer reads the bytes that arrive.
     pub world_reads: bool,
-    /// Nanoseconds that our clock is ahead of the guest's.
+    /// Nanoseconds by which our clock is ahead of the guest's.
     ahead: i128,
     rng: Rng,
     gather: GatherList,
@@ -316,13 +316,13 @@ impl Pair {
         Instant::from_nanos(u64::try_from(nanos).unwrap())
     }
 
-    /// The connection as a value for another process.
+    /// Converts the connection to a value for another process.
     pub(super) fn save(&self) -> Option<SavedTcpFlow> {
         let connection = self.connection.as_ref()?.save(self.around.now).unwrap();
         Some(SavedTcpFlow { connection, dscp: 0 })
     }
 
-    /// Makes another process continue with the same host socket, and a clock that shows `now`.
+    /// Lets another process continue with the same host socket and a clock that shows `now`.
     pub(super) fn replace(&mut self, now: Instant) {
         let saved = self.save();
         self.ahead += i128::from(now.as_nanos()) - i128::from(self.around.now.as_nanos());
@@ -469,15 +469,15 @@ impl Pair {
         moved
     }
 
-    /// Runs until `done` or until virtual time is up; `step` acts for the applications at both
-    /// ends. Panics if the time is up.
+    /// Runs until `done` returns true or virtual time is up. `step` acts for the applications at both ends. Panics if
+    /// the time is up.
     pub(super) fn run(&mut self, limit: Duration, mut step: impl FnMut(&mut Self) -> bool) {
         let end = self.guest_time() + limit;
         let mut idle = 0;
         while !step(self) {
             let moved = self.round();
             idle = if moved { 0 } else { idle + 1 };
-            // The link takes 20 µs; if it is empty, jump ahead to the next timer.
+            // The link takes 20 µs. If it is empty, time jumps ahead to the next timer.
             let pause = if idle > 10 {
                 Duration::from_millis(20)
             } else {

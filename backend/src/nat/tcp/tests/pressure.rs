@@ -33,7 +33,7 @@ fn bench(limit: usize) -> (Bench, TcpListener) {
     (bench, listener)
 }
 
-/// The guest's view of one of its connections.
+/// One of the guest's connections, as the guest knows it.
 #[derive(Clone, Copy)]
 struct Known {
     key: FlowId,
@@ -52,7 +52,8 @@ fn ask(bench: &mut Bench, from: u16, port: u16) -> FlowId {
 fn connect(bench: &mut Bench, listener: &TcpListener, from: u16) -> (Known, TcpStream) {
     let key = ask(bench, from, listener.local_addr().unwrap().port());
     let (peer, _) = listener.accept().unwrap();
-    // A busy kernel reports the connection late. Until then the guest may get RST of a connection that gave way.
+    // A busy kernel reports the connection late. Until then, the guest may get RST of a connection that was ended to
+    // make room.
     let started = Instant::now();
     while !bench.take().iter().any(|frame| frame.header.flags.has(TcpFlags::SYN)) {
         assert!(started.elapsed() < PATIENCE, "no answer to the guest's SYN");
@@ -84,7 +85,7 @@ fn counted(bench: &Bench) -> [u64; 4] {
 }
 
 /// True if RST arrives, before or after FIN. A busy kernel delivers it late, so this waits. It does not write, because
-/// a write would provoke RST from a socket that was only closed.
+/// that would provoke RST from a socket that was only closed.
 fn is_reset(peer: &TcpStream) -> bool {
     const PATIENCE_MS: i32 = 10_000;
     let mut poll = libc::pollfd {
@@ -104,7 +105,7 @@ fn in_a_full_table_the_oldest_half_closed_connection_gives_way_first() {
     for from in 40_000..40_004 {
         peers.push(connect(&mut bench, &listener, from));
     }
-    // The guest closes the second connection and then the first; the peer closes the third.
+    // The guest closes the second connection and then the first. The peer closes the third.
     for i in [1, 0] {
         send(&mut bench, &mut peers[i].0, FIN | ACK);
         pass(&mut bench, SECOND);
@@ -121,7 +122,7 @@ fn in_a_full_table_the_oldest_half_closed_connection_gives_way_first() {
     }
     assert!(is_reset(&peers[1].1));
     assert_eq!(counted(&bench), [3, 0, 0, 0]);
-    // Connections that are open in both directions stay, and there is no room.
+    // Connections that are open in both directions stay, so there is no room.
     ask(&mut bench, 40_103, listener.local_addr().unwrap().port());
     assert_eq!(counted(&bench), [3, 0, 0, 1]);
     assert!(bench.flows.has(&peers[3].0.key));
@@ -185,7 +186,7 @@ fn a_connection_the_guest_does_not_answer_on_gives_way_after_those() {
     assert!(is_reset(&peer));
 }
 
-/// A listener that answers no SYN: its queue is full.
+/// A listener that answers no SYN because its queue is full.
 fn silent() -> (Socket, TcpStream, SocketAddr) {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     let any = SocketAddr::from(([127, 0, 0, 1], 0));

@@ -1,4 +1,4 @@
-//! Connections that a router refuses.
+//! Tests of connections that a router refuses.
 
 use super::sockets::Bench;
 use crate::nat::test_support::{guest, icmp_message, ip};
@@ -28,7 +28,7 @@ fn an_administrative_refusal_keeps_its_type_code_and_router() {
         let remote = SocketAddr::new(ip(far), 80);
         bench.key = FlowId::tcp(guest(remote.ip(), 40_000), remote);
         bench.send_syn();
-        // The router's message takes some time.
+        // The router's message takes some time to arrive.
         for _ in 0..100 {
             bench.handle_events();
             if !bench.around.sink.frames.is_empty() {

@@ -1,4 +1,4 @@
-//! Property tests: whatever the link does, each side receives exactly the bytes that the other sent.
+//! Property tests: whatever the link does, each side receives exactly the bytes that the other side sent.
 
 use super::pair::{Conditions, Opener, Pair, Rng};
 use crate::nat::tcp::testing::Player;
@@ -15,7 +15,7 @@ fn transfer(conditions: Conditions, opener: Opener, up: usize, down: usize) {
     transfer_while(conditions, opener, [up, down], |_| {});
 }
 
-/// Does the same, and calls `meanwhile` before each round.
+/// Does the same as [`transfer`], and calls `meanwhile` before each round.
 pub(super) fn transfer_while(
     conditions: Conditions,
     opener: Opener,

@@ -1,5 +1,5 @@
-//! Connections that move between processes: saved at any moment, and loaded with the same host socket where the clock
-//! shows another time.
+//! Tests of connections that move between processes. They are saved at any moment, and loaded with the same host socket
+//! where the clock shows a different time.
 
 use super::pair::{Conditions, Opener, Pair, Rng};
 use super::properties::transfer_while;
@@ -18,10 +18,10 @@ fn some_time(rng: &mut Rng) -> Instant {
     Instant::from_nanos(rng.below(latest))
 }
 
-/// Number of marks that [`standing`] can return.
+/// Number of different marks that [`standing`] can return.
 const MARKS: usize = 19;
 
-/// Marks of the connection's current state that are hard to get right.
+/// Marks for the aspects of the connection's current state that are hard to restore.
 fn standing(c: &Connection) -> impl Iterator<Item = &'static str> {
     let is_open = c.state() == State::Established;
     let marks: [_; MARKS] = [
@@ -129,7 +129,7 @@ fn connections_change_processes_in_every_state() {
             ..Conditions::default()
         };
         let opener = if seed % 4 < 2 { Opener::Guest } else { Opener::World };
-        // More bytes than the first window, which never shrinks.
+        // These are more bytes than the first window, which never shrinks.
         let up = if seed % 5 == 0 { 150_000 } else { below(30_000) };
         let bytes = [up, below(30_000)];
         transfer_by_turns(conditions, opener, bytes, 3, &mut seen);
@@ -145,7 +145,7 @@ fn a_connection_that_changes_processes_does_what_it_would_have_done() {
         let mut rng = Rng::new(seed ^ 0xa5a5);
         let (mut stays, mut changes) = (Player::new().unwrap(), Player::new().unwrap());
         for place in 0..MOVES {
-            // Whole ticks of the timestamp clock, so that both sides see the same.
+            // The clock advances by whole ticks of the timestamp clock, so that both sides show the same value.
             changes.replace(Duration::from_millis(rng.below(1 << 30)));
             let mut byte = || u8::try_from(rng.below(256)).unwrap();
             let next = [byte(), byte(), byte(), byte()];

@@ -115,11 +115,15 @@ fn a_value_out_of_range_is_refused_by_the_name_of_its_field() {
         ("/connection/rtt/variance_micros", json!(u32::MAX), "variance_micros"),
         ("/connection/rtt/smoothed_micros", json!(u32::MAX), "smoothed_micros"),
         ("/connection/timer", json!({ "keepalive": u64::MAX }), "timer"),
-        ("/connection/timer", json!("off"), "its timer is none of its state"),
+        (
+            "/connection/timer",
+            json!("off"),
+            "its timer does not exist in its state",
+        ),
         (
             "/connection/state",
             json!("time-wait"),
-            "its timer is none of its state",
+            "its timer does not exist in its state",
         ),
         ("/connection/state", json!("aborted"), "unknown variant"),
         ("/connection/receiving", json!("draining"), "bytes are kept"),
@@ -143,7 +147,7 @@ fn a_value_out_of_range_is_refused_by_the_name_of_its_field() {
         (
             "/connection/spill",
             json!({ "bytes": "AAAA", "urgent": 3 }),
-            "the urgent byte is not among those kept",
+            "the urgent byte is not among the kept bytes",
         ),
     ];
     for (path, other, expected) in cases {

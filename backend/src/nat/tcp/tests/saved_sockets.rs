@@ -1,4 +1,4 @@
-//! The table of connections moves between processes, with real host sockets.
+//! Tests of the table of connections that moves between processes, with real host sockets.
 
 use super::sockets::Bench;
 use crate::nat::saved::{LoadError, from_bytes, to_bytes};
@@ -18,13 +18,13 @@ fn values(bench: &Bench) -> (Vec<SavedTcpFlow>, Vec<Option<Socket>>) {
         .unzip()
 }
 
-/// Makes another process take over, whose clock shows `now`.
+/// Lets another process take over, whose clock shows `now`.
 fn replace(bench: &mut Bench, now: Instant) {
     let (values, sockets) = values(bench);
     let secret = to_bytes(&bench.flows.save_secret(bench.around.now));
     let mut around = Surroundings::new();
     around.now = now;
-    // The old process ends: its poller and descriptors are closed, the sockets are not.
+    // The old process ends. Its poller and descriptors are closed, but the sockets stay open.
     bench.around = around;
     bench.flows = TcpFlows::new(2000).unwrap();
     bench.flows.load_secret(&from_bytes(&secret).unwrap(), now);

@@ -1,4 +1,4 @@
-//! Saved connections, state by state. Tests the form of each value, and that the restored connection does what the
+//! Tests of saved connections, state by state: the form of each value, and that the restored connection does what the
 //! original would have done at the same time.
 
 use super::pair::{Conditions, Pair};
@@ -18,7 +18,7 @@ use std::time::Duration;
 const SECOND: Duration = Duration::from_secs(1);
 const FIN: TcpFlags = TcpFlags::FIN;
 
-/// Every state, with its variants that make a difference. Each has a golden file of this name.
+/// Every state, with the variants that make a difference. Each has a golden file of this name.
 const STATES: [&str; 18] = [
     "connecting",
     "syn-received",
@@ -106,7 +106,7 @@ fn open_state(name: &str) -> Steps {
                 ..header(ACK | TcpFlags::URG, seq, nxt)
             };
             steps.pair.stream.limit = 2;
-            // One urgent byte among those kept, and one still to come.
+            // One urgent byte is among the kept bytes, and another is still to come.
             steps.send(urgent(ISS + 1, 4), b"kept");
             steps.send(urgent(ISS + 5, 9), b"");
             steps.pair.stream.push_urgent(2);
@@ -215,7 +215,8 @@ fn golden_files_of_all_versions_load() {
     }
 }
 
-/// Result of a step: segments to the guest, bytes that the peer received, and whether the connection still exists.
+/// Observable result of a step: segments to the guest, bytes that the peer received, whether FIN was forwarded, and
+/// whether the connection failed.
 fn seen(steps: &Steps, answers: Vec<TcpHeader>) -> (Vec<TcpHeader>, usize, bool, bool) {
     let stream = &steps.pair.stream;
     (answers, stream.received.len(), stream.write_closed, stream.broken)
@@ -223,7 +224,7 @@ fn seen(steps: &Steps, answers: Vec<TcpHeader>) -> (Vec<TcpHeader>, usize, bool,
 
 #[test]
 fn timers_fire_when_they_would_have_in_every_state() {
-    // Longer than any connection lasts: keepalive, then all retries.
+    // This is longer than any connection lasts: keepalive, then all retries.
     const SECONDS: u64 = 8_000;
     for name in STATES {
         let (mut stays, mut changes) = (in_state(name), in_state(name));

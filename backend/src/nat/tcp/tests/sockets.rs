@@ -32,9 +32,9 @@ pub(super) struct Bench {
     edge: u32,
     /// TOS of the guest's packets.
     pub(super) tos: u8,
-    /// Their urgent pointer.
+    /// Urgent pointer of the guest's packets.
     urgent: u16,
-    /// Their TTL or hop limit.
+    /// TTL or hop limit of the guest's packets.
     pub(super) ttl: u8,
 }
 
@@ -60,7 +60,7 @@ impl Bench {
         }
     }
 
-    /// Connects the guest to a listener of the host, which accepts.
+    /// Connects the guest to a listener of the host and accepts the connection.
     pub(super) fn connected() -> (Self, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let mut bench = Self::new(listener.local_addr().unwrap().port());
@@ -134,8 +134,7 @@ impl Bench {
         self.next += u32::try_from(payload.len()).unwrap();
     }
 
-    /// Handles events until there are none for a while, at most `ROUNDS` times; returns their
-    /// number.
+    /// Handles events until there are none for a while, at most `ROUNDS` times. Returns the number of events.
     pub(super) fn handle_events(&mut self) -> usize {
         const ROUNDS: usize = 200;
         let mut buffer = EventBuffer::with_capacity(64);
@@ -190,7 +189,7 @@ impl Bench {
         arrived
     }
 
-    /// Bytes that the guest received, and whether FIN followed.
+    /// Returns the bytes that the guest received, and whether FIN followed.
     pub(super) fn take_bytes(&mut self) -> (Vec<u8>, bool) {
         let arrived = self.take();
         let fin = arrived.iter().any(|a| a.header.flags.has(FIN));
@@ -201,7 +200,7 @@ impl Bench {
 #[test]
 fn the_port_of_the_guest_is_kept() {
     let (bench, peer) = Bench::connected();
-    // Needs Linux 6.3; an older kernel chooses the port itself.
+    // This needs Linux 6.3. An older kernel chooses the port itself.
     if has_port_range() {
         assert_eq!(peer.peer_addr().unwrap().port(), bench.key.guest_port);
     }
@@ -241,8 +240,8 @@ fn only_its_own_reset_ends_a_connection_that_is_being_made() {
 fn waiting_for_a_slow_reader_costs_no_events() {
     for closes in [false, true] {
         let (mut bench, mut peer) = Bench::connected();
-        // The socket stays readable all the time: bytes that the guest does not acknowledge, or the
-        // end of the stream.
+        // The socket stays readable all the time, because of bytes that the guest does not acknowledge or the end of
+        // the stream.
         if closes {
             peer.shutdown(Shutdown::Write).unwrap();
         } else {
@@ -288,7 +287,7 @@ fn urgent_bytes_of_a_peer_come_in_their_place_and_leave_the_queue() {
     let arrived = bench.take();
     let bytes: Vec<u8> = arrived.iter().flat_map(|a| a.payload.clone()).collect();
     assert_eq!(bytes, b"abcdefg");
-    // The last segment that begins before the urgent byte, or with it, points after it.
+    // The last segment that begins at or before the urgent byte points after it.
     let pointing = arrived.iter().rfind(|a| a.header.flags.has(TcpFlags::URG)).unwrap();
     let behind = pointing.header.seq.wrapping_add(pointing.header.urgent.into());
     assert_eq!(behind.wrapping_sub(first), 4);
@@ -342,7 +341,7 @@ fn an_urgent_byte_of_the_guest_reaches_its_peer_out_of_band() {
         let n = (&*peer).read(&mut room).unwrap();
         room[..n].to_vec()
     };
-    // A read stops at the mark, and continues after the out-of-band byte.
+    // A read stops at the mark. The next one continues after the out-of-band byte.
     assert_eq!(read(), b"12");
     let mut urgent = [std::mem::MaybeUninit::uninit()];
     assert_eq!(peer.recv_out_of_band(&mut urgent).unwrap(), 1);
@@ -355,9 +354,9 @@ fn an_urgent_byte_of_the_guest_reaches_its_peer_out_of_band() {
     assert_eq!(rest, b"345");
 }
 
-/// Uses up all descriptors but `left`, in this thread only.
+/// Uses up all descriptors except `left`, in this thread only.
 pub(super) fn exhaust_descriptors(left: usize) -> Vec<std::fs::File> {
-    // SAFETY: gives this thread a descriptor table of its own; it owns all it uses.
+    // SAFETY: gives this thread a descriptor table of its own. The thread owns every descriptor that it uses.
     assert_eq!(unsafe { libc::unshare(libc::CLONE_FILES) }, 0);
     let null = std::fs::File::open("/dev/null").unwrap();
     let mut taken: Vec<_> = std::iter::from_fn(|| null.try_clone().ok()).collect();
@@ -377,7 +376,7 @@ fn clients_that_meet_the_limit_on_descriptors_are_served_when_one_is_free() {
     bench.handle_events();
     let syns = bench.take();
     assert_eq!(syns.len(), FREE, "as many as there are descriptors");
-    // The guest refuses one client; its descriptor serves only the next client.
+    // The guest refuses one client. Its descriptor is enough for the next client only.
     let refused = &syns[0].header;
     bench.key = FlowId::tcp(
         guest(ip("10.0.2.2"), 80),
@@ -405,7 +404,7 @@ fn a_storm_of_clients_and_their_timers_leave_others_their_turns() {
     let (mut bench, mut peer) = Bench::connected();
     let clients = bench.clients(CLIENTS);
     peer.write_all(b"hello").unwrap();
-    // This is one turn: both sockets are ready.
+    // This is a single turn, because both sockets are ready.
     for (token, ready) in bench.around.events() {
         bench.flows.on_event(&mut bench.around.context(), token, ready);
     }
@@ -421,7 +420,7 @@ fn a_storm_of_clients_and_their_timers_leave_others_their_turns() {
         assert!((1..=TURNS).contains(&more), "{more} in one turn");
         seen += more;
     }
-    // No SYN is answered, so all are due again at the same time.
+    // No SYN is answered, so all of them are due again at the same time.
     bench.around.now = bench.around.now + Duration::from_secs(1);
     for expected in [TIMERS_PER_TURN, CLIENTS - TIMERS_PER_TURN] {
         assert!(bench.flows.deadline() <= Some(bench.around.now));

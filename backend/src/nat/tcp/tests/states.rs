@@ -1,4 +1,5 @@
-//! Tests of single steps: closing, resets, windows. The guest is a list of segments, and the test examines each answer.
+//! Tests of single steps: closing, resets, windows. The guest is a list of segments, and each test examines the
+//! answers.
 
 use super::pair::{Conditions, GUEST, Pair, REMOTE};
 use crate::counters::{Count, DropReason};
@@ -10,7 +11,7 @@ use std::time::Duration;
 pub(super) const ISS: u32 = 1000;
 pub(super) const ACK: TcpFlags = TcpFlags::ACK;
 
-/// A guest of single segments, its connection and the answers.
+/// A guest that sends single segments, its connection and the answers.
 pub(super) struct Steps {
     pub(super) pair: Pair,
 }
@@ -116,7 +117,7 @@ pub(super) fn header(flags: TcpFlags, seq: u32, ack: u32) -> TcpHeader {
     }
 }
 
-/// An acknowledgment with a window of this many units of 128 bytes.
+/// An acknowledgment with a window of `window` units of 128 bytes.
 fn granting(ack: u32, window: u16) -> TcpHeader {
     TcpHeader {
         window,
@@ -443,7 +444,7 @@ fn duplicates_of_what_was_sent_again_do_not_start_it_all_over() {
     steps.world_sends(&[7; 4000]);
     steps.wait(Duration::from_secs(2));
     assert_eq!(steps.pair.around.counters.count(Count::TcpRetransmits), 4000);
-    // The guest had all segments but the first; each segment that it already had causes a duplicate acknowledgment.
+    // The guest had all segments but the first. Each segment that it already had causes a duplicate acknowledgment.
     for _ in 0..5 {
         assert_eq!(steps.segment(ACK, ISS + 1, nxt.wrapping_add(1460), b""), []);
     }

@@ -1,5 +1,5 @@
-//! Timestamps (RFC 7323): negotiated in SYNs, then in every segment; segments older than the newest
-//! are dropped.
+//! Tests of timestamps (RFC 7323). They are negotiated in SYNs and then present in every segment. Segments older than
+//! the newest timestamp are dropped.
 
 use super::pair::{Conditions, Pair};
 use super::states::{ISS, Steps, header};
@@ -8,7 +8,7 @@ use crate::packet::{TcpFlags, TcpHeader, TcpOptions, Timestamps};
 use std::time::Duration;
 
 const ACK: TcpFlags = TcpFlags::ACK;
-/// The guest's clock when it sends SYN: close to the wrap.
+/// The guest's clock when it sends SYN, close to the wrap.
 const START: u32 = u32::MAX - 1;
 
 fn stamped(flags: TcpFlags, seq: u32, ack: u32, value: u32) -> TcpHeader {
@@ -96,6 +96,6 @@ fn segments_are_shorter_by_the_option() {
     let answers = steps.world_sends(&[7; 500]);
     assert_eq!(answers.len(), 1);
     let mss = steps.pair.connection.as_ref().unwrap().mss;
-    // A SYN without the option means an MSS of 536.
+    // A SYN without the option implies an MSS of 536.
     assert_eq!(usize::from(mss), 536 - Timestamps::EMITTED_LEN);
 }

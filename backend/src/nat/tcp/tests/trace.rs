@@ -1,4 +1,4 @@
-//! The TTL of the guest's SYNs, and the network's errors about them, which the guest receives.
+//! Tests of the TTL of the guest's SYNs, and of the network's errors about them, which the guest receives.
 
 use super::sockets::Bench;
 use crate::nat::test_support::{guest, icmp_message, ip};
@@ -21,7 +21,7 @@ fn syn(remote: SocketAddr, ttl: u8) -> Bench {
     bench
 }
 
-/// The ICMP message that the guest received: its source, header, and the quoted ports and number.
+/// The ICMP message that the guest received: its source, its header, and the ports and sequence number in its quote.
 fn told(bench: &mut Bench) -> (IpAddr, IcmpHeader, [u8; 8]) {
     let frames = bench.around.sink.take();
     assert_eq!(frames.len(), 1);

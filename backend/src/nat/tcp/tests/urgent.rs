@@ -5,7 +5,7 @@ use crate::packet::{TcpFlags, TcpHeader};
 
 const URG: TcpFlags = TcpFlags::URG;
 
-/// Sends the guest's bytes from `offset` on, with an urgent pointer.
+/// Sends the guest's bytes, starting at `offset`, with an urgent pointer.
 fn send(steps: &mut Steps, offset: u32, pointer: u16, payload: &[u8]) -> Vec<TcpHeader> {
     let next = steps.snd_nxt();
     let segment = TcpHeader {
@@ -15,7 +15,7 @@ fn send(steps: &mut Steps, offset: u32, pointer: u16, payload: &[u8]) -> Vec<Tcp
     steps.send(segment, payload)
 }
 
-/// Number of the byte that an answer points at, counted from `first`.
+/// Position, counted from `first`, of the byte that an answer points at.
 fn points_at(answer: &TcpHeader, first: u32) -> Option<u32> {
     let byte = answer.seq.wrapping_add(answer.urgent.into()).wrapping_sub(first + 1);
     answer.flags.has(URG).then_some(byte)
@@ -29,7 +29,7 @@ fn an_urgent_byte_of_the_guest_goes_by_itself_in_its_place() {
     assert_eq!(answers[0].ack, ISS + 6);
     assert_eq!(steps.pair.stream.received, b"12U34");
     assert_eq!(steps.pair.stream.urgent, [2]);
-    // A byte that was sent as urgent is not urgent again.
+    // A byte that was sent as urgent once is not urgent again.
     send(&mut steps, 2, 1, b"U34");
     send(&mut steps, 5, 0, b"no");
     assert_eq!(steps.pair.stream.received, b"12U34no");
@@ -77,7 +77,7 @@ fn an_urgent_byte_waits_with_others_for_a_host_socket_that_is_full() {
     assert_eq!(steps.pair.stream.urgent, [2]);
 }
 
-/// Sends bytes from the remote peer, of which the byte at `place` is urgent.
+/// Makes the remote peer send bytes, of which the byte at `place` is urgent.
 fn world_sends_urgent(steps: &mut Steps, bytes: &[u8], place: usize) -> Vec<TcpHeader> {
     steps.pair.stream.mark = Some(place);
     steps.pair.connection.as_mut().unwrap().on_urgent();
@@ -120,7 +120,7 @@ fn an_urgent_byte_that_arrives_between_two_reads_is_pointed_at() {
     let first = steps.snd_nxt();
     world_sends_urgent(&mut steps, b"U", 0);
     steps.pair.stream.arriving = b"U34".to_vec();
-    // The event of these bytes does not report an urgent one.
+    // The event for these bytes does not report an urgent one.
     let answers = steps.world_sends(b"12");
     let seen: Vec<_> = answers.iter().map(|a| (a.seq - first, points_at(a, first))).collect();
     assert_eq!(seen, [(1, Some(3)), (3, Some(3))]);

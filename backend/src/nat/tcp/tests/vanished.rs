@@ -1,4 +1,4 @@
-//! Tests of connections from an address that the pod loses, in a network namespace of the test.
+//! Tests of connections from an address that the pod loses. Each test has a network namespace of its own.
 
 use super::sockets::Bench;
 use crate::nat::addresses::PodAddresses;
@@ -32,7 +32,7 @@ fn connections_of_an_address_that_went_are_reset_and_others_go_on() {
     let listener = TcpListener::bind("0.0.0.0:0").unwrap();
     let mut bench = Bench::new(0);
     let addresses = PodAddresses::watch(&bench.around.poller).unwrap();
-    // A connection to an address of the pod itself also starts from that address.
+    // A connection to an address of the pod itself also has that address as its source.
     let (lost, _peer) = connect(&mut bench, &listener, POD, 40_000);
     let (kept, _other) = connect(&mut bench, &listener, "10.0.2.9", 40_001);
     run(&format!("ip address del {POD}/32 dev lo"));

@@ -1,4 +1,4 @@
-//! Tests of delivery to the guest: room, runs, fragments.
+//! Tests of delivery to the guest: room, runs and fragments.
 
 use super::*;
 
@@ -71,7 +71,7 @@ fn a_run_of_datagrams_reaches_a_guest_with_uso_as_one_frame() {
         bench.send(src, dst, b"x");
         let (_, from) = take(&peer);
         let payload = pattern(20 * 1000 + 1);
-        // The first run exceeds the reserved frames and is copied; the second is expected.
+        // The first run exceeds the reserved frames and is copied. The second is expected.
         for _ in 0..2 {
             send_segmented(&peer, from, &payload, 1000);
             bench.turn();

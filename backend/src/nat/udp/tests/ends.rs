@@ -1,4 +1,4 @@
-//! Tests of the end of flows: idle time and the limit.
+//! Tests of how flows end: by idle time and by the limit.
 
 use super::*;
 
@@ -42,7 +42,7 @@ fn a_late_event_of_an_ended_flow_means_nothing() {
     let events = bench.around.events();
     let now = bench.around.now + Duration::from_secs(60);
     bench.wait_until(now);
-    // The slot's next user has the same index.
+    // The next flow in the slot has the same index.
     bench.send(src, host_seen(src.ip(), free_port()), b"y");
     for (token, ready) in events {
         bench.flows.on_event(&mut bench.around.context(), token, ready);
@@ -100,7 +100,7 @@ fn a_resolver_that_has_asked_more_than_there_is_room_for_asks_on() {
     );
     let (server, port) = peer("127.0.0.1");
     let dst = host_seen(ip("127.0.0.1"), port);
-    // Each query has its own port, as with a resolver; some are pending at the same time.
+    // Each query has its own port, as those of a resolver do. Some are pending at the same time.
     for round in 0..5_u8 {
         bench.around.now = bench.around.now + Duration::from_millis(10);
         let asked: Vec<_> = (0..4_u8).map(|n| (guest(dst.ip(), free_port()), [round, n])).collect();

@@ -47,7 +47,7 @@ fn a_client_of_any_port_reaches_that_port_and_the_guest_may_use_it_towards_other
         assert_eq!((server, body), (guest(ip(address), asked.port()), b"one".to_vec()));
         bench.send(server, seen, b"answer");
         assert_eq!(take(&client), (b"answer".to_vec(), asked));
-        // From the same guest port to another peer, the port stays.
+        // Datagrams from the same guest port to another peer keep the port.
         let (other, port) = peer(address);
         bench.send(server, host_seen(ip(address), port), b"hello");
         assert_eq!(take(&other).1.port(), asked.port());

@@ -49,7 +49,7 @@ impl Bench {
         }
     }
 
-    /// Sends the guest's frames in one burst; `segment_size` applies to all.
+    /// Sends the guest's frames in one burst. `segment_size` applies to all of them.
     pub(super) fn send_frames(&mut self, frames: &[Vec<u8>], segment_size: Option<u16>) {
         with_burst(frames, |burst| {
             let datagrams: Vec<_> = burst
@@ -72,7 +72,7 @@ impl Bench {
         }
     }
 
-    /// Payloads of the `n` datagrams that the guest receives.
+    /// The payloads of the `n` datagrams that the guest receives, with their sources.
     pub(super) fn receive(&mut self, n: usize) -> Vec<(SocketAddr, SocketAddr, Vec<u8>)> {
         let mut got = Vec::new();
         while got.len() < n {
@@ -85,7 +85,7 @@ impl Bench {
         got
     }
 
-    /// Advances time.
+    /// Advances the clock to `then`.
     fn wait_until(&mut self, then: Instant) {
         self.around.now = then;
         self.flows.on_timer(&mut self.around.context());
@@ -110,7 +110,7 @@ fn datagram(frame: usize, head: &[u8], len: usize, segment_size: Option<u16>) ->
     }
 }
 
-/// A peer on the host's loopback, and its port.
+/// A peer on the host's loopback and its port.
 fn peer(address: &str) -> (UdpSocket, u16) {
     let socket = UdpSocket::bind(SocketAddr::new(ip(address), 0)).unwrap();
     socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
@@ -118,8 +118,8 @@ fn peer(address: &str) -> (UdpSocket, u16) {
     (socket, port)
 }
 
-/// A port of the host that is free in both families, and that no other test uses: below the range
-/// from which the kernel chooses.
+/// A port of the host that is free in both families and that no other test uses. It is below the range from which the
+/// kernel chooses.
 fn free_port() -> u16 {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     loop {

@@ -1,4 +1,4 @@
-//! Tests of sending for the guest: flows, ports, runs.
+//! Tests of sending for the guest: flows, ports and runs.
 
 use super::*;
 
@@ -43,7 +43,7 @@ fn a_burst_of_several_flows_keeps_every_datagram_and_the_order_within_a_flow() {
     let mut bench = Bench::new();
     let peers = [peer("127.0.0.1"), peer("127.0.0.1"), peer("127.0.0.1")];
     let src = guest(ip("127.0.0.1"), free_port());
-    // Equal runs, a shorter last one, an empty one, a longer one: every boundary of a run.
+    // Equal runs, a shorter last one, an empty one, a longer one: these are all the boundaries of a run.
     let sizes = [100, 100, 100, 40, 0, 100, 100, 200, 1400, 1400, 3];
     let mut frames = Vec::new();
     for (n, &size) in sizes.iter().enumerate() {
@@ -99,7 +99,7 @@ fn the_ttl_of_the_guest_is_kept() {
     assert_eq!(flow.socket.ttl_v4().unwrap(), 9);
 }
 
-/// The name server for a query from `src` to `dst`.
+/// The name server that receives a query from `src` to `dst`.
 fn server_asked(bench: &mut Bench, src: SocketAddr, dst: SocketAddr) -> SocketAddr {
     bench.send(src, dst, b"name?");
     let key = FlowId::udp(src, dst);
@@ -111,8 +111,8 @@ fn server_asked(bench: &mut Bench, src: SocketAddr, dst: SocketAddr) -> SocketAd
 #[test]
 fn a_name_server_of_the_other_family_answers_from_the_gateway() {
     let (server, port) = peer("::1");
-    // The map sends port 53 of the gateway to port 53: no test may rely on that port being free, so
-    // the test checks the flow, not its answer.
+    // The map sends port 53 of the gateway to port 53. No test may rely on that port being free, so the test checks the
+    // flow and not its answer.
     drop((server, port));
     let around = Surroundings::with_config(|c| c.dns_forward = vec![ip("::1")]);
     let mut bench = Bench::with(around, config());
@@ -124,8 +124,8 @@ fn a_name_server_of_the_other_family_answers_from_the_gateway() {
 fn questions_to_the_gateway_go_to_another_name_server_as_soon_as_it_is_known() {
     let around = Surroundings::with_config(|c| c.dns_forward = vec![ip("127.0.0.2")]);
     let mut bench = Bench::with(around, config());
-    // Both queries come from the same guest port. No test may rely on port 53 being free, so the test checks the flow,
-    // not its answer.
+    // Both queries come from the same guest port. No test may rely on port 53 being free, so the test checks the flow
+    // and not its answer.
     let (src, dst) = (guest(ip("127.0.0.1"), free_port()), SocketAddr::new(ip("10.0.2.1"), 53));
     assert_eq!(server_asked(&mut bench, src, dst), SocketAddr::new(ip("127.0.0.2"), 53));
     bench.send(src, SocketAddr::new(ip("10.0.2.9"), 53), b"another peer");

@@ -1,4 +1,4 @@
-//! Tests of dropped datagrams, and of what the guest sees.
+//! Tests of dropped datagrams, and of what the guest learns about them.
 
 use super::*;
 
@@ -22,7 +22,7 @@ fn a_closed_port_is_reported_to_the_guest() {
         // changed.
         let sent = udp_frame(src, dst, 64, b"anybody?");
         assert_eq!(quoted, sent[EthernetHeader::LEN..]);
-        // The next datagram is not lost to the error of the previous one.
+        // The error of the previous datagram does not affect the next one.
         bench.send(src, dst, b"hello?");
         bench.turn();
         assert_eq!(bench.around.sink.take().len(), 1);

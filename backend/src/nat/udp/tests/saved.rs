@@ -1,4 +1,4 @@
-//! Flows that move between processes, with their old sockets or with new ones.
+//! Tests of flows that move between processes, with their old sockets or with new ones.
 
 use super::*;
 use crate::nat::saved::{LoadError, PayloadError, from_bytes, golden, to_bytes};
@@ -71,7 +71,7 @@ fn what_the_guest_had_no_room_for_reaches_it_in_order() {
     let (src, dst) = (guest(ip("127.0.0.1"), free_port()), host_seen(ip("127.0.0.1"), port));
     bench.send(src, dst, b"x");
     let (_, from) = take(&peer);
-    // The datagram exceeds the MTU, so it is copied; there is room for its first fragment only.
+    // The datagram exceeds the MTU, so it is copied. There is room only for its first fragment.
     peer.send_to(&pattern(3000), from).unwrap();
     bench.around.sink.room = 1;
     bench.turn();
@@ -179,7 +179,7 @@ fn a_flow_that_cannot_be_is_refused_and_leaves_nothing_behind() {
     let cases = [
         ("remote", json!("[2001:db8::1]:53"), "two families"),
         ("class_watch", json!({ "off": { "remaining": u64::MAX } }), "remaining"),
-        ("held", run(0), "segments of no size"),
+        ("held", run(0), "a segment size of zero"),
         ("origin", json!("nobody"), "unknown variant"),
     ];
     for (field, other, expected) in cases {

@@ -1,4 +1,4 @@
-//! Tests of DSCP and ECN of datagrams in both directions.
+//! Tests of DSCP and ECN of datagrams, in both directions.
 
 use super::*;
 use crate::nat::test_support::{mark, traffic_class};
@@ -39,7 +39,7 @@ fn dscp_and_ecn_of_each_datagram_are_kept_either_way() {
         bench.send_frames(&burst, None);
         let (came, from) = classes(&peer);
         assert_eq!(came, marks, "{address}: to the network");
-        // Datagrams in one piece, and in fragments.
+        // Datagrams arrive in one piece, and in fragments.
         for (class, payload) in [(EF | ECT0, pattern(10)), (0x20, pattern(4000)), (0, pattern(5))] {
             set_traffic_class(&peer, domain, class).unwrap();
             peer.send_to(&payload, &from.into()).unwrap();
@@ -72,7 +72,7 @@ fn the_first_datagram_of_a_client_keeps_its_marks_too() {
     }
 }
 
-/// Sends `n` datagrams marked with `class`; returns the marks of those that the guest receives.
+/// Sends `n` datagrams marked with `class`, and returns the marks of those that the guest receives.
 fn flood(bench: &mut Bench, (peer, domain): (&Socket, Domain), to: SocketAddr, class: u8, n: usize) -> Vec<u8> {
     set_traffic_class(peer, domain, class).unwrap();
     for _ in 0..n {
