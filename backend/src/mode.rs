@@ -17,10 +17,10 @@ use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-/// A change of the segment a guest is attached to.
+/// A change of the segment that a guest is attached to.
 #[derive(Clone, Debug)]
 pub enum SegmentChange {
-    /// The segment carries frames.
+    /// The segment can carry frames.
     Up,
     /// The segment carries no frames until it is up again.
     Down,
@@ -31,16 +31,16 @@ pub enum SegmentChange {
 /// The guest port to which clients of a listening socket are connected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum GuestPort {
-    /// This port.
+    /// A fixed port.
     One(u16),
-    /// The port to which the client sent. The socket receives traffic to every port.
+    /// The port to which the client has connected. The socket receives traffic to every port.
     AsAsked,
 }
 
 /// A socket that listens for clients of the guest. Dropping it stops listening.
 #[derive(Debug)]
 pub struct ForwardSocket {
-    /// The socket: bound and, for TCP, listening.
+    /// Socket that is bound and, for TCP, listening.
     pub socket: Socket,
     /// Address and port to which the socket is bound.
     pub at: SocketAddr,
@@ -69,7 +69,7 @@ impl BoundForward {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ForwardRecord {
     transport: Transport,
-    /// One for each socket, in the order of the descriptors.
+    /// Bound address and guest port of each socket, in the order of the descriptors.
     sockets: Vec<(SocketAddr, GuestPort)>,
 }
 
@@ -81,7 +81,7 @@ impl Payload for ForwardRecord {
 impl Handover for BoundForward {
     type Record = Sealed<ForwardRecord>;
 
-    /// Clients that arrive meanwhile wait in the sockets' queues.
+    /// Clients that arrive in the meantime wait in the sockets' queues.
     fn into_handover(self) -> (Self::Record, Vec<OwnedFd>) {
         let parts = self.sockets.into_iter();
         let (sockets, descriptors) = parts.map(|s| ((s.at, s.guest_port), s.socket.into())).unzip();
@@ -126,14 +126,14 @@ pub enum ModeCommand {
     Segment(SegmentChange),
 }
 
-/// Number of a guest's flows that a mode holds.
+/// Numbers of a guest's flows that a mode holds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct FlowCount {
-    /// TCP connections.
+    /// Number of TCP connections.
     pub tcp: usize,
-    /// UDP flows.
+    /// Number of UDP flows.
     pub udp: usize,
-    /// Flows of echo requests.
+    /// Number of echo flows.
     pub echo: usize,
 }
 
@@ -170,17 +170,17 @@ pub trait Mode: Send {
     /// Called after all frames of a burst have been passed on. Their answers may already have arrived.
     fn after_burst(&mut self, _now: Instant, _sink: &mut dyn GuestSink) {}
 
-    /// A file descriptor that the mode registered is ready.
+    /// Called when a descriptor that the mode has registered is ready.
     fn on_event(&mut self, now: Instant, token: Token, ready: Readiness, sink: &mut dyn GuestSink);
 
-    /// The guest has posted receive buffers after a call got [`crate::frame::NoRoom`].
+    /// Called when the guest has posted receive buffers after a call returned [`crate::frame::NoRoom`].
     fn on_room(&mut self, now: Instant, sink: &mut dyn GuestSink);
 
-    /// Time has reached [`deadline`](Self::deadline).
+    /// Called when time has reached [`deadline`](Self::deadline).
     fn on_timer(&mut self, now: Instant, sink: &mut dyn GuestSink);
 
-    /// Time of the next [`on_timer`](Self::on_timer); `None` while the mode waits for no time, so that an idle process
-    /// does not wake up.
+    /// Time of the next [`on_timer`](Self::on_timer). `None` while the mode waits for no particular time, so that an
+    /// idle process does not wake up.
     fn deadline(&self) -> Option<Instant>;
 
     /// True if the mode has postponed work so that other sockets get a turn: the worker
@@ -197,24 +197,27 @@ pub trait Mode: Send {
         Err(io::ErrorKind::Unsupported.into())
     }
 
-    /// The number of flows that the mode holds; read once per turn.
+    /// The number of flows that the mode holds. It is read once per turn.
     fn flow_count(&self) -> FlowCount {
         FlowCount::default()
     }
 
-    /// The guest's driver is up (rings run): frames may be sent from now on.
+    /// Called when the guest's driver is up and its rings run. Frames may be sent from now on.
     fn on_link_up(&mut self, now: Instant, sink: &mut dyn GuestSink);
 
-    /// The offloads that the guest accepts are known, or have changed. Called before
-    /// [`on_link_up`](Self::on_link_up), and whenever the guest changes them after that.
+    /// Called when the offloads that the guest accepts are known or have changed. The first call precedes
+    /// [`on_link_up`](Self::on_link_up).
     fn on_offloads(&mut self, _caps: GuestCaps) {}
 
-    /// The device was reset. The next driver may belong to another guest, or to the same guest after sleep.
+    /// Called when the device was reset. The next driver may belong to another guest, or to the same guest after
+    /// suspension.
     fn on_reset(&mut self) {}
 
-    /// The front end has gone, and perhaps the guest too. Called after [`on_link_down`](Self::on_link_down).
+    /// Called when the front end has gone, perhaps together with the guest. The call follows
+    /// [`on_link_down`](Self::on_link_down).
     fn on_front_end_gone(&mut self, _now: Instant) {}
 
-    /// The guest's driver is gone or about to be replaced; nothing can be sent.
+    /// Called when the guest's driver is gone or about to be replaced. No frame can be sent until the next
+    /// [`on_link_up`](Self::on_link_up).
     fn on_link_down(&mut self, now: Instant);
 }

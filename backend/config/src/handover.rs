@@ -15,7 +15,7 @@ pub type Descriptors = vec::IntoIter<OwnedFd>;
 
 /// A guard that can be handed over instead of dropped.
 pub trait Handover: Sized {
-    /// The guard's state apart from its descriptors, [`Sealed`](crate::payload::Sealed) with its kind and version.
+    /// State of the guard apart from its descriptors, [`Sealed`](crate::payload::Sealed) with its kind and version.
     type Record: Serialize + DeserializeOwned;
 
     /// Consumes the guard without undoing anything.
@@ -29,16 +29,16 @@ pub trait Handover: Sized {
     fn take_over(record: Self::Record, descriptors: &mut Descriptors) -> Result<Self, HandoverError>;
 }
 
-/// A guard that cannot be taken over.
+/// The reason why a guard cannot be taken over.
 #[derive(Debug, thiserror::Error)]
 pub enum HandoverError {
     /// There are fewer descriptors than the records need.
     #[error("no descriptor of {0} was handed over: stop the old process and start a new one")]
     Missing(&'static str),
-    /// The kernel does not recognise what was handed over.
+    /// The kernel does not accept the descriptors that were handed over.
     #[error("{what} cannot be taken over: {source}; stop the old process and start a new one")]
     System {
-        /// What the guard protects.
+        /// Kind of guard that was handed over.
         what: &'static str,
         /// The kernel's error.
         source: std::io::Error,
@@ -88,7 +88,7 @@ mod tests {
     use serde::Deserialize;
     use std::io::{PipeReader, Read as _, Write as _, pipe};
 
-    /// Keeps the reading end of a pipe open.
+    /// A guard that keeps the reading end of a pipe open.
     #[derive(Debug)]
     struct Kept {
         name: String,

@@ -36,31 +36,31 @@ use std::time::Duration;
 pub struct PortConfig {
     /// Name for logs and thread names.
     pub name: String,
-    /// The guest's MAC. `None`: it is taken from the front end or from the guest's first frame.
+    /// MAC of the guest. `None`: it is taken from the front end or from the guest's first frame.
     pub mac: Option<MacAddr>,
     /// MTU of the guest's NIC: the largest IP packet, in bytes (68 to 65535).
     pub mtu: u16,
-    /// Receive/transmit queue pairs offered.
+    /// Number of receive/transmit queue pairs offered.
     pub queue_pairs: NonZeroU16,
-    /// Waiting between the turns of a worker.
+    /// How long a worker waits between its turns.
     pub pace: PaceConfig,
-    /// Which frames cross the port.
+    /// Rules for the frames that may cross the port.
     pub policy: PolicyConfig,
-    /// The connection between the VM and the network.
+    /// How the VM is connected to the network.
     pub mode: ModeConfig,
 }
 
-/// Waiting between the turns of a worker.
+/// How long a worker waits between its turns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PaceConfig {
-    /// How long a worker polls for the next message during a rapid exchange; zero: never.
+    /// How long a worker polls for the next message during a rapid exchange. Zero: it never polls.
     pub busy_poll: Duration,
-    /// Longest sleep between turns during bulk transfer; zero: none.
+    /// Longest sleep between turns during bulk transfer. Zero: it never sleeps there.
     pub rest: Duration,
 }
 
 impl PaceConfig {
-    /// No busy polling and no rests: the worker sleeps after each turn until an event arrives.
+    /// No busy polling and no rests. The worker sleeps after each turn until an event arrives.
     pub const PLAIN: Self = Self {
         busy_poll: Duration::ZERO,
         rest: Duration::ZERO,
@@ -68,8 +68,8 @@ impl PaceConfig {
 }
 
 impl Default for PaceConfig {
-    /// The poll time exceeds a nearby peer's response time, including its sleep and wake-up (KVM's halt_poll_ns has the
-    /// same default). The rest is no longer than the time by which network cards delay interrupts.
+    /// The poll time exceeds the response time of a nearby peer, including its sleep and wake-up (KVM's halt_poll_ns
+    /// has the same default). The rest is no longer than the time by which network cards delay interrupts.
     fn default() -> Self {
         Self {
             busy_poll: Duration::from_micros(200),

@@ -16,9 +16,9 @@ use std::marker::PhantomData;
 
 /// A kind of value, and its format.
 pub trait Payload {
-    /// Its name.
+    /// Name of the kind in a payload.
     const KIND: &'static str;
-    /// Version of the format that this process writes. It reads this version and all earlier ones.
+    /// Version of the format that this process writes. It can read this version and all earlier ones.
     const VERSION: u32;
 }
 
@@ -42,16 +42,16 @@ impl<T: Payload + ?Sized> Payload for &T {
     const VERSION: u32 = T::VERSION;
 }
 
-/// A payload that cannot be read.
+/// The reason why a payload cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum PayloadError {
-    /// The bytes are not what a hawser writes.
+    /// The bytes are not in a format that hawser writes.
     #[error(
         "saved state cannot be read ({0}): the payload was damaged; start the upgrade or migration again, and report \
          the versions on both sides if that repeats"
     )]
     Malformed(#[from] serde_json::Error),
-    /// The payload is another one, or one that this process cannot read.
+    /// The payload is not the expected one, or this process cannot read it.
     #[error(transparent)]
     Mismatch(#[from] Mismatch),
 }
@@ -59,15 +59,15 @@ pub enum PayloadError {
 /// A payload of another kind, or of a version that this process cannot read.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Mismatch {
-    /// The payload is something else.
+    /// The payload has another kind than expected.
     #[error(
         "a payload of kind \"{found}\" was found in place of \"{expected}\": check that both sides are hawser and that \
          the payloads are in order"
     )]
     Kind {
-        /// The expected kind.
+        /// Expected kind of the payload.
         expected: &'static str,
-        /// The kind of the payload.
+        /// Kind that was found.
         found: String,
     },
     /// The payload was written by a newer hawser.
@@ -78,9 +78,9 @@ pub enum Mismatch {
     Newer {
         /// Kind of the payload.
         kind: &'static str,
-        /// Its version.
+        /// Version of the payload.
         found: u32,
-        /// The newest version that can be read.
+        /// Newest version that this process can read.
         known: u32,
     },
     /// The payload has version 0, which does not exist.
@@ -140,7 +140,7 @@ impl<'de, T: Payload + Deserialize<'de>> Visitor<'de> for SealedVisitor<T> {
     }
 }
 
-/// The kind and the version of a payload, whatever follows them.
+/// Kind and version of a payload, without the value that follows them.
 struct Head<'a> {
     kind: Cow<'a, str>,
     version: u32,
@@ -195,7 +195,7 @@ pub fn to_bytes<T: Payload + Serialize + ?Sized>(value: &T) -> Vec<u8> {
 /// # Errors
 /// [`PayloadError`]: the bytes are damaged, of another kind, or of a newer version.
 pub fn from_bytes<T: Payload + DeserializeOwned>(bytes: &[u8]) -> Result<T, PayloadError> {
-    // The head is read first, so that a newer format is reported as such and not as an unknown field.
+    // The head is read first, so that a newer format is reported as a newer format and not as an unknown field.
     let head: Head<'_> = serde_json::from_slice(bytes)?;
     Mismatch::check::<T>(&head)?;
     let Sealed(value) = serde_json::from_slice(bytes)?;
@@ -210,7 +210,7 @@ mod tests {
     #[serde(deny_unknown_fields)]
     struct Sample {
         number: u8,
-        /// New in version 2.
+        /// This field is new in version 2.
         #[serde(default = "usual")]
         added: u8,
     }

@@ -16,7 +16,7 @@ pub enum BindError {
     /// Another process listens at the path.
     #[error("socket {0} is in use by another process: choose another path, or end that process")]
     InUse(PathBuf),
-    /// A file of another kind exists at the path.
+    /// A file that is not a socket exists at the path.
     #[error("{0} exists and is not a socket: choose another path, or remove it")]
     NotASocket(PathBuf),
     /// The socket cannot be created.
@@ -24,9 +24,9 @@ pub enum BindError {
         "cannot create the socket {path}: {source}; the directory must exist and be writable, and the path shorter than 108 bytes"
     )]
     Bind {
-        /// The socket.
+        /// Path of the socket.
         path: PathBuf,
-        /// The system's error.
+        /// Error of the system call.
         source: io::Error,
     },
 }
@@ -41,7 +41,7 @@ pub struct ListeningSocket {
 /// A socket file that this process created. Dropping it removes the file, unless another file has taken its place.
 #[derive(Debug)]
 struct SocketFile {
-    /// `None` once the file is handed over.
+    /// The file; `None` once it is handed over.
     made: Option<MadeFile>,
 }
 
@@ -49,22 +49,22 @@ struct SocketFile {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct MadeFile {
     path: PathBuf,
-    /// Device and inode.
+    /// Device and inode of the file.
     identity: (u64, u64),
 }
 
 /// The data of a listening socket apart from its descriptor.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SocketRecord {
-    /// `None`: another process created the file.
+    /// The file that this process created; `None` if another process created it.
     file: Option<MadeFile>,
 }
 
 impl ListeningSocket {
-    /// Listens at `path` on a file with these permissions. A file left by a process that has ended is replaced.
+    /// Listens at `path` on a socket file with these permissions. A file left by a process that has ended is replaced.
     ///
     /// # Errors
-    /// [`BindError`]; nothing is left behind.
+    /// [`BindError`]. In that case no file is left behind.
     pub fn bind(path: &Path, mode: u32) -> Result<Self, BindError> {
         let failed = |source| BindError::Bind {
             path: path.to_owned(),
@@ -88,7 +88,7 @@ impl ListeningSocket {
         Ok(Self { listener, file: None })
     }
 
-    /// The socket.
+    /// The listening socket itself.
     pub const fn listener(&self) -> &UnixListener {
         &self.listener
     }

@@ -1,14 +1,14 @@
-//! Reasons why a saved flow is not loaded.
+//! Reasons for which a saved flow is not loaded.
 
 use crate::config::payload::PayloadError;
 use std::fmt::Display;
 use std::io;
 use std::ops::RangeInclusive;
 
-/// A saved flow that cannot be loaded.
+/// The reason why a saved flow cannot be loaded.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
-    /// Its payload cannot be read.
+    /// The payload that contains the flow cannot be read.
     #[error(transparent)]
     Payload(#[from] PayloadError),
     /// A field has a value that no flow has.
@@ -17,11 +17,11 @@ pub enum LoadError {
          again; report the versions on both sides"
     )]
     OutOfRange {
-        /// Name of the field.
+        /// Name of the field in the message.
         field: &'static str,
-        /// Its value.
+        /// Value that was found.
         found: String,
-        /// Allowed values.
+        /// Range of allowed values.
         allowed: String,
     },
     /// Fields contradict each other.
@@ -49,7 +49,7 @@ pub enum LoadError {
     Socket(#[from] io::Error),
 }
 
-/// `value`, if it is in the range.
+/// Returns `value` if it is in the range.
 pub(crate) fn within<T: Display + PartialOrd>(
     field: &'static str,
     value: T,

@@ -1,4 +1,4 @@
-//! Golden files: the serialised values of every version so far.
+//! Golden files, which contain the serialised values of every version so far.
 
 use super::{Payload, from_bytes};
 use crate::config::payload::Sealed;
@@ -16,7 +16,7 @@ fn folder<T: Payload>(version: u32) -> PathBuf {
     all.join(format!("{}-{version}", T::KIND))
 }
 
-/// Compares values with the file of their name, and loads that.
+/// Compares values with the file of their name, and checks that the file loads.
 pub(crate) fn check<T: Payload + Serialize + DeserializeOwned + PartialEq + std::fmt::Debug>(name: &str, values: &[T]) {
     let path = folder::<T>(T::VERSION).join(format!("{name}.json"));
     let today = json!(Sealed(values));
@@ -43,7 +43,7 @@ pub(crate) fn check<T: Payload + Serialize + DeserializeOwned + PartialEq + std:
     assert_eq!(from_bytes::<Vec<T>>(&bytes).unwrap(), values, "{}", path.display());
 }
 
-/// Values of every golden file of this kind, of all versions.
+/// The values of all golden files of this kind, of every version.
 pub(crate) fn all<T: Payload + DeserializeOwned>() -> Vec<(String, Vec<T>)> {
     let mut found = Vec::new();
     for version in 1..=T::VERSION {

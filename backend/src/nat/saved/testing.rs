@@ -1,7 +1,7 @@
-//! Saved flows of an untrusted host, for a fuzz target: what loads is used, and saved again.
+//! Loads saved flows of an untrusted host, for a fuzz target. Flows that load are used, and saved again.
 //!
-//! Input: one byte for the kind, eight bytes that choose what happens to the flows, then the envelope. Sockets are bound
-//! to loopback and connected to themselves, so nothing leaves the host.
+//! The input consists of one byte for the kind, eight bytes that choose what happens to the flows, and the envelope.
+//! Sockets are bound to the loopback and connected to themselves, so nothing leaves the host.
 
 use super::{Payload, PayloadError, from_bytes, to_bytes};
 use crate::config::Families;
@@ -18,20 +18,20 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
-/// Most values that one input loads: each takes a socket.
+/// Maximum values that one input loads. Each takes a socket.
 const MAX_VALUES: usize = 8;
-/// Times at which timers run.
+/// Number of times at which timers run.
 const TURNS: usize = 4;
-/// Longest time between two of them.
+/// Longest time between two such times.
 const LONGEST_TURN_MS: u64 = 200_000;
 
-/// Loads and uses the flows that `input` describes. An input that is refused is as good as one that loads.
+/// Loads and uses the flows that `input` describes. An input may be refused.
 ///
 /// # Errors
 /// The system has no descriptor left.
 ///
 /// # Panics
-/// A value that this process saved cannot be read, which is what a fuzzer looks for.
+/// A value that this process saved cannot be read. A fuzzer looks for this.
 pub fn use_saved(input: &[u8]) -> io::Result<()> {
     let Some((&[kind, ref seed @ ..], bytes)) = input.split_first_chunk::<9>() else {
         return Ok(());
@@ -57,7 +57,7 @@ fn values<T: Payload + DeserializeOwned>(bytes: &[u8]) -> Vec<T> {
     values
 }
 
-/// Checks that what this process writes is what it reads.
+/// Checks that this process reads what it writes.
 fn read_back<T: Payload + Serialize + DeserializeOwned>(values: &[T]) -> Vec<T> {
     let bytes = to_bytes(values);
     let read = from_bytes(&bytes);
