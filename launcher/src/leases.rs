@@ -236,8 +236,8 @@ fn default_file(access: Access) -> Result<PathBuf, Failure> {
         let made = DirBuilder::new().recursive(true).mode(OWNER_ONLY).create(&folder);
         made.map_err(|error| {
             let problem = hawser_store::StoreProblem::Folder(error);
-            let path = file.clone();
-            Failure::runtime(hawser_store::StoreError { path, problem })
+            let store = file.display().to_string();
+            Failure::runtime(hawser_store::StoreError { store, problem })
         })?;
     }
     Ok(file)

@@ -91,6 +91,45 @@ pub enum BindError {
     Store(#[from] StoreError),
 }
 
+/// The epoch of a new binding of a port, whose last change is `last`, for a process that has read epoch `seen`. `floor`
+/// is the last epoch that a port without a record may have had.
+///
+/// # Errors
+/// [`BindError::Fenced`]
+pub(crate) fn next_epoch(
+    port: &PortId,
+    last: Option<&Change>,
+    seen: Option<Epoch>,
+    floor: u32,
+) -> Result<Epoch, BindError> {
+    let before = match last {
+        Some(Change::Bound(found)) if seen != Some(found.epoch) => return Err(fenced(port, Some(found))),
+        None | Some(Change::Unbound { .. }) if seen.is_some() => return Err(fenced(port, None)),
+        Some(Change::Bound(Bound { epoch, .. }) | Change::Unbound { epoch, .. }) => epoch.0,
+        None => floor,
+    };
+    Ok(Epoch(before.saturating_add(1)))
+}
+
+/// Checks that a port is bound at epoch `seen`.
+///
+/// # Errors
+/// [`BindError::Fenced`]
+pub(crate) fn check_bound(port: &PortId, last: Option<&Change>, seen: Epoch) -> Result<(), BindError> {
+    match last {
+        Some(Change::Bound(found)) if found.epoch == seen => Ok(()),
+        Some(Change::Bound(found)) => Err(fenced(port, Some(found))),
+        None | Some(Change::Unbound { .. }) => Err(fenced(port, None)),
+    }
+}
+
+fn fenced(port: &PortId, found: Option<&Bound>) -> BindError {
+    BindError::Fenced {
+        port: port.clone(),
+        found: found.cloned().map(Box::new),
+    }
+}
+
 /// Changes of bindings, by compare-and-swap.
 pub trait Epochs {
     /// Binds a port that is at epoch `seen`, or is unbound if that is `None`. Returns the epoch of the new binding,
@@ -128,6 +167,15 @@ pub enum Change {
         /// Epoch of its last binding.
         epoch: Epoch,
     },
+}
+
+impl Change {
+    /// The port.
+    pub const fn port(&self) -> &PortId {
+        match self {
+            Self::Bound(Bound { port, .. }) | Self::Unbound { port, .. } => port,
+        }
+    }
 }
 
 /// What has changed since a revision.

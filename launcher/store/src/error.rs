@@ -1,14 +1,13 @@
 //! Errors of a store.
 
 use std::io;
-use std::path::PathBuf;
 
 /// The reason why a store cannot be used.
 #[derive(Debug, thiserror::Error)]
-#[error("--store={}: {problem}", path.display())]
+#[error("--store={store}: {problem}")]
 pub struct StoreError {
-    /// The file.
-    pub path: PathBuf,
+    /// The store: the path of its file, or the URL of an etcd cluster.
+    pub store: String,
     /// The problem.
     pub problem: StoreProblem,
 }
@@ -31,10 +30,10 @@ pub enum StoreProblem {
     /// The layout is newer than this version supports.
     #[error(
         "a newer hawser created it (layout {found}, this one supports {known}): use that version, or name another \
-         file; the file was not changed"
+         store; it was not changed"
     )]
     Newer {
-        /// Layout of the file.
+        /// Layout of the store.
         found: i64,
         /// Newest supported layout.
         known: i64,
@@ -54,7 +53,36 @@ pub enum StoreProblem {
          no lease was changed"
     )]
     Locked(u64),
-    /// An unexpected error of SQLite.
+    /// No member of the cluster answers.
+    #[error(
+        "etcd does not answer ({0}): check the endpoints and the network between them and this node; VMs that run \
+         are not affected, and the change may be repeated"
+    )]
+    Away(String),
+    /// The cluster refuses the user or the certificate.
+    #[error("etcd refuses this client ({0}): check its certificate or user, and the roles that the user has")]
+    Denied(String),
+    /// The quota of the cluster is used up.
+    #[error(
+        "etcd has no space left: compact and defragment it, then disarm its alarm (etcdctl alarm disarm); nothing was \
+         changed"
+    )]
+    NoSpace,
+    /// Other nodes changed the same records before each attempt.
+    #[error("other nodes changed the same records {0} times: try again; nothing was changed")]
+    Contended(u32),
+    /// A record cannot be read.
+    #[error(
+        "the record {key} cannot be read ({problem}): another program wrote it, or it is damaged; remove it with \
+         etcdctl if it is not needed"
+    )]
+    Record {
+        /// Key of the record.
+        key: String,
+        /// The problem.
+        problem: String,
+    },
+    /// An unexpected error of SQLite or etcd.
     #[error("{0}")]
     Other(String),
 }

@@ -4,8 +4,8 @@
 //! any NIC is served, so a process that is killed at any moment loses no lease. `claim` decides what each interface
 //! gets, independently of the kind of store. A store ([`Store`]) runs a step over its records ([`Ledger`]). It may run
 //! the step again, so that a remote store can use compare-and-swap transactions. [`sqlite`] is a file that the
-//! processes of one node share. [`memory`] is a copy on which claims can be tried. [`agreement`] keeps apart the
-//! networks that nodes share.
+//! processes of one node share. [`memory`] is a copy on which claims can be tried. The module `etcd` is a store that nodes
+//! share; only the node agent is built with it. [`agreement`] keeps apart the networks that nodes share.
 //!
 //! Three traits cover the state that processes share while they run: the process that serves a port
 //! ([`bindings::Epochs`]), changes of that ([`bindings::Watch`]), and the processes that still run
@@ -20,6 +20,8 @@ pub mod agreement;
 pub mod bindings;
 pub mod claim;
 mod error;
+#[cfg(feature = "etcd")]
+pub mod etcd;
 mod holder;
 mod lease;
 mod ledger;

@@ -124,7 +124,7 @@ struct File {
 impl File {
     fn error(&self, problem: StoreProblem) -> StoreError {
         StoreError {
-            path: self.path.clone(),
+            store: self.path.display().to_string(),
             problem,
         }
     }

@@ -9,7 +9,9 @@
 //! SQLite cannot push. A watcher polls: the query reads one index and takes a few microseconds.
 
 use super::{Sqlite, read_holder, stored_mac};
-use crate::bindings::{BindError, Binding, Bound, Change, Changes, Epoch, Epochs, PortId, Revision, Watch};
+use crate::bindings::{
+    BindError, Binding, Bound, Change, Changes, Epoch, Epochs, PortId, Revision, Watch, check_bound, next_epoch,
+};
 use crate::error::StoreError;
 use crate::liveness::{Liveness, Moment, ProcessId};
 use crate::range::{Number, mac};
@@ -111,13 +113,15 @@ fn bind(
     seen: Option<Epoch>,
     binding: &Binding,
 ) -> rusqlite::Result<Result<Epoch, BindError>> {
-    let last = match find(connection, port)? {
-        Some(Change::Bound(found)) if seen != Some(found.epoch) => return Ok(fenced(port, Some(found))),
-        None | Some(Change::Unbound { .. }) if seen.is_some() => return Ok(fenced(port, None)),
-        Some(Change::Bound(Bound { epoch, .. }) | Change::Unbound { epoch, .. }) => epoch.0,
+    let last = find(connection, port)?;
+    let floor = match last {
+        Some(_) => 0,
         None => connection.query_row("SELECT epoch_floor FROM revision", (), |row| row.get(0))?,
     };
-    let epoch = Epoch(last.saturating_add(1));
+    let epoch = match next_epoch(port, last.as_ref(), seen, floor) {
+        Ok(epoch) => epoch,
+        Err(error) => return Ok(Err(error)),
+    };
     let addresses: Vec<String> = binding.addresses.iter().map(ToString::to_string).collect();
     let sql = format!(
         "INSERT OR REPLACE INTO binding (revision, {ROW}) VALUES (?1, ?2, ?3, ?4, ?5, 1, ?6, ?7, ?8, ?9, ?10, ?11)"
@@ -143,10 +147,8 @@ fn bind(
 }
 
 fn unbind(connection: &Connection, port: &PortId, seen: Epoch) -> rusqlite::Result<Result<(), BindError>> {
-    match find(connection, port)? {
-        Some(Change::Bound(found)) if found.epoch == seen => {}
-        Some(Change::Bound(found)) => return Ok(fenced(port, Some(found))),
-        None | Some(Change::Unbound { .. }) => return Ok(fenced(port, None)),
+    if let Err(error) = check_bound(port, find(connection, port)?.as_ref(), seen) {
+        return Ok(Err(error));
     }
     let [network, namespace, vm, interface] = key(port);
     connection.execute(
@@ -168,13 +170,6 @@ fn drop_oldest_unbound(connection: &Connection) -> rusqlite::Result<()> {
     connection.execute(&note, [UNBOUND_ROWS])?;
     connection.execute(&format!("DELETE {oldest}"), [UNBOUND_ROWS])?;
     Ok(())
-}
-
-fn fenced<T>(port: &PortId, found: Option<Bound>) -> Result<T, BindError> {
-    Err(BindError::Fenced {
-        port: port.clone(),
-        found: found.map(Box::new),
-    })
 }
 
 impl Epochs for Sqlite {

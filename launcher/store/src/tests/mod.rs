@@ -1,6 +1,8 @@
-//! Tests of claims, which must give the same result in every store. Each test runs on a SQLite file, and on a store of
-//! many nodes that loses a race in each step, so that every step runs twice.
+//! Tests of claims, which must give the same result in every store. Each test runs on a SQLite file, on a store of many
+//! nodes that loses a race in each step, so that every step runs twice, and on a real etcd.
 
+#[cfg(feature = "etcd")]
+mod etcd;
 mod networks;
 mod remote;
 pub(crate) mod running;
@@ -62,6 +64,18 @@ impl Place for Cluster {
 /// Runs each test in every kind of store.
 macro_rules! in_every_store {
     ($($name:ident)*) => {
+        $crate::tests::in_every_store_with_our_clock!($($name)*);
+        #[cfg(feature = "etcd")]
+        mod in_etcd {
+            $(#[test] fn $name() { super::$name::<$crate::tests::etcd::OnEtcd>(); })*
+        }
+    };
+}
+use in_every_store;
+
+/// Runs each test in every kind of store that takes the time from its caller.
+macro_rules! in_every_store_with_our_clock {
+    ($($name:ident)*) => {
         mod on_a_file {
             $(#[test] fn $name() { super::$name::<$crate::tests::OnFile>(); })*
         }
@@ -70,7 +84,7 @@ macro_rules! in_every_store {
         }
     };
 }
-use in_every_store;
+use in_every_store_with_our_clock;
 
 in_every_store! {
     a_vm_that_comes_again_has_the_mac_and_address_it_had

@@ -1,7 +1,9 @@
 //! A store shared by nodes, without a network. A step runs on a copy of the records, which is kept only if nothing has
 //! changed meanwhile, as with a compare-and-swap transaction.
 
-use crate::bindings::{BindError, Binding, Bound, Change, Changes, Epoch, Epochs, PortId, Revision, Watch};
+use crate::bindings::{
+    BindError, Binding, Bound, Change, Changes, Epoch, Epochs, PortId, Revision, Watch, check_bound, next_epoch,
+};
 use crate::liveness::{Liveness, Moment, ProcessId};
 use crate::memory::Memory;
 use crate::range::{Number, Span};
@@ -33,19 +35,19 @@ struct Running {
 
 impl Running {
     fn find(&self, port: &PortId) -> Option<&Change> {
-        let of = |(_, change): &&(i64, Change)| port_of(change) == port;
+        let of = |(_, change): &&(i64, Change)| change.port() == port;
         self.ports.iter().find(of).map(|(_, change)| change)
     }
 
     fn put(&mut self, change: Change) {
         self.number += 1;
-        self.ports.retain(|(_, known)| port_of(known) != port_of(&change));
+        self.ports.retain(|(_, known)| known.port() != change.port());
         self.ports.push((self.number, change));
     }
 
     fn after(&self, network: &str, number: i64) -> impl Iterator<Item = Change> {
         let after = self.ports.iter().filter(move |(known, _)| *known > number);
-        let of_network = after.filter(move |(_, change)| port_of(change).network == network);
+        let of_network = after.filter(move |(_, change)| change.port().network == network);
         of_network.map(|(_, change)| change.clone())
     }
 
@@ -54,12 +56,6 @@ impl Running {
             store: 1,
             number: self.number,
         }
-    }
-}
-
-const fn port_of(change: &Change) -> &PortId {
-    match change {
-        Change::Bound(Bound { port, .. }) | Change::Unbound { port, .. } => port,
     }
 }
 
@@ -158,39 +154,24 @@ impl Store for Remote {
     }
 }
 
-fn fenced<T>(port: &PortId, found: Option<&Bound>) -> Result<T, BindError> {
-    Err(BindError::Fenced {
-        port: port.clone(),
-        found: found.cloned().map(Box::new),
-    })
-}
-
 impl Epochs for Remote {
     fn bind(&mut self, port: &PortId, seen: Option<Epoch>, binding: &Binding) -> Result<Epoch, BindError> {
         self.swap(port, |before| {
-            let last = match before {
-                Some(Change::Bound(found)) if seen != Some(found.epoch) => return fenced(port, Some(found)),
-                None | Some(Change::Unbound { .. }) if seen.is_some() => return fenced(port, None),
-                Some(Change::Bound(Bound { epoch, .. }) | Change::Unbound { epoch, .. }) => epoch.0,
-                None => 0,
-            };
+            let epoch = next_epoch(port, before, seen, 0)?;
             let bound = Bound {
                 port: port.clone(),
-                epoch: Epoch(last + 1),
+                epoch,
                 binding: binding.clone(),
             };
-            Ok((Change::Bound(bound), Epoch(last + 1)))
+            Ok((Change::Bound(bound), epoch))
         })
     }
 
     fn unbind(&mut self, port: &PortId, seen: Epoch) -> Result<(), BindError> {
-        self.swap(port, |before| match before {
-            Some(Change::Bound(found)) if found.epoch == seen => {
-                let port = port.clone();
-                Ok((Change::Unbound { port, epoch: seen }, ()))
-            }
-            Some(Change::Bound(found)) => fenced(port, Some(found)),
-            None | Some(Change::Unbound { .. }) => fenced(port, None),
+        self.swap(port, |before| {
+            check_bound(port, before, seen)?;
+            let port = port.clone();
+            Ok((Change::Unbound { port, epoch: seen }, ()))
         })
     }
 }

@@ -1,0 +1,164 @@
+//! Bindings of ports by compare-and-swap.
+
+use super::connection::{Etcd, Shared, patiently};
+use super::records::{FloorValue, PortValue, read, written};
+use crate::bindings::{BindError, Binding, Bound, Change, Epoch, Epochs, PortId, check_bound, next_epoch};
+use crate::error::{StoreError, StoreProblem};
+use etcd_client::{Compare, CompareOp, Txn, TxnOp};
+
+/// Maximum ports that one transaction forgets; etcd accepts 128 operations.
+const FORGOTTEN: usize = 100;
+
+/// The last change of a port, and what a transaction that replaces it must find unchanged.
+struct Last {
+    change: Option<Change>,
+    /// Revision of the port's record; 0 without one.
+    changed: i64,
+    floor: Floor,
+}
+
+/// The lowest epoch of a port without a record.
+struct Floor {
+    epoch: u32,
+    /// Revision of the record; 0 without one.
+    changed: i64,
+}
+
+impl Epochs for Etcd {
+    fn bind(&mut self, port: &PortId, seen: Option<Epoch>, binding: &Binding) -> Result<Epoch, BindError> {
+        loop {
+            let last = self.shared.last(port)?;
+            let epoch = next_epoch(port, last.change.as_ref(), seen, last.floor.epoch)?;
+            let bound = Bound {
+                port: port.clone(),
+                epoch,
+                binding: binding.clone(),
+            };
+            if self.shared.replace(port, &last, &Change::Bound(bound))? {
+                return Ok(epoch);
+            }
+        }
+    }
+
+    fn unbind(&mut self, port: &PortId, seen: Epoch) -> Result<(), BindError> {
+        loop {
+            let last = self.shared.last(port)?;
+            check_bound(port, last.change.as_ref(), seen)?;
+            let port = port.clone();
+            let unbound = Change::Unbound { port, epoch: seen };
+            if self.shared.replace(unbound.port(), &last, &unbound)? {
+                return Ok(());
+            }
+        }
+    }
+}
+
+impl Etcd {
+    /// Forgets all but the `kept` unbound ports that changed last. Their epochs stay below those of later bindings.
+    /// Returns how many ports it has forgotten. To be called now and then, by any node.
+    ///
+    /// # Errors
+    /// [`StoreError`]
+    pub fn forget_unbound(&mut self, kept: usize) -> Result<usize, StoreError> {
+        let shared = &self.shared;
+        shared.wait(async {
+            let page = shared.all(&shared.keys.ports(None), None).await?;
+            let mut unbound = Vec::new();
+            for record in page.records {
+                let Some(port) = shared.keys.port_of(&record.key) else {
+                    continue;
+                };
+                let change = read::<PortValue>(&record.key, &record.value)?.change(port, &record.key)?;
+                if let Change::Unbound { epoch, .. } = change {
+                    unbound.push((record.changed, record.key, epoch.0));
+                }
+            }
+            unbound.sort();
+            unbound.truncate(unbound.len().saturating_sub(kept));
+            let mut forgotten = 0;
+            for ports in unbound.chunks(FORGOTTEN) {
+                let floor = shared.floor(None).await?;
+                let highest = ports.iter().map(|(_, _, epoch)| *epoch).fold(floor.epoch, u32::max);
+                let key = shared.keys.floor();
+                let mut compares = vec![
+                    shared.same_layout()?,
+                    Compare::mod_revision(key.clone(), CompareOp::Equal, floor.changed),
+                ];
+                let mut operations = vec![TxnOp::put(key, written(&FloorValue { epoch: highest })?, None)];
+                for (changed, key, _) in ports {
+                    compares.push(Compare::mod_revision(key.clone(), CompareOp::Equal, *changed));
+                    operations.push(TxnOp::delete(key.clone(), None));
+                }
+                let txn = Txn::new().when(compares).and_then(operations);
+                // A port that was bound meanwhile, or another node that forgets: the next call continues.
+                if patiently(shared.client.clone().txn(txn)).await?.succeeded() {
+                    forgotten += ports.len();
+                }
+            }
+            Ok(forgotten)
+        })
+    }
+}
+
+impl Shared {
+    /// The last change of a port, and the floor of epochs at the same revision.
+    fn last(&self, port: &PortId) -> Result<Last, StoreError> {
+        self.wait(async {
+            let key = self.keys.port(port);
+            let page = self.one(&key, None).await?;
+            let floor = self.floor(Some(page.revision)).await?;
+            let Some(record) = page.records.first() else {
+                return Ok(Last {
+                    change: None,
+                    changed: 0,
+                    floor,
+                });
+            };
+            let change = read::<PortValue>(&key, &record.value)?.change(port.clone(), &key)?;
+            Ok(Last {
+                change: Some(change),
+                changed: record.changed,
+                floor,
+            })
+        })
+    }
+
+    async fn floor(&self, revision: Option<i64>) -> Result<Floor, StoreProblem> {
+        let key = self.keys.floor();
+        let page = self.one(&key, revision).await?;
+        let Some(record) = page.records.first() else {
+            return Ok(Floor { epoch: 0, changed: 0 });
+        };
+        let FloorValue { epoch } = read(&key, &record.value)?;
+        let changed = record.changed;
+        Ok(Floor { epoch, changed })
+    }
+
+    /// Replaces the last change of a port. False if another process was first.
+    fn replace(&self, port: &PortId, last: &Last, change: &Change) -> Result<bool, StoreError> {
+        let (done, revision) = self.wait(async {
+            let key = self.keys.port(port);
+            let mut compares = vec![
+                self.same_layout()?,
+                Compare::mod_revision(key.clone(), CompareOp::Equal, last.changed),
+            ];
+            if last.change.is_none() {
+                let floor = Compare::mod_revision(self.keys.floor(), CompareOp::Equal, last.floor.changed);
+                compares.push(floor);
+            }
+            let put = TxnOp::put(key, written(&PortValue::of(change))?, None);
+            let done = patiently(self.client.clone().txn(Txn::new().when(compares).and_then([put]))).await?;
+            if !done.succeeded() {
+                self.check_layout().await?;
+            }
+            Ok((
+                done.succeeded(),
+                done.header().map_or(0, etcd_client::ResponseHeader::revision),
+            ))
+        })?;
+        if done {
+            self.followed.wrote(&port.network, revision);
+        }
+        Ok(done)
+    }
+}
