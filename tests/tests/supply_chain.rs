@@ -50,7 +50,13 @@ struct Package {
 fn graph() -> Vec<Package> {
     let platform = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
     let output = Command::new(env!("CARGO"))
-        .args(["metadata", "--format-version=1", "--locked", "--offline"])
+        .args([
+            "metadata",
+            "--format-version=1",
+            "--locked",
+            "--offline",
+            "--all-features",
+        ])
         .args(["--filter-platform", &platform])
         .current_dir(root())
         .output()
