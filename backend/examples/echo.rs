@@ -1,4 +1,4 @@
-//! A custom mode: every frame from the guest is sent back to it.
+//! A custom mode that sends every frame from the guest back to it.
 //!
 //!     cargo run -p hawser-backend --example echo -- /tmp/nic.sock
 //!
@@ -19,10 +19,10 @@ use std::error::Error;
 use std::num::NonZeroU16;
 use std::sync::Arc;
 
-/// Frames kept for a guest that posts no receive buffers.
+/// Maximum frames kept for a guest that posts no receive buffers.
 const WAITING_MAX: usize = 4096;
 
-/// Returns every frame unchanged and in order.
+/// A mode that returns every frame unchanged and in order.
 #[derive(Debug, Default)]
 pub(crate) struct Echo {
     /// Copies of frames for which the guest had no receive buffer.
@@ -49,7 +49,7 @@ impl Mode for Echo {
             self.waiting.push_back(bytes);
         }
         self.flush(sink);
-        // A guest that only sends must not make this grow without limit.
+        // A guest that only sends must not make this queue grow without limit.
         self.waiting.truncate(WAITING_MAX);
     }
 
@@ -84,7 +84,7 @@ pub(crate) fn port(queue_pairs: NonZeroU16) -> Result<Port, Box<dyn Error>> {
         queue_pairs,
         pace: PaceConfig::default(),
         policy: PolicyConfig::default(),
-        // Not used: the closure below makes the modes.
+        // This configuration is not used, because the closure below creates the modes.
         mode: ModeConfig::Masquerade(MasqueradeConfig::default()),
     };
     Ok(Port::with_modes(config, &mut |_| Ok(Box::new(Echo::default())))?)

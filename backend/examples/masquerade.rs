@@ -50,7 +50,7 @@ fn config() -> Result<PortConfig, Box<dyn Error>> {
 
 fn main() -> Result<(), Box<dyn Error>> {
     let path = std::env::args().nth(1).ok_or("usage: masquerade SOCKET")?;
-    // Masquerade opens its sockets itself; bridge mode takes the queues of a TAP here.
+    // Masquerade opens its sockets itself. Bridge mode would take the queues of a TAP here.
     let port = Arc::new(Port::new(config()?, PortResources::default())?);
     Server::bind(Endpoint::Listen(path.into()), port, Lifetime::Persistent)?.run()?;
     Ok(())

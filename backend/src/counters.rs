@@ -13,7 +13,7 @@ macro_rules! counters {
         pub enum $name { $($(#[doc = $doc])+ $variant,)+ }
 
         impl $name {
-            /// All variants, in order of declaration.
+            /// All variants in the order of their declaration.
             pub const ALL: &'static [Self] = &[$(Self::$variant),+];
 
             /// The name shown to users.
@@ -336,7 +336,7 @@ impl PeerCounters {
         self.levels[level as usize].load(Ordering::Relaxed)
     }
 
-    /// Adds the counts of another worker. A level is the lowest of those that are known.
+    /// Adds the counts of another worker. For a level, the lowest known value is kept.
     pub fn merge(&self, other: &Self) {
         for &count in PeerCount::ALL {
             self.add(count, other.count(count));
@@ -354,7 +354,7 @@ pub struct Counters {
     drops: [AtomicU64; DropReason::ALL.len()],
     counts: [AtomicU64; Count::ALL.len()],
     gauges: [AtomicU64; Gauge::ALL.len()],
-    /// Position of the most recently counted reason, or [`NO_DROP`].
+    /// Position of the reason that was counted last, or [`NO_DROP`].
     last_drop: AtomicUsize,
 }
 
@@ -372,7 +372,7 @@ impl Default for Counters {
 }
 
 fn bump(counter: &AtomicU64, n: u64) {
-    // There is one writer, so a load and a store suffice, which are cheaper than a locked add.
+    // There is only one writer, so a load and a store are enough. They are cheaper than a locked add.
     counter.store(counter.load(Ordering::Relaxed).wrapping_add(n), Ordering::Relaxed);
 }
 
@@ -388,7 +388,7 @@ impl Counters {
         self.last_drop.store(reason as usize, Ordering::Relaxed);
     }
 
-    /// The reason of the last drop since the previous call, if any.
+    /// Takes the reason of the last drop since the previous call, if there was one.
     pub fn take_last_drop(&self) -> Option<DropReason> {
         let last = self.last_drop.load(Ordering::Relaxed);
         self.last_drop.store(NO_DROP, Ordering::Relaxed);

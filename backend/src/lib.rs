@@ -1,6 +1,6 @@
 //! The packet side of hawser.
 //!
-//! A module imports only from lower layers. docs/architecture.md has the table, and a test compares it with the
+//! A module imports only from lower layers. docs/architecture.md contains the table, and a test compares it with the
 //! sources.
 //!
 //! `frame` defines the types that the worker and the modes share, and `sys` is the only place for unusual system calls.

@@ -5,48 +5,48 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Identifies the source of an event: an owner (8 bits), a generation (24 bits) that distinguishes
+/// Identifies the source of an event. It consists of an owner (8 bits), a generation (24 bits) that distinguishes
 /// events of a reused slot from those of its former user, and an index (32 bits).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Token {
     /// Part of the worker or mode to which the descriptor belongs.
     pub owner: Owner,
-    /// Counter that distinguishes the users of one slot; 24 bits are kept.
+    /// Counter that distinguishes successive users of a slot. 24 bits of it are kept.
     pub generation: u32,
-    /// Slot or queue number.
+    /// Number of the slot or queue.
     pub index: u32,
 }
 
-/// Part of the worker or of a mode that registered a descriptor. Worker and modes number their
-/// parts themselves; an event of a mode's part goes to the mode.
+/// The part of the worker or of a mode that registered a descriptor. Worker and modes number their parts themselves. An
+/// event of a mode's part is passed to the mode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Owner(u8);
 
 impl Owner {
     const MODE: u8 = 0x80;
 
-    /// Part number `part` of the worker, below 128.
+    /// The part of the worker with number `part`, below 128.
     pub const fn of_worker(part: u8) -> Self {
         Self(part & !Self::MODE)
     }
 
-    /// Part number `part` of a mode, below 128.
+    /// The part of a mode with number `part`, below 128.
     pub const fn of_mode(part: u8) -> Self {
         Self(part | Self::MODE)
     }
 
-    /// True for a part of a mode.
+    /// True if the part belongs to a mode.
     #[inline]
     pub const fn is_mode(self) -> bool {
         self.0 & Self::MODE != 0
     }
 }
 
-/// Bits of [`Token::generation`] for which the kernel's 64-bit value has room.
+/// The bits of [`Token::generation`] that fit into the kernel's 64-bit value.
 pub const GENERATION_MASK: u32 = 0x00ff_ffff;
 
 impl Token {
-    /// A token of the first generation.
+    /// A token with the first generation.
     pub const fn new(owner: Owner, index: u32) -> Self {
         Self {
             owner,
@@ -72,17 +72,17 @@ impl Token {
 /// Readiness of a descriptor.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Readiness {
-    /// Bytes, a connection or an end of stream to read.
+    /// True if bytes, a connection or an end of stream can be read.
     pub readable: bool,
-    /// Room to write.
+    /// True if there is room to write.
     pub writable: bool,
-    /// The peer has closed its sending side (EPOLLRDHUP).
+    /// True if the peer has closed its sending side (EPOLLRDHUP).
     pub read_closed: bool,
-    /// Both directions are closed (EPOLLHUP).
+    /// True if both directions are closed (EPOLLHUP).
     pub hung_up: bool,
-    /// An urgent byte is among the bytes to read (EPOLLPRI).
+    /// True if an urgent byte is among the bytes to read (EPOLLPRI).
     pub urgent: bool,
-    /// An error is pending (EPOLLERR): error queue or SO_ERROR.
+    /// True if an error is pending (EPOLLERR), in the error queue or SO_ERROR.
     pub error: bool,
 }
 
@@ -91,11 +91,11 @@ pub struct Readiness {
 pub enum Interest {
     /// Reports as long as there is something to read.
     ReadLevel,
-    /// Reports once per change, for reading.
+    /// Reports once for each change, for reading.
     ReadEdge,
     /// Reports errors only, until it is armed again.
     Nothing,
-    /// Reports once per change, for reading, urgent bytes, writing and the peer's close.
+    /// Reports once for each change, for reading, urgent bytes, writing and the peer's close.
     StreamEdge,
 }
 
@@ -123,7 +123,7 @@ pub struct EventBuffer(Vec<epoll::Event>);
 debug_fields!(EventBuffer {});
 
 impl EventBuffer {
-    /// Room for `n` events.
+    /// Creates room for `n` events.
     pub fn with_capacity(n: usize) -> Self {
         Self(vec![epoll::Event::new(epoll::Events::empty(), 0); n])
     }
@@ -154,7 +154,7 @@ impl Poller {
         self.control(epoll::ControlOptions::EPOLL_CTL_ADD, fd.as_raw_fd(), token, interest)
     }
 
-    /// Arms an edge-triggered watch again: if the descriptor is ready now, an event follows.
+    /// Arms an edge-triggered watch again. If the descriptor is ready now, an event follows.
     ///
     /// # Errors
     /// The error of epoll_ctl(2).

@@ -10,9 +10,9 @@ use std::net::{IpAddr, Ipv4Addr};
 /// Configuration of bridge mode. The device's queues are passed separately.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BridgeConfig {
-    /// The DHCPv4 lease of the guest; `None`: its requests go to the segment.
+    /// DHCPv4 lease of the guest. `None`: the guest's requests go to the segment.
     pub lease: Option<LeaseConfig>,
-    /// The DHCPv6 lease of the guest; `None`: its requests go to the segment.
+    /// DHCPv6 lease of the guest. `None`: the guest's requests go to the segment.
     pub lease6: Option<Lease6Config>,
     /// How frames find their receiver on the segment.
     pub forwarding: Forwarding,
@@ -49,40 +49,40 @@ pub enum Forwarding {
     /// By MAC. Neighbours answer ARP and neighbour discovery themselves.
     #[default]
     Switched,
-    /// By IP address: the host's kernel accepts only IP packets, all sent to one MAC. In the guest's neighbour table
+    /// By IP address. The host's kernel accepts only IP packets, all sent to one MAC. In the guest's neighbour table
     /// every neighbour has [`GATEWAY_MAC`](crate::GATEWAY_MAC).
     Routed {
-        /// MAC of the device, which accepts packets for no other.
+        /// MAC of the device, which accepts packets for no other MAC.
         device: MacAddr,
     },
 }
 
-/// The permanent address of a guest whose segment has no DHCP server, and the settings that DHCP
-/// hands out with it.
+/// The permanent address of a guest whose segment has no DHCP server, and the settings that DHCP hands out together
+/// with it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LeaseConfig {
-    /// The only client that gets the lease.
+    /// MAC of the only client that gets the lease.
     pub client: MacAddr,
-    /// The address and its prefix length.
+    /// Leased address and its prefix length.
     pub address: Ipv4Net,
     /// Source address of the server's answers.
     pub server: Ipv4Addr,
-    /// Default router.
+    /// Default router of the guest, if there is one.
     pub router: Option<Ipv4Addr>,
-    /// Routes, in the order they should be installed; the default route comes last. A gateway of 0.0.0.0 means on-link
-    /// (RFC 3442).
+    /// Routes in the order in which they are installed. The default route comes last. A gateway of 0.0.0.0 means
+    /// on-link (RFC 3442).
     pub routes: Vec<(Ipv4Net, Ipv4Addr)>,
-    /// Host name, domains and name servers.
+    /// Host name, domains and name servers that the guest gets.
     pub names: NameConfig,
 }
 
 /// The permanent IPv6 address of a guest whose segment has no DHCPv6 server.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Lease6Config {
-    /// The only client that gets the lease.
+    /// MAC of the only client that gets the lease.
     pub client: MacAddr,
-    /// The address and its prefix length; the whole prefix is on-link.
+    /// Leased address and its prefix length. The whole prefix is on-link.
     pub address: Ipv6Net,
-    /// Host name, domains and name servers.
+    /// Host name, domains and name servers that the guest gets.
     pub names: NameConfig,
 }

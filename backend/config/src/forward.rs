@@ -48,13 +48,13 @@ impl Families {
 pub struct Forward {
     /// Transport protocol.
     pub transport: Transport,
-    /// Address to listen on; `None`: all addresses of the enabled families.
+    /// Address to listen on. `None`: all addresses of the enabled families.
     pub bind: Option<IpAddr>,
-    /// First port on the host.
+    /// First port on the host that is forwarded.
     pub host_port: u16,
-    /// First port in the guest.
+    /// Guest port to which the first host port is forwarded.
     pub guest_port: u16,
-    /// Number of ports.
+    /// Number of consecutive ports.
     pub count: NonZeroU16,
 }
 
@@ -67,7 +67,8 @@ impl fmt::Display for Transport {
     }
 }
 
-/// Uses the option's syntax, such as `udp:[::1]:5000-5009:53-62`. Guest ports are omitted if they equal the host ports.
+/// Writes the option's syntax, such as `udp:[::1]:5000-5009:53-62`. Guest ports are omitted if they equal the host
+/// ports.
 impl fmt::Display for Forward {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:", self.transport)?;

@@ -9,16 +9,16 @@ use sha2::{Digest as _, Sha256};
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-/// Configuration of layer2 mode: one port of a network that spans nodes.
+/// Configuration of layer2 mode, in which a port belongs to a network that spans nodes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Layer2Config {
     /// Identifier of the network in the tunnel.
     pub vni: Vni,
     /// Address and port of the local end of the tunnel.
     pub vtep: SocketAddr,
-    /// What the network offers its guests besides their neighbours.
+    /// What the network offers its guests, apart from their neighbours.
     pub role: NetworkRole,
-    /// Names handed out by DHCP and RA.
+    /// Names handed out by DHCP and router advertisements.
     pub names: NameConfig,
     /// The ports of the network that are known at the start.
     pub peers: Vec<PeerConfig>,
@@ -27,18 +27,18 @@ pub struct Layer2Config {
 /// The role of a network for its guests, as in OVN-Kubernetes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum NetworkRole {
-    /// The guest's default network: its gateway leads to the world.
+    /// The guest's default network. Its gateway leads to the outside.
     Primary(PrimaryNetwork),
-    /// A network besides the default one: it has no gateway.
+    /// A network in addition to the default one. It has no gateway.
     Secondary(SecondaryNetwork),
 }
 
 /// A network with a gateway in each family that it has.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PrimaryNetwork {
-    /// IPv4 of the network; `None` switches its services off.
+    /// IPv4 link of the network. `None` disables the services of this family.
     pub ipv4: Option<Ipv4Link>,
-    /// IPv6 of the network; `None` switches its services off.
+    /// IPv6 link of the network. `None` disables the services of this family.
     pub ipv6: Option<Ipv6Link>,
     /// Name servers that answer queries to port 53 of the gateway.
     pub dns_forward: Vec<IpAddr>,
@@ -49,10 +49,10 @@ pub struct PrimaryNetwork {
 /// A network without a gateway.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SecondaryNetwork {
-    /// The guest's IPv4 address, with the width of the subnet. `None`: the network has no IPv4
-    /// subnet, so that no service touches the family.
+    /// The guest's IPv4 address with the prefix length of the subnet. `None`: the network has no IPv4 subnet, so no
+    /// service handles this family.
     pub ipv4: Option<Ipv4Net>,
-    /// The same of IPv6.
+    /// The guest's IPv6 address, in the same form.
     pub ipv6: Option<Ipv6Net>,
 }
 
@@ -61,16 +61,15 @@ pub struct SecondaryNetwork {
 pub struct PeerConfig {
     /// Address and port of the process's end of the tunnel.
     pub vtep: SocketAddr,
-    /// The MACs behind it; empty: any. An endpoint that is not hawser's, such as a bridge with an
-    /// OVS or a kernel tunnel, may have any.
+    /// MACs behind the endpoint. Empty: it may have any MAC, as a bridge with an OVS or a kernel tunnel does.
     pub macs: Vec<MacAddr>,
-    /// The addresses of the first MAC, for which ARP and neighbour discovery are answered.
+    /// Addresses of the first MAC. ARP requests and neighbour solicitations for them are answered.
     pub addresses: Vec<IpAddr>,
-    /// The name of the guest that has the addresses: one label (RFC 1123).
+    /// Name of the guest that has the addresses, as a single label (RFC 1123).
     #[serde(default)]
     pub name: Option<String>,
-    /// The process is a hawser that is configured alike for this one: frames may cross with
-    /// hawser's Geneve option. Every other endpoint drops those.
+    /// True if the process is a hawser that is configured to treat this process in the same way. Frames may then cross
+    /// with hawser's Geneve option, which every other endpoint drops.
     #[serde(default)]
     pub knows_frame_option: bool,
 }
@@ -135,13 +134,13 @@ impl ModeProperties for Layer2Config {
 }
 
 impl Layer2Config {
-    /// MAC of the DHCP server of a network without a gateway, the same in every process: that of
-    /// OVN-Kubernetes' own server, [`SERVER_IPV4`](Self::SERVER_IPV4) by its rule.
+    /// MAC of the DHCP server of a network without a gateway, the same in every process. It is the one of
+    /// OVN-Kubernetes' own server, derived from [`SERVER_IPV4`](Self::SERVER_IPV4) by its rule.
     pub const SERVER_MAC: MacAddr = MacAddr([0x0a, 0x58, 169, 254, 1, 1]);
     /// Address of that server, which is on no subnet.
     pub const SERVER_IPV4: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
 
-    /// The guest's addresses with the widths of their subnets, IPv4 first.
+    /// The guest's addresses with the prefix lengths of their subnets, IPv4 first.
     pub fn addresses(&self) -> [Option<IpNet>; 2] {
         match &self.role {
             NetworkRole::Primary(network) => [
@@ -164,8 +163,8 @@ impl Layer2Config {
         Families { ipv4, ipv6 }
     }
 
-    /// Addresses from which the station that answers for the network sends to all: IPv4, and IPv6 of
-    /// the link.
+    /// Addresses from which the station that answers for the network sends to all guests: its IPv4 address and its
+    /// link-local IPv6 address.
     pub fn station_addresses(&self) -> [Option<IpAddr>; 2] {
         let link_local = IpAddr::from(self.station_mac().link_local());
         match &self.role {
@@ -177,8 +176,8 @@ impl Layer2Config {
         }
     }
 
-    /// MAC of the station that answers for the network, the same in every process: its gateway, or
-    /// the DHCP server where there is none.
+    /// MAC of the station that answers for the network: its gateway, or the DHCP server if there is none. It is the
+    /// same in every process.
     pub fn station_mac(&self) -> MacAddr {
         match &self.role {
             NetworkRole::Primary(network) => network.gateway_mac(),
@@ -188,7 +187,7 @@ impl Layer2Config {
 }
 
 impl PrimaryNetwork {
-    /// MAC of the gateway: that of its IPv4 address, else of its IPv6 address.
+    /// MAC of the gateway, derived from its IPv4 address or, without one, from its IPv6 address.
     pub fn gateway_mac(&self) -> MacAddr {
         match (self.ipv4, self.ipv6) {
             (Some(link), _) => mac_of_address(link.gateway.into()),
@@ -198,8 +197,8 @@ impl PrimaryNetwork {
     }
 }
 
-/// The MAC that OVN-Kubernetes gives an interface with this address: 0a:58 and the IPv4 address, or
-/// the first bytes of the SHA-256 hash of the IPv6 address as text.
+/// The MAC that OVN-Kubernetes gives an interface with this address: 0a:58, followed by the IPv4 address or by the
+/// first bytes of the SHA-256 hash of the IPv6 address as text.
 pub fn mac_of_address(address: IpAddr) -> MacAddr {
     let [a, b, c, d] = match address {
         IpAddr::V4(address) => address.octets(),
@@ -221,7 +220,7 @@ mod tests {
             mac_of_address("10.100.0.1".parse().unwrap()).to_string(),
             "0a:58:0a:64:00:01"
         );
-        // printf 'fd00::1' | sha256sum
+        // Computed with: printf 'fd00::1' | sha256sum
         assert_eq!(
             mac_of_address("fd00::1".parse().unwrap()).to_string(),
             "0a:58:cb:2a:2b:4d"

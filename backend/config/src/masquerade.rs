@@ -7,28 +7,27 @@ use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// MAC of the gateway every masqueraded guest sees. It is the same as KubeVirt's, so that a guest's neighbour entry
-/// stays valid when the VM migrates.
+/// MAC of the gateway that every masqueraded guest sees. It is the same as KubeVirt's, so that a guest's neighbour
+/// entry stays valid when the VM migrates.
 pub const GATEWAY_MAC: MacAddr = MacAddr([0x02, 0, 0, 0, 0, 0]);
 
 /// Configuration of masquerade.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MasqueradeConfig {
-    /// IPv4 of the guest's private network; `None` switches IPv4 off.
+    /// IPv4 link of the guest's private network. `None` disables IPv4.
     pub ipv4: Option<Ipv4Link>,
-    /// IPv6 of the guest's private network; `None` switches IPv6 off.
+    /// IPv6 link of the guest's private network. `None` disables IPv6.
     pub ipv6: Option<Ipv6Link>,
-    /// Names handed out by DHCP and RA.
+    /// Names handed out by DHCP and router advertisements.
     pub names: NameConfig,
-    /// Inbound ports.
+    /// Port forwards to the guest.
     pub forwards: Vec<Forward>,
-    /// Set to forward all other inbound ports too.
+    /// If set, all other inbound ports are forwarded too.
     pub every_port: Option<EveryPort>,
-    /// Addresses of the gateway's network that map to the loopback of this network namespace; if empty, the guest
-    /// cannot reach the loopback.
+    /// Addresses of the gateway's network that map to the loopback of this network namespace. If there are none, the
+    /// guest cannot reach the loopback.
     pub map_host_loopback: Vec<IpAddr>,
-    /// Name servers that answer queries to port 53 of the gateway. They are those that the guest cannot reach at their
-    /// own addresses.
+    /// Name servers that answer queries to port 53 of the gateway. The guest cannot reach them at their own addresses.
     pub dns_forward: Vec<IpAddr>,
 }
 
@@ -80,37 +79,37 @@ impl ModeProperties for MasqueradeConfig {
 /// IPv4 addresses of the guest's network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ipv4Link {
-    /// The network.
+    /// Subnet of the guest and the gateway.
     pub network: Ipv4Net,
-    /// The gateway: network + 1.
+    /// Address of the gateway: network + 1.
     pub gateway: Ipv4Addr,
-    /// The guest: network + 2.
+    /// Address of the guest: network + 2.
     pub guest: Ipv4Addr,
 }
 
 /// IPv6 addresses of the guest's network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ipv6Link {
-    /// The network.
+    /// Subnet of the guest and the gateway.
     pub network: Ipv6Net,
-    /// The gateway: network + 1.
+    /// Address of the gateway: network + 1.
     pub gateway: Ipv6Addr,
-    /// The guest: network + 2.
+    /// Address of the guest: network + 2.
     pub guest: Ipv6Addr,
 }
 
 impl Ipv6Link {
-    /// Prefix length with which a guest can form its own addresses: an interface identifier takes the other 64 bits
+    /// Prefix length with which a guest can form its own addresses. An interface identifier takes the other 64 bits
     /// (RFC 4291 2.5.1, RFC 2464 4).
     const AUTOCONFIGURATION: u8 = 64;
 
-    /// True if the guest may form addresses of its own (RFC 4862), besides its DHCPv6 lease.
+    /// True if the guest may form its own addresses (RFC 4862), in addition to its DHCPv6 lease.
     #[inline]
     pub const fn autoconfigures(&self) -> bool {
         self.network.prefix_len() == Self::AUTOCONFIGURATION
     }
 
-    /// True if the guest may use `address`: either its lease or, with autoconfiguration, any address of the network
+    /// True if the guest may use `address`. This is its lease or, with autoconfiguration, any address of the network
     /// except the gateway's and the subnet-router anycast address.
     #[inline]
     pub fn may_be_guest(&self, address: Ipv6Addr) -> bool {

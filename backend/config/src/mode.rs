@@ -33,16 +33,16 @@ impl ModeConfig {
     }
 }
 
-/// Properties of a mode that code outside the mode depends on. The defaults suit a mode that only passes frames on,
+/// Properties of a mode that code outside the mode depends on. The defaults are for a mode that only passes frames on,
 /// without services, sockets or addresses of its own.
 pub trait ModeProperties {
     /// Writes the mode's name and the addresses that it assigns to the guest, for a log line.
     ///
     /// # Errors
-    /// Those of the formatter.
+    /// The formatter's errors.
     fn summarize(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result;
 
-    /// Initial resolvers of the mode's services; `None` if no service uses resolvers.
+    /// Resolvers that the mode's services use at the start. `None` if no service uses resolvers.
     fn resolvers(&self) -> Option<Resolvers> {
         None
     }
@@ -52,17 +52,17 @@ pub trait ModeProperties {
         [None; 2]
     }
 
-    /// The only client that the mode's DHCP servers answer; `None`: any.
+    /// MAC of the only client that the mode's DHCP servers answer. `None`: they answer any client.
     fn lease_client(&self) -> Option<MacAddr> {
         None
     }
 
-    /// The port forwards; `None` if clients reach the guest at its own addresses.
+    /// The port forwards. `None` if clients reach the guest at its own addresses.
     fn inbound(&self) -> Option<Inbound<'_>> {
         None
     }
 
-    /// This end of the tunnel to other processes; `None` without one.
+    /// The local end of the tunnel to other processes. `None` without a tunnel.
     fn tunnel(&self) -> Option<TunnelEnd> {
         None
     }
@@ -73,12 +73,12 @@ pub trait ModeProperties {
     }
 }
 
-/// This end of a tunnel, and the network that it carries.
+/// The local end of a tunnel, and the network that the tunnel carries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TunnelEnd {
     /// Identifier of the network.
     pub vni: Vni,
-    /// Address and port.
+    /// Address and port that other processes send to.
     pub endpoint: SocketAddr,
 }
 
@@ -87,7 +87,7 @@ pub struct TunnelEnd {
 pub struct Inbound<'a> {
     /// Families of the guest's addresses.
     pub families: Families,
-    /// Forwarded ports.
+    /// Forwards of single ports and ranges.
     pub forwards: &'a [Forward],
     /// True if all other ports are forwarded too.
     pub has_every_port: bool,

@@ -1,4 +1,4 @@
-//! Names and name servers for a guest.
+//! Host name, domains and name servers for a guest.
 
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
@@ -6,15 +6,15 @@ use std::net::IpAddr;
 /// Host name, domains and name servers handed out to the guest.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NameConfig {
-    /// Host name (option 12), not qualified.
+    /// Host name of the guest (option 12), not qualified.
     pub hostname: Option<String>,
     /// Name servers of either family.
     pub dns: Vec<IpAddr>,
-    /// The guest's own domain; `None`: the longest search domain.
+    /// Domain of the guest. `None`: the longest search domain.
     pub domain: Option<String>,
-    /// Search domains, most specific first; empty: the guest's own domain.
+    /// Search domains, most specific first. Empty: the guest's own domain.
     pub search: Vec<String>,
-    /// More DHCPv4 options, sent whether or not the guest requests them: code, and up to 255 bytes.
+    /// Additional DHCPv4 options: code, and up to 255 bytes. They are sent whether or not the guest requests them.
     pub dhcp_options: Vec<(u8, Vec<u8>)>,
 }
 
@@ -39,10 +39,11 @@ impl NameConfig {
 /// the port runs.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Resolvers {
-    /// [`NameConfig::dns`]
+    /// Name servers of either family (see [`NameConfig::dns`]).
     pub dns: Vec<IpAddr>,
-    /// [`NameConfig::search`]
+    /// Search domains (see [`NameConfig::search`]).
     pub search: Vec<String>,
-    /// [`MasqueradeConfig::dns_forward`](crate::MasqueradeConfig::dns_forward); empty in other modes.
+    /// Servers behind the gateway ([`MasqueradeConfig::dns_forward`](crate::MasqueradeConfig::dns_forward)). Empty in
+    /// other modes.
     pub forward: Vec<IpAddr>,
 }

@@ -1,4 +1,4 @@
-//! The policy of a port: which frames may cross it in each direction, whatever the mode. The defaults are those that
+//! The policy of a port: the frames that may cross it in each direction, whatever the mode. The defaults are those that
 //! masquerade needs.
 
 use hawser_packet::vlan::VlanId;
@@ -14,66 +14,66 @@ pub struct PolicyConfig {
     pub vlan: VlanConfig,
     /// Check of the source MAC of the guest's frames (`macspoofchk`).
     pub mac_check: MacCheck,
-    /// Addresses the guest may use; `None`: any.
+    /// Addresses that the guest may use. `None`: any.
     pub addresses: Option<AddressCheck>,
-    /// The guest may not act as a DHCP or DHCPv6 server.
+    /// True if the guest may not act as a DHCP or DHCPv6 server.
     pub dhcp_guard: bool,
-    /// The guest may not send router advertisements or redirects.
+    /// True if the guest may not send router advertisements or redirects.
     pub router_guard: bool,
-    /// Rate limits.
+    /// Rate limits in both directions.
     pub rates: Rates,
 }
 
 /// Rate limits of a port, by direction.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rates {
-    /// Towards the guest.
+    /// Limits on frames to the guest.
     pub to_guest: RateLimit,
-    /// From the guest.
+    /// Limits on frames from the guest.
     pub from_guest: RateLimit,
 }
 
-/// Limits of one direction; `None`: no limit.
+/// Limits of one direction. `None`: no limit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RateLimit {
-    /// Bytes of frames, counted from the Ethernet header; a large frame counts once, at the size at which it crosses
-    /// the rings.
+    /// Limit on bytes of frames, counted from the Ethernet header. A large frame counts once, with the size at which it
+    /// crosses the rings.
     pub bytes: Option<Rate>,
-    /// Packets; a frame that carries several segments counts once per segment.
+    /// Limit on packets. A frame that carries several segments counts once per segment.
     pub packets: Option<Rate>,
 }
 
 /// A token bucket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rate {
-    /// Tokens added per second, more than 0.
+    /// Tokens added per second. It is more than 0.
     pub per_second: u64,
-    /// Tokens the bucket holds.
+    /// Tokens that the bucket can hold.
     pub burst: u64,
 }
 
 /// Check of the source MAC of the guest's frames.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum MacCheck {
-    /// It must be the guest's MAC, once that is known.
+    /// The source must be the guest's MAC, once that is known.
     #[default]
     Enforced,
-    /// Any source: for a guest that is itself a bridge, or has virtual NICs of its own.
+    /// Any source is accepted, for a guest that is itself a bridge or has virtual NICs of its own.
     Off,
 }
 
-/// Addresses a guest may use as its own, in IP headers, ARP and neighbour discovery. The guest cannot use a family for
-/// which no address is listed.
+/// Addresses that a guest may use as its own in IP headers, ARP and neighbour discovery. The guest cannot use a family
+/// for which no address is listed.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AddressCheck {
-    /// IPv4
+    /// Permitted IPv4 addresses.
     pub ipv4: Vec<Ipv4Net>,
-    /// IPv6. The link-local address made from the guest's MAC is always allowed.
+    /// Permitted IPv6 addresses. The link-local address made from the guest's MAC is always allowed.
     pub ipv6: Vec<Ipv6Net>,
 }
 
-/// How a port treats VLAN tags. A guest whose VLAN comes from `Access` or `native` sends and receives untagged frames,
-/// which are tagged on the segment.
+/// How a port treats VLAN tags. A guest whose VLAN comes from `Access` or `native` sends and receives untagged frames.
+/// They are tagged on the segment.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum VlanConfig {
     /// Tagged frames from the guest are dropped, because the mode does not support VLANs.
@@ -83,18 +83,18 @@ pub enum VlanConfig {
     Transparent,
     /// One VLAN, invisible to the guest (`vlan` of the bridge CNI).
     Access {
-        /// The guest's VLAN.
+        /// VLAN of the guest.
         id: VlanId,
-        /// The default VLAN stays on the port too (`preserveDefaultVlan`).
+        /// True if the port also stays in the default VLAN (`preserveDefaultVlan`).
         keep_default: bool,
     },
-    /// Several VLANs; the guest sends and receives tagged frames (`vlanTrunk`).
+    /// Several VLANs. The guest sends and receives tagged frames (`vlanTrunk`).
     Trunk {
-        /// The VLANs.
+        /// VLANs of the guest's tagged frames.
         tagged: VlanSet,
-        /// The VLAN of the guest's untagged frames (`vlan` beside `vlanTrunk`).
+        /// VLAN of the guest's untagged frames (`vlan` beside `vlanTrunk`).
         native: Option<VlanId>,
-        /// The default VLAN stays on the port too (`preserveDefaultVlan`).
+        /// True if the port also stays in the default VLAN (`preserveDefaultVlan`).
         keep_default: bool,
     },
 }
@@ -154,7 +154,7 @@ impl VlanSet {
 }
 
 impl VlanSet {
-    /// The runs of VLANs in the set, lowest first.
+    /// The ranges of VLANs in the set, lowest first.
     fn ranges(&self) -> impl Iterator<Item = (VlanId, VlanId)> {
         let mut next = 1;
         std::iter::from_fn(move || {
@@ -185,7 +185,7 @@ impl From<Vec<(VlanId, VlanId)>> for VlanSet {
     }
 }
 
-/// Uses the option's syntax, such as `10,20-30`.
+/// Writes the option's syntax, such as `10,20-30`.
 impl fmt::Display for VlanSet {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut separator = "";

@@ -13,7 +13,7 @@ pub struct PortSet {
     words: Box<[u64]>,
 }
 
-/// Transport, first and last port.
+/// A transport, and the first and last port of a range.
 type PortRange = (Transport, u16, u16);
 
 const PORTS_OF_WORD: usize = 64;
@@ -28,7 +28,7 @@ impl Default for PortSet {
 }
 
 impl PortSet {
-    /// Word and mask of a port's bit.
+    /// Index of the word that contains a port's bit, and the bit's mask.
     #[inline]
     fn place(transport: Transport, port: u16) -> (usize, u64) {
         let first = match transport {
@@ -39,7 +39,7 @@ impl PortSet {
         (first + port / PORTS_OF_WORD, 1 << (port % PORTS_OF_WORD))
     }
 
-    /// Adds ports.
+    /// Adds the ports of a range.
     pub fn insert(&mut self, transport: Transport, ports: RangeInclusive<u16>) {
         for port in ports {
             let (word, bit) = Self::place(transport, port);
@@ -47,7 +47,7 @@ impl PortSet {
         }
     }
 
-    /// Removes ports.
+    /// Removes the ports of a range.
     pub fn remove(&mut self, transport: Transport, ports: RangeInclusive<u16>) {
         for port in ports {
             let (word, bit) = Self::place(transport, port);
@@ -82,12 +82,12 @@ impl PortSet {
         self.words.iter().all(|word| *word == 0)
     }
 
-    /// 65,536 bits for TCP and as many for UDP, the lowest port in the lowest bit.
+    /// 65,536 bits for TCP and the same number for UDP. The lowest port has the lowest bit.
     pub fn words(&self) -> &[u64] {
         &self.words
     }
 
-    /// The runs of ports in the set, TCP first.
+    /// The ranges of ports in the set, TCP first.
     fn ranges(&self) -> impl Iterator<Item = (Transport, RangeInclusive<u16>)> {
         [Transport::Tcp, Transport::Udp].into_iter().flat_map(move |transport| {
             let mut next = Some(0u16);
@@ -123,7 +123,7 @@ impl From<Vec<PortRange>> for PortSet {
     }
 }
 
-/// Writes runs of ports in the syntax of options: `tcp:22 tcp:15000-15001 udp:53`.
+/// Writes ranges of ports in the syntax of options: `tcp:22 tcp:15000-15001 udp:53`.
 impl fmt::Display for PortSet {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (n, (transport, range)) in self.ranges().enumerate() {
@@ -145,10 +145,10 @@ impl fmt::Debug for PortSet {
     }
 }
 
-/// Forwards every port that nothing else uses.
+/// Configuration that forwards every port that nothing else uses.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EveryPort {
-    /// Ports to forward, unless a forward or a program of the pod uses them.
+    /// Ports to forward, unless another forward or a program of the pod uses them.
     pub ports: PortSet,
     /// What to do if a port cannot be forwarded.
     pub otherwise: Otherwise,
@@ -157,9 +157,9 @@ pub struct EveryPort {
 /// What to do if ports cannot be forwarded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Otherwise {
-    /// Do not serve the NIC.
+    /// The NIC is not served.
     Fail,
-    /// Serve it, and log a warning that names the ports that do not reach the guest.
+    /// The NIC is served, and a warning names the ports that do not reach the guest.
     Warn,
 }
 

@@ -1,4 +1,4 @@
-//! A configuration survives being saved and read back.
+//! Tests that a configuration survives being saved and read back.
 
 use super::*;
 use hawser_packet::vlan::VlanId;

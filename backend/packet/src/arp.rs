@@ -9,27 +9,27 @@ const ETHERNET_IPV4: [u8; 6] = [0, 1, 8, 0, 6, 4];
 /// An ARP packet for IPv4 over Ethernet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ArpPacket {
-    /// [`REQUEST`](Self::REQUEST), [`REPLY`](Self::REPLY) or another.
+    /// Operation: [`REQUEST`](Self::REQUEST), [`REPLY`](Self::REPLY) or another.
     pub operation: u16,
-    /// MAC of the sender.
+    /// Hardware address of the sender.
     pub sender_mac: MacAddr,
-    /// Address of the sender.
+    /// Protocol address of the sender.
     pub sender: Ipv4Addr,
-    /// MAC of the target; zero in a request.
+    /// Hardware address of the target; zero in a request.
     pub target_mac: MacAddr,
-    /// Address of the target, or the requested one.
+    /// Protocol address of the target, which a request asks for.
     pub target: Ipv4Addr,
 }
 
 impl ArpPacket {
-    /// Bytes on the wire.
+    /// Length on the wire in bytes.
     pub const LEN: usize = 28;
-    /// Who has the target address?
+    /// Operation that asks for the MAC of the target address.
     pub const REQUEST: u16 = 1;
-    /// The sender has its address.
+    /// Operation that announces the MAC of the sender address.
     pub const REPLY: u16 = 2;
 
-    /// Parses the packet at the start of `bytes`; `None` if it is truncated or not for IPv4 over Ethernet.
+    /// Parses the packet at the start of `bytes`. `None` if it is truncated or not for IPv4 over Ethernet.
     #[inline]
     pub fn parse(bytes: &[u8]) -> Option<Self> {
         let p: &[u8; Self::LEN] = bytes.first_chunk()?;

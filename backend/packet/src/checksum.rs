@@ -2,11 +2,11 @@
 
 use std::net::IpAddr;
 
-/// Bytes are summed in lanes from this length on.
+/// Length from which bytes are summed in lanes.
 const LONG: usize = 128;
-/// 32-bit words summed in parallel.
+/// Number of 32-bit words summed in parallel.
 const LANES: usize = 16;
-/// Blocks that a lane adds before the sum of its upper halves could overflow.
+/// Number of blocks that a lane adds before the sum of its upper halves could overflow.
 const BLOCKS: usize = 1 << 16;
 
 /// A one's complement sum that has not been folded yet.
@@ -14,7 +14,7 @@ const BLOCKS: usize = 1 << 16;
 pub struct Sum(u64);
 
 impl Sum {
-    /// Adds bytes. A part of odd length is padded with a zero byte, so only the last part of a message may be odd.
+    /// Adds bytes. A part of odd length is padded with a zero byte, so only the last part of a message may have one.
     #[must_use]
     #[inline]
     pub fn bytes(mut self, bytes: &[u8]) -> Self {
@@ -34,11 +34,11 @@ impl Sum {
         self
     }
 
-    /// Adds many bytes. The sum of words in the machine's order is the sum with its bytes swapped
-    /// (RFC 1071 2 B), and lanes that do not depend on each other let the compiler use vectors.
+    /// Adds many bytes. The sum of words in the machine's byte order is the sum with its bytes swapped (RFC 1071 2 B).
+    /// Lanes that do not depend on each other let the compiler use vectors.
     ///
-    /// A lane adds whole 32-bit words, losing the carries, and their upper halves. The lower halves
-    /// follow from the two: no word has to be widened.
+    /// A lane adds whole 32-bit words, losing the carries, and separately their upper halves. The lower halves follow
+    /// from these two sums, so no word has to be widened.
     fn long(self, bytes: &[u8]) -> Self {
         let (blocks, rest) = bytes.as_chunks::<{ LANES * 4 }>();
         let mut sum = 0;
@@ -88,7 +88,7 @@ impl Sum {
         Self(sum.0 + length as u64 + u64::from(protocol))
     }
 
-    /// The folded sum without the complement, which is what a partial checksum field holds.
+    /// The folded sum without the complement, which is the content of a partial checksum field.
     #[allow(clippy::cast_possible_truncation, reason = "folded to 16 bits")]
     #[inline]
     pub const fn fold(self) -> u16 {
@@ -99,13 +99,13 @@ impl Sum {
         sum as u16
     }
 
-    /// The checksum: the complement of the folded sum.
+    /// The checksum, which is the complement of the folded sum.
     #[inline]
     pub const fn finish(self) -> u16 {
         !self.fold()
     }
 
-    /// The checksum in a protocol where zero means "none" (RFC 768): all ones has the same value
+    /// The checksum in a protocol where zero means "none" (RFC 768). All ones is sent instead, which has the same value
     /// in ones' complement.
     #[inline]
     pub const fn finish_nonzero(self) -> u16 {
@@ -116,7 +116,7 @@ impl Sum {
     }
 }
 
-/// Checksum of one stretch of bytes.
+/// The checksum of contiguous bytes.
 #[inline]
 pub fn of(bytes: &[u8]) -> u16 {
     Sum::default().bytes(bytes).finish()

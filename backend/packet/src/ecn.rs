@@ -6,7 +6,7 @@
 pub enum Ecn {
     /// The transport does not support ECN.
     NotEct = 0b00,
-    /// ECN-capable, the second code point; L4S (RFC 9331).
+    /// ECN-capable, second code point (L4S, RFC 9331).
     Ect1 = 0b01,
     /// ECN-capable.
     Ect0 = 0b10,
@@ -15,25 +15,25 @@ pub enum Ecn {
 }
 
 impl Ecn {
-    /// Bits of the field in TOS or traffic class.
+    /// Bits of the ECN field in TOS or traffic class.
     pub const MASK: u8 = 0b11;
-    /// Every code point, in order of their bits.
+    /// Every code point, in the order of its bits.
     pub const ALL: [Self; 4] = [Self::NotEct, Self::Ect1, Self::Ect0, Self::Ce];
 
-    /// The field of a TOS or traffic class.
+    /// The ECN field of a TOS or traffic class.
     #[inline]
     pub const fn of(traffic_class: u8) -> Self {
         Self::ALL[(traffic_class & Self::MASK) as usize]
     }
 
-    /// `traffic_class` with its ECN field replaced and its DSCP kept.
+    /// Returns `traffic_class` with its ECN field replaced and its DSCP unchanged.
     #[inline]
     pub const fn in_class(self, traffic_class: u8) -> u8 {
         traffic_class & !Self::MASK | self as u8
     }
 
-    /// The outer header's field for an inner packet with this field: a copy, as in the normal mode of RFC 6040 section
-    /// 4.1.
+    /// The outer header's field for an inner packet with this field. It is a copy, as in the normal mode of RFC 6040
+    /// section 4.1.
     #[inline]
     #[must_use]
     pub const fn encapsulated(self) -> Self {

@@ -1,4 +1,4 @@
-//! Ethernet II.
+//! Ethernet II headers and MAC addresses.
 
 use super::{Malformed, be16};
 use serde::{Deserialize, Serialize};
@@ -12,10 +12,10 @@ use std::str::FromStr;
 pub struct MacAddr(pub [u8; 6]);
 
 impl MacAddr {
-    /// ff:ff:ff:ff:ff:ff
+    /// The broadcast address, ff:ff:ff:ff:ff:ff.
     pub const BROADCAST: Self = Self([0xff; 6]);
 
-    /// True for group addresses, broadcast included.
+    /// True for group addresses, including broadcast.
     #[inline]
     pub const fn is_multicast(self) -> bool {
         self.0[0] & 1 != 0
@@ -94,13 +94,13 @@ impl From<MacAddr> for String {
 /// EtherType of a frame's payload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EtherType {
-    /// 0x0800
+    /// IPv4 (0x0800)
     Ipv4,
-    /// 0x0806
+    /// ARP (0x0806)
     Arp,
-    /// 0x86dd
+    /// IPv6 (0x86dd)
     Ipv6,
-    /// Anything else, 802.1Q tags included.
+    /// Any other type, including 802.1Q tags.
     Other(u16),
 }
 
@@ -131,20 +131,20 @@ impl From<EtherType> for u16 {
 /// An Ethernet II header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EthernetHeader {
-    /// Destination.
+    /// Destination MAC.
     pub dst: MacAddr,
-    /// Source.
+    /// Source MAC.
     pub src: MacAddr,
-    /// What follows.
+    /// EtherType of the payload.
     pub ethertype: EtherType,
 }
 
 impl EthernetHeader {
-    /// Bytes on the wire.
+    /// Length on the wire in bytes.
     pub const LEN: usize = 14;
-    /// Byte range of the destination.
+    /// Byte range of the destination MAC in a header.
     pub const DST: Range<usize> = 0..6;
-    /// Byte range of the source.
+    /// Byte range of the source MAC in a header.
     pub const SRC: Range<usize> = 6..12;
 
     /// Parses the header at the start of `frame`.

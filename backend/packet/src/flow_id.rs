@@ -5,18 +5,18 @@ use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::net::{IpAddr, SocketAddr};
 
-/// Identifies a flow among all flows of a guest: the protocol and both ends, as the guest sees them.
+/// Identifies a flow among all flows of a guest: the protocol and both endpoints, as the guest sees them.
 ///
-/// For a flow of echo requests, `guest_port` holds the identifier and `remote_port` is 0.
+/// For a flow of echo requests, `guest_port` contains the identifier and `remote_port` is 0.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct FlowId {
-    /// The guest's address.
+    /// Address of the guest.
     pub guest: IpAddr,
-    /// The other address; same family.
+    /// Address of the remote end, of the same family.
     pub remote: IpAddr,
-    /// The guest's port, or the identifier of echo requests.
+    /// Port of the guest, or the identifier of echo requests.
     pub guest_port: u16,
-    /// The other port; 0 for echo requests.
+    /// Port of the remote end; 0 for echo requests.
     pub remote_port: u16,
     /// Number of the IP protocol.
     pub protocol: u8,
@@ -72,7 +72,7 @@ impl FlowId {
         SocketAddr::new(self.guest, self.guest_port)
     }
 
-    /// The other address and port.
+    /// The remote address and port.
     #[inline]
     pub const fn remote_end(&self) -> SocketAddr {
         SocketAddr::new(self.remote, self.remote_port)

@@ -4,14 +4,14 @@ use super::vlan::{VlanTag, is_tag};
 use super::{EtherType, EthernetHeader, FragmentInfo, Ipv4Header, Ipv6Header, MacAddr, Malformed, be16, be32};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// Tags that the parser looks past.
+/// Maximum tags that the parser skips.
 const MAX_TAGS: u8 = 2;
 const IPV4_FLAGS: usize = 6;
 const IPV4_TTL: usize = 8;
 const IPV4_SOURCE: usize = 12;
 const IPV6_HOP_LIMIT: usize = 7;
 const IPV6_SOURCE: usize = 8;
-/// "Do not fragment", in the byte of an IPv4 header that holds the flags.
+/// The "do not fragment" bit, in the byte of an IPv4 header that contains the flags.
 const DONT_FRAGMENT: u8 = 0x40;
 
 /// The headers of a frame up to the start of the transport header.
@@ -25,13 +25,13 @@ const DONT_FRAGMENT: u8 = 0x40;
 pub struct Head {
     /// The type field of the Ethernet header: the EtherType, or that of the first tag.
     outer: u16,
-    /// EtherType behind the tags.
+    /// EtherType after the tags.
     ethertype: u16,
-    /// Control information of the first tag; 0 without one.
+    /// Control information of the first tag; 0 without a tag.
     tci: u16,
-    /// Offset of the transport header; 0 if it is not known.
+    /// Offset of the transport header; 0 if it is unknown.
     transport: u16,
-    /// Bytes of the packet from there on.
+    /// Length of the packet from the transport header onwards.
     transport_len: u16,
     tags: u8,
     protocol: u8,
@@ -41,14 +41,14 @@ pub struct Head {
 
 const _: () = assert!(size_of::<Head>() <= 16, "it is handed on with every frame");
 
-/// Which part of a datagram a packet is.
+/// The part of a datagram that a packet contains.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Fragment {
-    /// All of it.
+    /// The whole datagram.
     #[default]
     None,
-    /// The first fragment, which has the transport header. An IPv6 packet with a fragment header
-    /// may be the only one as well (RFC 6946).
+    /// The first fragment, which contains the transport header. An IPv6 packet with a fragment header may also be the
+    /// only fragment (RFC 6946).
     First,
     /// A later fragment.
     Later,
@@ -57,11 +57,11 @@ pub enum Fragment {
 /// Position of the transport header of an IP packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TransportAt {
-    /// IP protocol.
+    /// Number of the IP protocol.
     pub protocol: u8,
-    /// Offset of the header in the frame.
+    /// Offset of the transport header in the frame.
     pub offset: usize,
-    /// Bytes of the packet from there on.
+    /// Length of the packet from the transport header onwards.
     pub len: usize,
 }
 
@@ -73,13 +73,13 @@ impl Head {
         Self::of_plain_ipv4(bytes, frame_len).unwrap_or_else(|| Self::of_any(bytes, frame_len))
     }
 
-    /// Parses an IPv4 packet without tags, options or fragments, as most frames are, in few instructions.
+    /// Parses an IPv4 packet without tags, options or fragments in few instructions. Most frames are of this form.
     #[allow(clippy::cast_possible_truncation, reason = "a constant, and a length of 16 bits")]
     #[inline]
     fn of_plain_ipv4(bytes: &[u8], frame_len: usize) -> Option<Self> {
         const IP: usize = EthernetHeader::LEN;
         const VERSION_AND_LEN: u8 = 0x45;
-        /// More fragments, and the offset.
+        /// Mask of the "more fragments" flag and the fragment offset.
         const FRAGMENT: u16 = 0x3fff;
         let head: &[u8; IP + Ipv4Header::LEN] = bytes.first_chunk()?;
         let ethertype = be16(head, IP - 2);
@@ -189,7 +189,7 @@ impl Head {
         self.fault = Some(fault);
     }
 
-    /// The error in the Ethernet or IP headers, if any.
+    /// The error in the Ethernet or IP headers, if there is one.
     #[inline]
     pub const fn fault(&self) -> Option<Malformed> {
         self.fault
@@ -201,25 +201,25 @@ impl Head {
         self.outer
     }
 
-    /// EtherType behind up to two tags. It is that of a tag if there are more tags or the frame ends inside one.
+    /// EtherType after up to two tags. If there are more tags, or the frame ends inside a tag, it is the type of a tag.
     #[inline]
     pub fn ethertype(&self) -> EtherType {
         self.ethertype.into()
     }
 
-    /// Tags before the packet.
+    /// Number of tags before the packet.
     #[inline]
     pub const fn tags(&self) -> u8 {
         self.tags
     }
 
-    /// Control information of the first tag; 0 without one.
+    /// Control information of the first tag; 0 without a tag.
     #[inline]
     pub const fn tci(&self) -> u16 {
         self.tci
     }
 
-    /// Offset of what follows the Ethernet header and the tags.
+    /// Offset of the packet after the Ethernet header and the tags.
     #[inline]
     pub const fn packet(&self) -> usize {
         EthernetHeader::LEN + self.tags as usize * VlanTag::LEN
@@ -246,31 +246,31 @@ impl Head {
             .filter(|_| self.fault().is_none() && !self.is_fragment())
     }
 
-    /// Which part of a datagram the packet is.
+    /// The part of a datagram that the packet contains.
     #[inline]
     pub const fn fragment(&self) -> Fragment {
         self.fragment
     }
 
-    /// True for a packet that is only part of a datagram, or has a fragment header.
+    /// True for a packet that is only part of a datagram, or that has a fragment header.
     #[inline]
     pub const fn is_fragment(&self) -> bool {
         !matches!(self.fragment, Fragment::None)
     }
 
-    /// The source MAC.
+    /// The source MAC, if the frame contains it.
     #[inline]
     pub fn source_mac(&self, bytes: &[u8]) -> Option<MacAddr> {
         Some(MacAddr(*bytes.get(EthernetHeader::SRC)?.first_chunk()?))
     }
 
-    /// The destination MAC.
+    /// The destination MAC, if the frame contains it.
     #[inline]
     pub fn destination_mac(&self, bytes: &[u8]) -> Option<MacAddr> {
         Some(MacAddr(*bytes.get(EthernetHeader::DST)?.first_chunk()?))
     }
 
-    /// Source and destination, if this is IPv4 with sound headers.
+    /// Source and destination addresses, if this is IPv4 with sound headers.
     #[inline]
     pub fn ipv4_addresses(&self, bytes: &[u8]) -> Option<(Ipv4Addr, Ipv4Addr)> {
         let is_ipv4 = self.transport != 0 && self.ethertype() == EtherType::Ipv4;
@@ -279,7 +279,7 @@ impl Head {
         is_ipv4.then(|| (be32(both, 0).into(), be32(both, 4).into()))
     }
 
-    /// Source and destination, if this is IPv6 with sound headers.
+    /// Source and destination addresses, if this is IPv6 with sound headers.
     #[inline]
     pub fn ipv6_addresses(&self, bytes: &[u8]) -> Option<(Ipv6Addr, Ipv6Addr)> {
         let is_ipv6 = self.transport != 0 && self.ethertype() == EtherType::Ipv6;
@@ -289,7 +289,7 @@ impl Head {
         is_ipv6.then(|| ((*src).into(), (*dst).into()))
     }
 
-    /// Source and destination, if this is IP with sound headers.
+    /// Source and destination addresses, if this is IP with sound headers.
     #[inline]
     pub fn addresses(&self, bytes: &[u8]) -> Option<(IpAddr, IpAddr)> {
         match self.ethertype() {
@@ -309,8 +309,7 @@ impl Head {
         }
     }
 
-    /// DSCP and ECN: the TOS of IPv4, the traffic class of IPv6 (RFC 2474, RFC 3168); 0 if this is
-    /// not IP.
+    /// DSCP and ECN: the TOS of IPv4 or the traffic class of IPv6 (RFC 2474, RFC 3168). 0 if this is not IP.
     #[inline]
     pub fn traffic_class(&self, bytes: &[u8]) -> u8 {
         let at = self.packet();
@@ -336,7 +335,7 @@ impl Head {
         self.ethertype() == EtherType::Ipv4 && usize::from(self.transport) > plain
     }
 
-    /// The part of `bytes` from the transport header on.
+    /// The part of `bytes` that begins with the transport header.
     #[inline]
     pub fn transport_bytes<'a>(&self, bytes: &'a [u8]) -> &'a [u8] {
         let at = usize::from(self.transport);

@@ -1,27 +1,27 @@
-//! The headers of a frame up to the network layer, in one parse.
+//! Parses the headers of a frame up to the network layer in one step.
 
 use super::{EtherType, EthernetHeader, Ipv4Header, Ipv6Header, Malformed};
 use std::net::IpAddr;
 
-/// Ethernet and network header of a frame.
+/// Ethernet and network headers of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Headers {
-    /// The Ethernet header.
+    /// Ethernet header of the frame.
     pub ethernet: EthernetHeader,
-    /// What it carries.
+    /// Network header that follows.
     pub network: Network,
 }
 
 /// The network layer of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Network {
-    /// ARP; its contents have not been parsed.
+    /// ARP, whose contents have not been parsed.
     Arp,
-    /// IPv4.
+    /// An IPv4 packet.
     Ipv4(Ipv4Header),
-    /// IPv6.
+    /// An IPv6 packet.
     Ipv6(Ipv6Header),
-    /// Anything else.
+    /// Any other EtherType.
     Other(u16),
 }
 
@@ -46,7 +46,7 @@ impl Headers {
 }
 
 impl Network {
-    /// Source and destination, if this is IP.
+    /// Source and destination addresses, if this is IP.
     #[inline]
     pub const fn addresses(&self) -> Option<(IpAddr, IpAddr)> {
         match self {
@@ -56,8 +56,8 @@ impl Network {
         }
     }
 
-    /// Protocol, offset of the L4 header from the start of the frame, and bytes from
-    /// there to the end of the packet, if this is IP.
+    /// If this is IP: the protocol, the offset of the transport header from the start of the frame, and the number of
+    /// bytes from there to the end of the packet.
     #[inline]
     pub const fn transport(&self) -> Option<(u8, usize, usize)> {
         match self {

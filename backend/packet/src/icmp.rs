@@ -27,8 +27,8 @@ pub mod v4 {
         pub const PROTOCOL: u8 = 2;
         /// Port unreachable
         pub const PORT: u8 = 3;
-        /// Fragmentation needed and don't-fragment set; the MTU is in the low 16 bits
-        /// of the header's rest (RFC 1191 4)
+        /// Fragmentation needed and don't-fragment set. The MTU is in the lower 16 bits of [`IcmpHeader::rest`] (RFC
+        /// 1191 4)
         pub const FRAGMENTATION_NEEDED: u8 = 4;
         /// Communication administratively prohibited
         pub const PROHIBITED: u8 = 13;
@@ -39,7 +39,7 @@ pub mod v4 {
 pub mod v6 {
     /// Destination unreachable
     pub const UNREACHABLE: u8 = 1;
-    /// Packet too big; the MTU is the header's rest
+    /// Packet too big. The MTU is in [`IcmpHeader::rest`]
     pub const PACKET_TOO_BIG: u8 = 2;
     /// Time exceeded
     pub const TIME_EXCEEDED: u8 = 3;
@@ -86,7 +86,7 @@ pub mod v6 {
 /// The first eight bytes of every ICMP and ICMPv6 message, without the checksum.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct IcmpHeader {
-    /// Type ([`v4`], [`v6`]).
+    /// Message type, one of [`v4`] or [`v6`].
     pub kind: u8,
     /// Code, whose meaning depends on the type.
     pub code: u8,
@@ -95,7 +95,7 @@ pub struct IcmpHeader {
 }
 
 impl IcmpHeader {
-    /// Bytes on the wire.
+    /// Length on the wire in bytes.
     pub const LEN: usize = 8;
     const CHECKSUM: std::ops::Range<usize> = 2..4;
 

@@ -24,7 +24,7 @@ pub mod protocol {
     /// IPv6 destination options
     pub(super) const DESTINATION: u8 = 60;
 
-    /// True for IPv6 extension headers, which another header follows.
+    /// True for IPv6 extension headers, each of which is followed by another header.
     #[inline]
     pub(super) const fn is_extension(protocol: u8) -> bool {
         matches!(protocol, HOP_BY_HOP | ROUTING | FRAGMENT | DESTINATION)
@@ -34,42 +34,42 @@ pub mod protocol {
 /// The position of a fragment in its datagram.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FragmentInfo {
-    /// Identification field; only 16 bits are used in IPv4.
+    /// Identification field, of which IPv4 uses only 16 bits.
     pub ident: u32,
     /// Offset of this fragment's first byte in the datagram, in bytes.
     pub offset: u16,
-    /// More fragments follow.
+    /// True if more fragments follow.
     pub more: bool,
 }
 
 /// An IPv4 header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ipv4Header {
-    /// Source.
+    /// Source address.
     pub src: Ipv4Addr,
-    /// Destination.
+    /// Destination address.
     pub dst: Ipv4Addr,
-    /// What follows ([`protocol`]).
+    /// Protocol of the payload ([`protocol`]).
     pub protocol: u8,
     /// Time to live.
     pub ttl: u8,
     /// DSCP and ECN.
     pub tos: u8,
-    /// Don't-fragment bit.
+    /// True if the don't-fragment bit is set.
     pub dont_fragment: bool,
-    /// Set if this is a fragment of a larger datagram.
+    /// Position in the datagram, if this is a fragment.
     pub fragment: Option<FragmentInfo>,
-    /// Bytes of header, options included (20 to 60).
+    /// Length of the header in bytes, including options (20 to 60).
     pub header_len: usize,
-    /// Bytes after the header.
+    /// Length of the payload in bytes.
     pub payload_len: usize,
 }
 
 impl Ipv4Header {
-    /// Bytes of a header without options, the only kind that is emitted.
+    /// Length of a header without options in bytes. Only this kind is emitted.
     pub const LEN: usize = 20;
 
-    /// Parses the header at the start of `bytes`. The frame holds `available` bytes from there on, which may include
+    /// Parses the header at the start of `bytes`. The frame has `available` bytes from there onwards, which may include
     /// Ethernet padding.
     ///
     /// # Errors
@@ -109,8 +109,8 @@ impl Ipv4Header {
         })
     }
 
-    /// Writes a header without options to the start of `out`, checksum included.
-    /// A larger `payload_len` is cut to 65535.
+    /// Writes a header without options to the start of `out`, including the checksum. A larger `payload_len` is cut to
+    /// 65535.
     #[inline]
     pub fn emit(&self, out: &mut [u8]) {
         let total = u16::try_from(Self::LEN + self.payload_len).unwrap_or(u16::MAX);
@@ -136,35 +136,35 @@ impl Ipv4Header {
     }
 }
 
-/// An IPv6 header, extension headers walked through.
+/// An IPv6 header. Extension headers are parsed, and skipped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ipv6Header {
-    /// Source.
+    /// Source address.
     pub src: Ipv6Addr,
-    /// Destination.
+    /// Destination address.
     pub dst: Ipv6Addr,
-    /// The upper-layer protocol after all extension headers ([`protocol`]).
+    /// Protocol of the payload after all extension headers ([`protocol`]).
     pub protocol: u8,
-    /// Hop limit.
+    /// Hop limit of the packet.
     pub hop_limit: u8,
     /// Traffic class (DSCP and ECN).
     pub traffic_class: u8,
-    /// Set if there is a fragment header.
+    /// Position in the datagram, if there is a fragment header.
     pub fragment: Option<FragmentInfo>,
-    /// Bytes of header, extension headers included.
+    /// Length of the headers in bytes, including extension headers.
     pub header_len: usize,
-    /// Bytes after the headers.
+    /// Length of the payload after the headers, in bytes.
     pub payload_len: usize,
 }
 
 impl Ipv6Header {
-    /// Bytes of a header without extension headers, the only kind `emit` writes
-    /// (48 with a fragment header).
+    /// Length in bytes of a header without extension headers, the only kind that `emit` writes (48 with a fragment
+    /// header).
     pub const LEN: usize = 40;
-    /// Bytes of a fragment header.
+    /// Length of a fragment header in bytes.
     pub const FRAGMENT_LEN: usize = 8;
 
-    /// Parses the header at the start of `bytes`. The frame holds `available` bytes from there on.
+    /// Parses the header at the start of `bytes`. The frame has `available` bytes from there onwards.
     ///
     /// # Errors
     /// Any [`Malformed`].
@@ -234,8 +234,8 @@ impl Ipv6Header {
         }
     }
 
-    /// Writes the header to the start of `out`: 40 bytes, 48 if this is a fragment.
-    /// A larger `payload_len` is cut to 65535.
+    /// Writes the header to the start of `out`: 40 bytes, or 48 if this is a fragment. A larger `payload_len` is cut to
+    /// 65535.
     #[inline]
     pub fn emit(&self, out: &mut [u8]) {
         let extra = if self.fragment.is_some() { Self::FRAGMENT_LEN } else { 0 };

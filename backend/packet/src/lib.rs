@@ -2,7 +2,7 @@
 //!
 //! No-panic contract: `parse` never panics, whatever the bytes, and names the reason of a refusal ([`Malformed`]). A
 //! parsed header is self-consistent: lengths lie within the frame, and headers lie within the bytes that were passed
-//! in. `emit` writes a whole header into a buffer that the caller made large enough.
+//! in. `emit` writes a whole header into a buffer. The caller must pass a large enough buffer.
 //!
 //! The crate does no I/O, reads no clock and allocates nothing. Functions on the packet path are `#[inline]`, so that
 //! callers in other crates do not pay for a call.
@@ -39,7 +39,7 @@ pub use mac_range::{MacRange, MacRangeError};
 pub use tcp::{TcpFlags, TcpHeader, TcpOptions, Timestamps};
 pub use udp::UdpHeader;
 
-/// Why a header was refused. Each variant names a counter.
+/// The reason why a header was refused. Each variant names a counter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Malformed {
     /// The frame ends before the header does.

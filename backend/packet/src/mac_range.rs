@@ -4,15 +4,15 @@ use super::ethernet::{BadMac, MacAddr};
 use std::fmt;
 use std::str::FromStr;
 
-/// Unicast MACs from `first` to `last`, both included. All of them share their first byte, so the range contains no
-/// multicast address.
+/// The unicast MACs from `first` to `last`, including both. All of them have the same first byte, so the range contains
+/// no multicast address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MacRange {
     first: MacAddr,
     last: MacAddr,
 }
 
-/// Why two addresses are not the ends of a [`MacRange`].
+/// The reason why two addresses are not the ends of a [`MacRange`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum MacRangeError {
     /// The text has no hyphen between two addresses.
@@ -28,7 +28,7 @@ pub enum MacRangeError {
     #[error("the first bytes differ, so the range includes multicast addresses: use the same first byte for both")]
     FirstByte,
     /// The first address is above the last.
-    #[error("it ends before it begins: give the lower MAC first")]
+    #[error("the range ends before it begins: give the lower MAC first")]
     Backwards,
 }
 
@@ -56,12 +56,12 @@ impl MacRange {
         Ok(Self { first, last })
     }
 
-    /// The lowest address.
+    /// The lowest address of the range.
     pub const fn first(&self) -> MacAddr {
         self.first
     }
 
-    /// The highest address.
+    /// The highest address of the range.
     pub const fn last(&self) -> MacAddr {
         self.last
     }

@@ -1,9 +1,9 @@
-//! Messages by which hosts join and leave multicast groups: IGMPv1, v2 and v3 (RFC 1112, 2236, 3376), MLDv1 and v2
-//! (RFC 2710, 3810).
+//! Messages by which hosts join and leave multicast groups: IGMPv1, v2 and v3 (RFC 1112, 2236, 3376), MLDv1 and v2 (RFC
+//! 2710, 3810).
 //!
-//! Messages are parsed as far as a snooping switch needs (RFC 4541): into a query, or a list of groups with the change
-//! that the host wants. Sources are ignored: a host that wants a group from some sources wants the group. Queries are
-//! written in the newest version, which older hosts answer in their own version.
+//! Messages are parsed only as far as a snooping switch requires (RFC 4541): into a query, or into a list of groups and
+//! the change that the host wants. Sources are ignored: a host that wants a group from some sources wants the group.
+//! Queries are written in the newest version, which older hosts answer in their own version.
 
 use super::checksum::Sum;
 use super::icmp::{self, v6};
@@ -29,19 +29,19 @@ mod record {
     pub(super) const BLOCK: u8 = 6;
 }
 
-/// TTL or hop limit of every message, because routers do not forward them.
+/// TTL or hop limit of every message. Routers do not forward them.
 const LINK_TTL: u8 = 1;
-/// Bytes of an IGMP message, and of the fixed part of a report of version 3.
+/// Length of an IGMP message, and of the fixed part of a report of version 3, in bytes.
 const IGMP_LEN: usize = 8;
-/// Bytes of an MLD message of version 1.
+/// Length of an MLD message of version 1 in bytes.
 const MLD_LEN: usize = 24;
-/// Bytes of the fixed part of a report of MLDv2.
+/// Length of the fixed part of an MLDv2 report in bytes.
 const MLD_REPORT_LEN: usize = 8;
-/// Bytes before the group of a record.
+/// Number of bytes before the group of a record.
 const RECORD_HEADER: usize = 4;
-/// 224.0.0.1
+/// The all-hosts group, 224.0.0.1.
 const ALL_HOSTS: Ipv4Addr = Ipv4Addr::new(224, 0, 0, 1);
-/// ff02::1
+/// The all-nodes group, ff02::1.
 const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
 /// Internetwork control, the precedence of IGMP (RFC 3376 4).
 const PRECEDENCE: u8 = 0xc0;
@@ -51,45 +51,45 @@ const ROBUSTNESS: u8 = 2;
 const ALERT4: [u8; 4] = [0x94, 0x04, 0, 0];
 /// Hop-by-hop options with the router alert of MLD (RFC 2711), before ICMPv6.
 const ALERT6: [u8; 8] = [protocol::ICMPV6, 0, 5, 2, 0, 0, 1, 0];
-/// Longest query.
+/// Length of the longest query in bytes.
 const QUERY_MAX: usize = EthernetHeader::LEN + Ipv6Header::LEN + ALERT6.len() + MLD_LEN + 4;
 
-/// A message that is inconsistent, or not for the link.
+/// A message that is inconsistent, or that is not restricted to the link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a message of IGMP or MLD is malformed")]
 pub struct BadMembership;
 
-/// A message of a host or router about groups.
+/// A message from a host or router about groups.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Membership<'a> {
-    /// A router queries which groups are wanted.
+    /// A router asks which groups are wanted.
     Query {
-        /// Address of the router; unspecified for a switch that queries on its own (RFC 4541 2.1.1).
+        /// Address of the router. It is unspecified for a switch that queries on its own (RFC 4541 2.1.1).
         source: IpAddr,
-        /// The queried group; `None`: all groups.
+        /// Group that the query is about. `None`: all groups.
         group: Option<IpAddr>,
     },
     /// A host reports which groups it wants or no longer wants.
     Report(Changes<'a>),
 }
 
-/// Whether a host wants a group.
+/// A group, and whether a host wants it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Change {
-    /// The group.
+    /// Address of the group.
     pub group: IpAddr,
-    /// True if the host wants it.
+    /// True if the host wants the group.
     pub is_wanted: bool,
 }
 
-/// The changes of a report.
+/// Iterator over the changes of a report.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Changes<'a> {
     /// A report about one group.
     One(Option<Change>),
-    /// The records of IGMPv3, which fit into the message.
+    /// The records of IGMPv3, which lie within the message.
     V4(&'a [u8]),
-    /// The records of MLDv2, which fit into the message.
+    /// The records of MLDv2, which lie within the message.
     V6(&'a [u8]),
 }
 
@@ -188,7 +188,7 @@ impl<'a> Membership<'a> {
 impl Iterator for Changes<'_> {
     type Item = Change;
 
-    /// The next group. Records without a change are skipped.
+    /// The next group that changes. Records without a change are skipped.
     fn next(&mut self) -> Option<Change> {
         loop {
             let change = match self {
@@ -211,7 +211,7 @@ struct Record {
 }
 
 impl Record {
-    /// The change of the group. A record that only blocks sources changes nothing.
+    /// The change of the record's group. A record that only blocks sources changes nothing.
     fn change(&self) -> Option<Change> {
         let is_wanted = match self.kind {
             record::IS_INCLUDE | record::TO_INCLUDE => self.sources != 0,
@@ -227,7 +227,7 @@ impl Record {
     }
 }
 
-/// Removes the first of records whose groups have `N` bytes.
+/// Removes the first of several records whose groups have `N` bytes.
 fn take<const N: usize>(bytes: &mut &[u8]) -> Option<Record> {
     let [kind, auxiliary, a, b] = *bytes.first_chunk::<RECORD_HEADER>()?;
     let sources = u16::from_be_bytes([a, b]);
@@ -250,23 +250,23 @@ fn records<const N: usize>(bytes: &[u8], count: u16) -> Option<&[u8]> {
     Some(&bytes[..bytes.len() - rest.len()])
 }
 
-/// A query of a router, to be written as a frame.
+/// A query of a router that is to be written as a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Query {
     /// MAC of the router.
     pub mac: MacAddr,
-    /// Address of the router; for MLD a link-local address.
+    /// Address of the router. For MLD it is a link-local address.
     pub source: IpAddr,
-    /// The queried group, of the same family as `source`; `None`: all groups.
+    /// Queried group, of the same family as `source`. `None`: all groups.
     pub group: Option<IpAddr>,
-    /// Seconds within which a host must answer, at most 12.
+    /// Number of seconds within which a host must answer, at most 12.
     pub response_secs: u8,
-    /// Seconds between two queries for all groups.
+    /// Number of seconds between two queries for all groups.
     pub interval_secs: u16,
 }
 
 impl Query {
-    /// The frame, and its length in bytes.
+    /// The query as a frame, and the length of the frame in bytes.
     pub fn frame(&self) -> ([u8; QUERY_MAX], usize) {
         let mut out = [0; QUERY_MAX];
         let (to, ethertype) = match self.source {
@@ -283,7 +283,7 @@ impl Query {
         let len = match (self.source, to) {
             (IpAddr::V4(source), IpAddr::V4(to)) => self.igmp(source, to, packet),
             (IpAddr::V6(source), IpAddr::V6(to)) => self.mld(source, to, packet),
-            // There is no query for a group of the other family.
+            // A query cannot be for a group of the other family.
             _ => 0,
         };
         (out, EthernetHeader::LEN + len)
@@ -366,8 +366,8 @@ pub fn group_mac(group: IpAddr) -> MacAddr {
     }
 }
 
-/// True for a group of link scope, whose members need not report it (RFC 4541 2.1.2, 3): 224.0.0.0/24, ff02::/16, and
-/// groups of node scope.
+/// True for a group of link scope, for which members need not send reports (RFC 4541 2.1.2, 3): 224.0.0.0/24,
+/// ff02::/16, and groups of node scope.
 pub const fn is_link_scope(group: IpAddr) -> bool {
     match group {
         IpAddr::V4(group) => matches!(group.octets(), [224, 0, 0, _]),
@@ -375,7 +375,7 @@ pub const fn is_link_scope(group: IpAddr) -> bool {
     }
 }
 
-/// An interval as a code of eight bits, rounded down (RFC 3376 4.1.7).
+/// Converts an interval to a code of eight bits, rounded down (RFC 3376 4.1.7).
 fn interval_code(secs: u16) -> u8 {
     if secs < 128 {
         return u8::try_from(secs).unwrap_or(127);

@@ -13,7 +13,7 @@ fn group6(last: u16) -> IpAddr {
     Ipv6Addr::new(0xff15, 0, 0, 0, 0, 0, 0, last).into()
 }
 
-/// A frame with an IGMP message of a host.
+/// A frame with an IGMP message from a host.
 fn igmp_frame(message: &[u8]) -> Vec<u8> {
     let mut frame = vec![0; 34];
     EthernetHeader {
@@ -40,7 +40,7 @@ fn igmp_frame(message: &[u8]) -> Vec<u8> {
     frame
 }
 
-/// A frame with an MLD message of a host, after the router alert.
+/// A frame with an MLD message from a host, after the router alert.
 fn mld_frame(message: &[u8]) -> Vec<u8> {
     let dst = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 0x16);
     let mut frame = vec![0; 54];
@@ -151,7 +151,7 @@ fn what_contradicts_itself_or_comes_from_another_link_is_refused() {
     for bad in [unicast, short, unknown] {
         assert_eq!(parse(&bad), Err(BadMembership));
     }
-    // RFC 3810 5.2.13: only link-local sources report.
+    // RFC 3810 5.2.13: only link-local sources send reports.
     let mut global = report(&[(2, 0, group6(1))]);
     global[22] = 0x20;
     icmp::fill_checksum(

@@ -6,10 +6,10 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// Bytes of a frame that a caller copies before it parses the headers.
+/// Number of bytes of a frame that a caller copies before it parses the headers.
 const HEAD_MAX: usize = 128;
 
-/// A frame whose first bytes often make it IP.
+/// Generates a frame whose first bytes often make it IP.
 pub(crate) fn frame() -> impl Strategy<Value = Vec<u8>> {
     let kinds = prop::sample::select(vec![(0x0800u16, 0x45u8), (0x0800, 0x4f), (0x86dd, 0x60), (0x0806, 0)]);
     let next_headers = prop::sample::select(vec![0u8, 6, 17, 43, 44, 58, 60]);
@@ -19,7 +19,7 @@ pub(crate) fn frame() -> impl Strategy<Value = Vec<u8>> {
             let fields = [
                 (12, kind.to_be_bytes().to_vec()),
                 (14, vec![version]),
-                // The lengths must be consistent, or most frames would be refused here.
+                // The lengths must be consistent, because otherwise most frames would be refused here.
                 (16, u16::try_from(total).expect("short").to_be_bytes().to_vec()),
                 (
                     18,
@@ -195,7 +195,7 @@ proptest! {
         prop_assert_eq!(MacAddr(mac).to_string().parse(), Ok(MacAddr(mac)));
     }
 
-    /// Compares with the definition: 16-bit words with end-around carry.
+    /// Compares the checksum with its definition: 16-bit words with end-around carry.
     #[test]
     fn the_checksum_is_that_of_rfc_1071_in_whatever_parts(bytes in vec(any::<u8>(), 0..200), cuts in vec(0..100usize, 0..4)) {
         let mut expected = 0u16;
@@ -228,7 +228,7 @@ proptest! {
 
 #[test]
 fn extension_headers_beyond_the_head_are_refused_by_name() {
-    // IPv6 with destination options of 248 bytes in a frame that has them.
+    // The frame contains IPv6 with destination options of 248 bytes.
     let mut frame = vec![0; 400];
     frame[12..16].copy_from_slice(&[0x86, 0xdd, 0x60, 0]);
     frame[18..20].copy_from_slice(&346u16.to_be_bytes());

@@ -7,13 +7,13 @@ use super::{Malformed, be16, be32};
 pub struct TcpFlags(pub u8);
 
 impl TcpFlags {
-    /// No more data from the sender.
+    /// The sender has no more data.
     pub const FIN: Self = Self(0x01);
-    /// Synchronize sequence numbers.
+    /// Synchronizes sequence numbers.
     pub const SYN: Self = Self(0x02);
-    /// Reset the connection.
+    /// Resets the connection.
     pub const RST: Self = Self(0x04);
-    /// Push.
+    /// Push function.
     pub const PSH: Self = Self(0x08);
     /// The acknowledgment field is valid.
     pub const ACK: Self = Self(0x10);
@@ -36,14 +36,14 @@ impl std::ops::BitOr for TcpFlags {
     }
 }
 
-/// The supported options; others are skipped.
+/// The supported TCP options. All others are skipped.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TcpOptions {
     /// Maximum segment size (SYN only).
     pub mss: Option<u16>,
     /// Window scale shift (SYN only, RFC 7323 2).
     pub window_scale: Option<u8>,
-    /// Timestamps (RFC 7323 3).
+    /// Timestamps of a segment (RFC 7323 3).
     pub timestamps: Option<Timestamps>,
 }
 
@@ -52,12 +52,12 @@ pub struct TcpOptions {
 pub struct Timestamps {
     /// The sender's clock (TSval).
     pub value: u32,
-    /// The peer's timestamp that is echoed (TSecr); 0 in a SYN without ACK.
+    /// Timestamp of the peer that is echoed (TSecr); 0 in a SYN without ACK.
     pub echo: u32,
 }
 
 impl Timestamps {
-    /// Bytes the option takes in a header, padded to a multiple of four.
+    /// Length of the option in a header, padded to a multiple of four bytes.
     pub const EMITTED_LEN: usize = 12;
 }
 
@@ -98,7 +98,7 @@ impl TcpOptions {
         options
     }
 
-    /// Bytes the options take in a header, padded to a multiple of four.
+    /// Length of the options in a header, padded to a multiple of four bytes.
     #[inline]
     pub const fn emitted_len(&self) -> usize {
         let mss = if self.mss.is_some() { 4 } else { 0 };
@@ -145,21 +145,21 @@ pub struct TcpHeader {
     pub ack: u32,
     /// Control bits.
     pub flags: TcpFlags,
-    /// Window as on the wire, not scaled (SEG.WND).
+    /// Window as it is on the wire, without scaling (SEG.WND).
     pub window: u16,
-    /// Urgent pointer (SEG.UP), where URG is set.
+    /// Urgent pointer (SEG.UP), meaningful only if URG is set.
     pub urgent: u16,
-    /// Supported options.
+    /// Options of the segment, as far as they are supported.
     pub options: TcpOptions,
-    /// Bytes of header, options included (20 to 60). Ignored by `emit`.
+    /// Length of the header in bytes, including options (20 to 60). `emit` ignores it.
     pub header_len: usize,
 }
 
 impl TcpHeader {
-    /// Bytes of a header without options.
+    /// Length of a header without options in bytes.
     pub const LEN: usize = 20;
 
-    /// Parses the header at the start of `bytes`; the IP payload has `available` bytes.
+    /// Parses the header at the start of `bytes`. The IP payload has `available` bytes.
     ///
     /// # Errors
     /// Any [`Malformed`].
@@ -184,7 +184,7 @@ impl TcpHeader {
         })
     }
 
-    /// Bytes `emit` writes.
+    /// Number of bytes that `emit` writes.
     #[inline]
     pub const fn emitted_len(&self) -> usize {
         Self::LEN + self.options.emitted_len()

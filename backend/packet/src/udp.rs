@@ -9,15 +9,15 @@ pub struct UdpHeader {
     pub src_port: u16,
     /// Destination port.
     pub dst_port: u16,
-    /// Bytes after the header.
+    /// Length of the payload in bytes.
     pub payload_len: usize,
 }
 
 impl UdpHeader {
-    /// Bytes on the wire.
+    /// Length on the wire in bytes.
     pub const LEN: usize = 8;
 
-    /// Parses the header at the start of `bytes`; the IP payload has `available` bytes. In a frame with several
+    /// Parses the header at the start of `bytes`. The IP payload has `available` bytes. In a frame with several
     /// datagrams (`segmented`) the length field need not match, and the payload is everything after the header.
     ///
     /// # Errors

@@ -9,11 +9,11 @@ use std::str::FromStr;
 pub const TPID_8021Q: u16 = 0x8100;
 /// EtherType of an 802.1ad service tag.
 pub const TPID_8021AD: u16 = 0x88a8;
-/// EtherType of stacked tags before 802.1ad.
+/// EtherType of stacked tags that was in use before 802.1ad.
 pub const TPID_9100: u16 = 0x9100;
 
-/// Bits of the tag control information that are the VLAN identifier; the others are
-/// priority and drop eligibility.
+/// Bits of the tag control information that contain the VLAN identifier. The other bits are priority and drop
+/// eligibility.
 pub const VID_MASK: u16 = 0x0fff;
 
 /// True for EtherTypes that are followed by tag control information and another EtherType.
@@ -30,7 +30,7 @@ pub struct VlanId(u16);
 impl VlanId {
     /// VLAN 1, the default VLAN of untagged frames.
     pub const DEFAULT: Self = Self(1);
-    /// The highest number; 4095 is reserved.
+    /// The highest valid number. 4095 is reserved.
     pub const MAX: Self = Self(4094);
 
     /// The VLAN numbered `id`, if that is a valid VLAN number.
@@ -43,7 +43,7 @@ impl VlanId {
         }
     }
 
-    /// Its number.
+    /// The VLAN as a number.
     #[inline]
     pub const fn get(self) -> u16 {
         self.0
@@ -89,19 +89,19 @@ impl From<VlanId> for u16 {
 /// The fields between the addresses of a tagged frame and its payload's EtherType.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct VlanTag {
-    /// The kind of tag, for which [`is_tag`] is true.
+    /// EtherType of the tag, for which [`is_tag`] is true.
     pub tpid: u16,
-    /// Tag control information: priority (3 bits), drop eligibility (1), VLAN (12).
+    /// Tag control information: priority (3 bits), drop eligibility (1 bit) and VLAN (12 bits).
     pub tci: u16,
-    /// EtherType behind the tag, which may be that of another tag.
+    /// EtherType after the tag, which may be that of another tag.
     pub inner: u16,
 }
 
 impl VlanTag {
-    /// Bytes on the wire.
+    /// Length on the wire in bytes.
     pub const LEN: usize = 4;
 
-    /// The tag at offset `at` of `frame`, where the caller found its TPID. `None`: the frame ends inside the tag.
+    /// The tag at offset `at` of `frame`, where the caller found its TPID. `None` if the frame ends inside the tag.
     #[inline]
     pub fn parse_at(frame: &[u8], at: usize) -> Option<Self> {
         (frame.len() >= at + Self::LEN + 2).then(|| Self {
@@ -111,7 +111,7 @@ impl VlanTag {
         })
     }
 
-    /// The VLAN's number; 0 for a tag that carries a priority only.
+    /// Number of the VLAN; 0 for a tag that carries only a priority.
     #[inline]
     pub const fn vid(self) -> u16 {
         self.tci & VID_MASK

@@ -1,10 +1,10 @@
 //! Receives frames of the segment and delivers them to the guest.
 //!
-//! The length of a frame is known only after it has been read, and a read into too small a buffer truncates it. While
-//! frames are small, they are read into a buffer of our own and copied, which is cheaper than reserving guest buffers
-//! for the largest frame each time. While frames are large, the head is read into our buffer and the rest straight into
-//! guest memory, followed by a spill buffer in case the guest has not posted enough. The most recent frames decide
-//! between the two; a wrong guess costs a copy.
+//! The length of a frame is known only after it has been read, and a read into a buffer that is too small truncates it.
+//! While frames are small, they are read into a buffer of our own and copied. This is cheaper than reserving guest
+//! buffers for the largest frame each time. While frames are large, the head is read into our buffer and the rest
+//! directly into guest memory, followed by a spill buffer in case the guest has not posted enough. The most recent
+//! frames decide between the two. A wrong guess costs a copy.
 //!
 //! Datagrams that arrive as one frame stay together if the guest accepts that. Otherwise they are split here
 //! ([`split`](crate::gso::split)), because the kernel would split them into one frame, and one read, each.
@@ -20,41 +20,41 @@ use crate::virtio::net_header::{self, HEADER_LEN, LEGACY_HEADER_LEN};
 use std::io;
 use std::sync::Arc;
 
-/// Frames read per turn.
+/// Maximum frames read per turn.
 const FRAMES_PER_TURN: usize = 64;
-/// Longest frame: an IP packet of 65535 bytes, its Ethernet header and a tag.
+/// Length of the longest frame: an IP packet of 65535 bytes, its Ethernet header and a tag.
 const MAX_FRAME: usize = 65535 + EthernetHeader::LEN + 4;
-/// Frames up to this length are cheaper to copy.
+/// Length up to which a frame is cheaper to copy.
 const SMALL: usize = 2048;
-/// After this many small frames in a row, the next frame is expected to be small too.
+/// After this many consecutive small frames, the next frame is expected to be small too.
 const HABIT: u8 = 8;
 /// Bytes of every frame that are read into our memory: the virtio header and the head.
 const OWN: usize = HEADER_LEN + HEAD_MAX;
 
-/// Reads frames from the device.
+/// Reads frames from the device and delivers them.
 pub(super) struct Inbound {
     counters: Arc<Counters>,
     vlan: VlanRules,
     /// Source MAC of all frames to the guest, on a routed segment.
     sender: Option<MacAddr>,
-    /// Virtio header and frame; the part after the head may be in guest memory instead.
+    /// Virtio header and frame. The part after the head may be in guest memory instead.
     buffer: Vec<u8>,
     scatter: ScatterList,
-    /// Consecutive small frames up to now.
+    /// Number of consecutive small frames so far.
     copies: u8,
-    /// Bytes in the head of the last large frame, after its tag was edited.
+    /// Length of the head of the last large frame, after its tag was edited.
     head: usize,
     /// The frame in `buffer` that waits for room.
     pending: Option<Pending>,
-    /// The guest had no room at the last attempt.
+    /// True if the guest had no room at the last attempt.
     blocked: bool,
 }
 
-/// A frame in the buffer, ready for the guest.
+/// A frame in the buffer that is ready for the guest.
 #[derive(Clone, Copy)]
 struct Pending {
     frame: Frame,
-    /// Offset of its end in the buffer.
+    /// Offset of the frame's end in the buffer.
     end: usize,
     split: Option<Split>,
 }
@@ -62,7 +62,7 @@ struct Pending {
 /// A frame whose head is in the buffer, with its tag edited.
 #[derive(Clone, Copy)]
 struct Frame {
-    /// Offset of its start in the buffer.
+    /// Offset of the frame's start in the buffer.
     start: usize,
     offload: Offload,
 }
@@ -71,7 +71,7 @@ struct Frame {
 enum Read {
     /// A frame was read and handled.
     Frame,
-    /// There was none.
+    /// No frame was waiting.
     Drained,
 }
 
@@ -108,7 +108,7 @@ impl Inbound {
         self.pending = None;
     }
 
-    /// Delivers frames as far as the guest has room.
+    /// Delivers frames as long as the guest has room.
     pub(super) fn receive(&mut self, segment: &mut Segment, sink: &mut dyn GuestSink) {
         self.blocked = self.try_receive(segment, sink).is_err();
     }
@@ -154,7 +154,7 @@ impl Inbound {
         let mut scatter = self.scatter.start();
         scatter.push(own);
         scatter.extend(sink.payload_all());
-        // The spill starts at an offset equal to the room, so the frame can be put together in place.
+        // The spill starts at an offset equal to the room, so that the frame can be assembled in place.
         scatter.push(&mut rest[room..]);
         let n = match segment.queue().read(scatter.slices()) {
             Ok(n) => n,
@@ -177,8 +177,8 @@ impl Inbound {
         self.deliver(frame, n, sink).map(|()| Read::Frame)
     }
 
-    /// Inspects a frame of `n` bytes, at least the head of which is in the buffer, and edits its tag. `None` if the
-    /// frame is dropped, which is counted.
+    /// Inspects a frame of `n` bytes, whose head at least is in the buffer, and edits its tag. `None` if the frame is
+    /// dropped, which is counted.
     fn examine(&mut self, n: usize, caps: GuestCaps) -> Option<Frame> {
         match self.try_examine(n, caps) {
             Ok(frame) => Some(frame),
@@ -196,7 +196,7 @@ impl Inbound {
         let header: &[u8; LEGACY_HEADER_LEN] = self.buffer.first_chunk().ok_or(DropReason::Truncated)?;
         let mut offload = net_header::decode_trusted(header).ok_or(DropReason::NotSegmented)?;
         if offload.checksum == Checksum::Valid && !caps.checksum {
-            // The bytes carry the full checksum too.
+            // These bytes carry the full checksum too.
             offload.checksum = Checksum::Complete;
         }
         if let Some(sender) = self.sender {
@@ -210,7 +210,7 @@ impl Inbound {
                 offload,
             });
         };
-        // A header that has grown overwrites the end of the virtio header.
+        // If the header has grown, it overwrites the end of the virtio header.
         let start = HEADER_LEN + edited.replaces - edited.bytes().len();
         self.buffer[start..HEADER_LEN + edited.replaces].copy_from_slice(edited.bytes());
         Ok(Frame {
@@ -219,7 +219,7 @@ impl Inbound {
         })
     }
 
-    /// Handles a frame that is wholly in the buffer, `n` bytes including the virtio header.
+    /// Handles a frame that is completely in the buffer. `n` includes the virtio header.
     fn copied(&mut self, n: usize, sink: &mut dyn GuestSink) -> Result<(), NoRoom> {
         match self.examine(n, sink.caps()) {
             Some(frame) => self.deliver(frame, n, sink),

@@ -1,12 +1,10 @@
-//! Bridge mode: the guest on an L2 segment of the host, through one queue of a TAP,
-//! macvtap or ipvtap device per worker.
+//! Bridge mode: the guest on an L2 segment of the host, with one queue of a TAP, macvtap or ipvtap device per worker.
 //!
 //! Frames pass unchanged, along with their pending offloads (checksum, segmentation). TUNSETOFFLOAD informs the kernel
 //! which offloads the guest accepts, and the kernel does the others itself. [`outbound`] writes the guest's frames
-//! straight from guest memory, [`inbound`] reads the segment's frames straight into it.
+//! directly from guest memory, and [`inbound`] reads the segment's frames directly into it.
 //!
-//! Where the segment has no DHCP server for the guest, or no neighbour discovery, [`services`]
-//! answer in its place.
+//! Where the segment has no DHCP server for the guest, or no neighbour discovery, [`services`] answer in its place.
 //!
 //! The device may go down or disappear while the guest runs. Frames are then counted as
 //! [`DropReason::SegmentDown`](crate::counters::DropReason::SegmentDown) until the device is up again or a new queue is
@@ -33,10 +31,10 @@ use services::Services;
 use std::io;
 use std::sync::Arc;
 
-/// Why the mode could not be made.
+/// The reason why the mode could not be created.
 #[derive(Debug, thiserror::Error)]
 pub enum BridgeError {
-    /// Fewer queues than queue pairs.
+    /// The device has fewer queues than the guest has queue pairs.
     #[error("the device of the segment has fewer queues than the guest has queue pairs: give one queue per pair")]
     Queues,
     /// epoll does not accept the queue.
@@ -44,17 +42,17 @@ pub enum BridgeError {
     Watch(#[from] io::Error),
 }
 
-/// The parts that a bridge is made from, one set per queue pair.
+/// The parts from which a bridge is made, one set per queue pair.
 pub struct BridgeSetup<'a> {
     /// The device queue that leads to the segment.
     pub queue: Arc<TapQueue>,
     /// Poller that watches the queue.
     pub poller: Poller,
-    /// The worker's counters.
+    /// Counters of the worker.
     pub counters: Arc<Counters>,
     /// How VLAN tags are treated.
     pub vlan: &'a VlanConfig,
-    /// Leases that are served locally instead of by the segment.
+    /// Leases that are granted here instead of by the segment.
     pub lease: Leases<'a>,
     /// How frames find their receiver.
     pub forwarding: Forwarding,
@@ -62,7 +60,7 @@ pub struct BridgeSetup<'a> {
 
 debug_fields!(BridgeSetup<'_> {});
 
-/// One queue pair of a guest on a segment.
+/// A queue pair of a guest on a segment.
 pub struct Bridge {
     segment: Segment,
     inbound: Inbound,
@@ -73,7 +71,7 @@ pub struct Bridge {
 debug_fields!(Bridge {});
 
 impl Bridge {
-    /// Makes the mode for one queue pair and one device queue.
+    /// Creates the mode for one queue pair and one device queue.
     ///
     /// # Errors
     /// [`BridgeError::Watch`]
@@ -109,7 +107,7 @@ impl Mode for Bridge {
     }
 
     fn after_burst(&mut self, _: Instant, sink: &mut dyn GuestSink) {
-        // The host's kernel acknowledges within the write, so one interrupt can serve both directions.
+        // The host's kernel acknowledges within the write call, so that one interrupt can serve both directions.
         self.segment.expect_frames();
         self.inbound.receive(&mut self.segment, sink);
     }

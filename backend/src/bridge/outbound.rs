@@ -2,8 +2,8 @@
 //! [`merge`](crate::gso::merge).
 //!
 //! Headers are sent from the copied head, so they are the ones that were checked, whatever the guest does to its memory
-//! meanwhile. A short frame is copied whole into one buffer, which the kernel accepts faster than a list. The payload
-//! of a long frame is sent from guest memory.
+//! in the meantime. A short frame is copied as a whole into one buffer, which the kernel accepts faster than a list.
+//! The payload of a long frame is sent from guest memory.
 
 use super::segment::Segment;
 use crate::config::Forwarding;
@@ -84,7 +84,7 @@ impl Outbound {
         }
     }
 
-    /// Begins a frame with the virtio header and `head`, whose tag `edit` changes.
+    /// Begins a frame with the virtio header and `head`, to whose tag `edit` is applied.
     fn put_headers(&mut self, offload: Offload, edit: TagEdit, head: &[u8]) {
         let start = self.bytes.len() + net_header::HEADER_LEN;
         match edit.header(head) {
@@ -106,7 +106,7 @@ impl Outbound {
         }
     }
 
-    /// Writes the bytes begun so far, followed by each frame from the given offset on.
+    /// Writes the bytes begun so far, followed by the part of each frame from the given offset onwards.
     fn write<'a, 'g: 'a>(
         &mut self,
         segment: &Segment,

@@ -1,4 +1,4 @@
-//! A device queue to the segment, and whether the device carries frames.
+//! A queue of the device that leads to the segment, and the state of the device.
 
 use crate::frame::GuestCaps;
 use crate::mode::SegmentChange;
@@ -7,17 +7,17 @@ use crate::sys::tap::TapQueue;
 use std::io;
 use std::sync::Arc;
 
-/// Owner of the queue's events.
+/// Owner of the queue's poller events.
 const TAP: Owner = Owner::of_mode(1);
 
 /// State of the device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum State {
-    /// Frames pass, as far as we know.
+    /// Frames pass, as far as hawser knows.
     Up,
-    /// The device exists but is down.
+    /// The device exists, but it is down.
     Down,
-    /// The device is gone; frames pass again only after a new queue is provided.
+    /// The device is gone. Frames pass again only after a new queue is provided.
     Gone,
 }
 
@@ -26,11 +26,11 @@ pub(super) struct Segment {
     queue: Arc<TapQueue>,
     poller: Poller,
     state: State,
-    /// The device may have a frame to read.
+    /// True if the device may have a frame to read.
     readable: bool,
     caps: GuestCaps,
     in_use: bool,
-    /// Arriving frames cause no event.
+    /// True if arriving frames cause no event.
     muted: bool,
 }
 
@@ -62,7 +62,7 @@ impl Segment {
         self.readable = true;
     }
 
-    /// Records that nothing was left to read; the next frame causes an event.
+    /// Records that nothing was left to read. The next frame will cause an event.
     pub(super) fn drained(&mut self) {
         self.readable = false;
     }
@@ -82,7 +82,7 @@ impl Segment {
             return;
         }
         let interest = if muted { Interest::Nothing } else { Interest::ReadEdge };
-        // Fails only for a descriptor that is not watched, which has no events anyway.
+        // This fails only for a descriptor that is not watched, which has no events anyway.
         let _ = self.poller.rearm(&*self.queue, Token::new(TAP, 0), interest);
         self.muted = muted;
     }
@@ -108,7 +108,7 @@ impl Segment {
         self.state = State::Up;
     }
 
-    /// True if a write would be pointless.
+    /// True if a write is certain to fail.
     pub(super) fn is_gone(&self) -> bool {
         self.state == State::Gone
     }
@@ -123,7 +123,8 @@ impl Segment {
     }
 
     fn replace(&mut self, queue: Arc<TapQueue>) {
-        // Closing our descriptor is not enough: epoll watches the old queue until its last descriptor is closed.
+        // Closing our descriptor is not enough, because epoll watches the old queue until its last descriptor is
+        // closed.
         let _ = self.poller.remove(&*self.queue);
         self.queue = queue;
         let watched = self.poller.add(&*self.queue, Token::new(TAP, 0), Interest::ReadEdge);

@@ -1,6 +1,6 @@
-//! Answers requests that the segment cannot answer: DHCP, where the segment has no address for the guest (packets to
-//! UDP port 67, or to port 547 over IPv6, then never reach the segment), and neighbour discovery, where the segment
-//! carries IP packets only.
+//! Answers requests that the segment cannot answer. One is DHCP, where the segment has no address for the guest.
+//! Packets to UDP port 67, or to port 547 over IPv6, then never reach the segment. The other is neighbour discovery,
+//! where the segment carries IP packets only.
 
 use crate::config::{Forwarding, Lease6Config, LeaseConfig, Resolvers};
 use crate::counters::{Counters, DropReason};
@@ -9,16 +9,16 @@ use crate::responder::{Answer, HeldLeases, Lease6Server, LeaseServer, MAX_FRAME,
 use crate::time::Instant;
 use std::sync::Arc;
 
-/// Leases for the guest.
+/// Leases that are granted to the guest here.
 #[derive(Clone, Debug, Default)]
 pub struct Leases<'a> {
-    /// DHCPv4; `None` passes requests to the segment.
+    /// DHCPv4 lease. `None` passes requests to the segment.
     pub ipv4: Option<&'a LeaseConfig>,
-    /// DHCPv6; `None` passes requests to the segment.
+    /// DHCPv6 lease. `None` passes requests to the segment.
     pub ipv6: Option<&'a Lease6Config>,
-    /// The segment's MTU.
+    /// MTU of the segment.
     pub mtu: u16,
-    /// Records granted and released leases.
+    /// Record of granted and released leases.
     pub held: Arc<HeldLeases>,
 }
 

@@ -6,7 +6,7 @@ use crate::packet::{EtherType, Head, MacAddr, TransportAt, be16, protocol};
 use std::net::IpAddr;
 use std::str::FromStr;
 
-/// Words that must all match.
+/// A filter. All words must match.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CaptureFilter(Vec<Word>);
 
@@ -24,7 +24,7 @@ enum Word {
     Mac(MacAddr),
 }
 
-/// An unknown word.
+/// The word is not a filter.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "{0:?} is not a filter: give in, out, dropped, arp, ip, ip6, tcp, udp, icmp, host=ADDR, port=N or mac=MAC, \
@@ -67,7 +67,7 @@ fn parse(text: &str) -> Result<Word, BadFilter> {
 }
 
 impl CaptureFilter {
-    /// True if the capture shows a packet that begins with `bytes`. `head` parses them when it is needed.
+    /// True if the capture shows a packet that begins with `bytes`. `head` parses them if that is needed.
     pub fn takes(
         &self,
         direction: Direction,

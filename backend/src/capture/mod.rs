@@ -2,8 +2,8 @@
 //!
 //! Without a reader, the cost is one load per direction in each turn of the worker, and one test per frame to the
 //! guest. With a reader, the first bytes of each frame are copied and sent over a bounded channel. A slow reader loses
-//! packets and learns how many, but never delays a worker. During a capture the mode receives the guest's frames one at
-//! a time, so that each counted reason can be matched to its frame.
+//! packets and learns how many it has lost, but never delays a worker. During a capture the mode receives the guest's
+//! frames one at a time, so that each counted reason can be matched to its frame.
 
 mod filter;
 mod pcapng;
@@ -20,9 +20,9 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
-/// Packets that wait for the reader.
+/// Maximum packets that wait for the reader.
 const CHANNEL: usize = 4096;
-/// Bytes kept of a packet by default, enough for the longest.
+/// Number of bytes kept of a packet by default, enough for the longest one.
 pub const SNAP_LENGTH_MAX: usize = 65_535 + 18;
 
 /// Direction of a packet.
@@ -37,9 +37,9 @@ pub enum Direction {
 /// Settings of a capture.
 #[derive(Clone, Debug)]
 pub struct CaptureRules {
-    /// Bytes kept of each packet.
+    /// Number of bytes kept of each packet.
     pub snap_length: usize,
-    /// Which packets to show.
+    /// Selects the packets to show.
     pub filter: CaptureFilter,
 }
 
@@ -48,15 +48,15 @@ pub struct CaptureRules {
 pub struct Packet {
     /// Time of the capture.
     pub at: SystemTime,
-    /// Its direction.
+    /// Direction of the packet.
     pub direction: Direction,
-    /// Its first bytes, from the Ethernet header on.
+    /// The first bytes of the packet, beginning with the Ethernet header.
     pub bytes: Vec<u8>,
-    /// Its length; for a frame that was not admitted, the length of its head.
+    /// Length of the packet. For a frame that was not admitted, it is the length of its head.
     pub len: usize,
-    /// Why it was dropped, if it was.
+    /// The reason why the packet was dropped, if it was.
     pub dropped: Option<DropReason>,
-    /// Packets lost since the previous one because the reader was slow.
+    /// Number of packets lost since the previous one because the reader was slow.
     pub lost: u64,
 }
 
@@ -69,7 +69,7 @@ pub struct Busy;
 #[derive(Debug, Default)]
 pub struct Capture {
     session: Mutex<Option<Session>>,
-    /// Counts changes of `session`.
+    /// Incremented whenever `session` changes.
     generation: AtomicU64,
 }
 
@@ -127,7 +127,7 @@ impl CaptureStream {
         }
     }
 
-    /// Takes a packet that has already arrived.
+    /// Takes a packet that has already arrived, if there is one.
     pub fn ready(&self) -> Option<Packet> {
         self.packets.try_recv().ok()
     }
@@ -144,19 +144,19 @@ impl Drop for CaptureStream {
 #[error("the port has ended")]
 pub struct PortGone;
 
-/// A worker's end of a capture.
+/// The end of a capture on which a worker records packets.
 #[derive(Debug)]
 pub struct CaptureTap {
     capture: Arc<Capture>,
     generation: u64,
     session: Option<Session>,
     lost: Cell<u64>,
-    /// Packets held back since [`hold`](Self::hold).
+    /// Packets that are held back since [`hold`](Self::hold).
     held: RefCell<Option<Vec<Packet>>>,
 }
 
 impl CaptureTap {
-    /// A worker's end of `capture`.
+    /// Creates a worker's end of `capture`.
     pub fn new(capture: Arc<Capture>) -> Self {
         Self {
             capture,
@@ -167,7 +167,7 @@ impl CaptureTap {
         }
     }
 
-    /// True if a capture is running. Call it once per turn.
+    /// True if a capture is running. Called once per turn.
     #[inline]
     pub fn look(&mut self) -> bool {
         let generation = self.capture.generation.load(Ordering::Relaxed);
@@ -246,7 +246,7 @@ impl CaptureTap {
         self.parts(Direction::ToGuest, parts, dropped);
     }
 
-    /// Captures a frame given as `parts`, of which the first has the headers.
+    /// Captures a frame given as `parts`. The first part contains the headers.
     #[cold]
     pub fn parts(&self, direction: Direction, parts: &[&[u8]], dropped: Option<DropReason>) {
         let head = parts.first().copied().unwrap_or_default();

@@ -1,4 +1,4 @@
-//! A pcapng writer (draft-ietf-opsawg-pcapng) for one interface and its packets.
+//! Writes pcapng files (draft-ietf-opsawg-pcapng) with one interface and its packets.
 //!
 //! Blocks are written in the machine's byte order, which a reader detects from the first block.
 
@@ -24,9 +24,9 @@ const IF_NAME: u16 = 2;
 const IF_TSRESOL: u16 = 9;
 const EPB_FLAGS: u16 = 2;
 const EPB_DROPCOUNT: u16 = 4;
-/// `if_tsresol`: nanoseconds.
+/// Value of `if_tsresol` for nanoseconds.
 const NANOSECONDS: u8 = 9;
-/// `epb_flags`, from the point of view of the guest's NIC.
+/// Value of `epb_flags`, from the point of view of the guest's NIC.
 const INBOUND: u32 = 1;
 const OUTBOUND: u32 = 2;
 
@@ -85,17 +85,17 @@ impl<W: Write> PcapngWriter<W> {
         self.end_block(ENHANCED_PACKET)
     }
 
-    /// Writes statistics without figures, which state that no packet has arrived so far.
+    /// Writes statistics without figures. They state that no packet has arrived so far.
     ///
     /// # Errors
-    /// The write error, which reveals a reader that has gone away.
+    /// The write error. It reveals a reader that has gone away.
     pub fn idle(&mut self, now: SystemTime) -> io::Result<()> {
         self.stamp(now);
         self.option(END, &[]);
         self.end_block(INTERFACE_STATISTICS)
     }
 
-    /// Adds the interface number and a time stamp.
+    /// Adds the interface number and a timestamp.
     fn stamp(&mut self, at: SystemTime) {
         let since = at.duration_since(UNIX_EPOCH).unwrap_or_default();
         let nanos = u64::try_from(since.as_nanos()).unwrap_or(u64::MAX);
@@ -122,7 +122,7 @@ impl<W: Write> PcapngWriter<W> {
     }
 
     fn option(&mut self, code: u16, value: &[u8]) {
-        // Values of more than 65535 bytes are cut; ours are short names.
+        // Values longer than 65535 bytes are cut. The values of hawser are short names.
         let len = u16::try_from(value.len()).unwrap_or(u16::MAX);
         self.put(&code.to_ne_bytes());
         self.put(&len.to_ne_bytes());

@@ -1,16 +1,16 @@
 //! The bytes and packets that may pass in one turn.
 
-/// A budget; if either part is zero, no frame may pass.
+/// A budget of bytes and packets. If either part is zero, no frame may pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Budget {
-    /// Bytes of frames.
+    /// Bytes of frames that may still pass.
     pub bytes: u64,
-    /// Packets.
+    /// Packets that may still pass.
     pub packets: u64,
 }
 
 impl Budget {
-    /// No limit.
+    /// A budget without a limit.
     pub const UNLIMITED: Self = Self {
         bytes: u64::MAX,
         packets: u64::MAX,
@@ -21,7 +21,7 @@ impl Budget {
         self.bytes == 0 || self.packets == 0
     }
 
-    /// The remainder after a packet of `bytes`.
+    /// The remaining budget after a packet of `bytes`.
     #[must_use]
     pub const fn after(self, bytes: u64, packets: u64) -> Self {
         Self {

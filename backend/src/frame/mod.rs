@@ -1,10 +1,10 @@
 //! The types shared by the worker and the modes: frames sent by the guest, receive room posted by the guest, and the
 //! offload metadata of both.
 //!
-//! A frame from the guest is a [`GuestFrame`]. Its first bytes are copied out of guest memory and parsed once;
-//! decisions are made on this copy, because the guest can change its memory at any time. The payload stays in guest
+//! A frame from the guest is a [`GuestFrame`]. Its first bytes are copied out of guest memory and parsed once.
+//! Decisions are made on this copy, because the guest can change its memory at any time. The payload stays in guest
 //! memory as slices that the kernel reads from. The receive side of the guest is a [`GuestSink`]: reserve room, let the
-//! kernel write straight into guest memory, then commit with the headers.
+//! kernel write directly into guest memory, then commit with the headers.
 
 mod budget;
 mod offload;
@@ -20,35 +20,35 @@ pub use offload::{Checksum, Offload, Segmentation};
 pub use sink::{GuestCaps, GuestSink, Layout, NoRoom};
 pub use slice::{Gather, GatherList, GuestSlice, GuestSliceMut, Scatter, ScatterList, copy_from_guest, copy_from_room};
 
-/// Bytes of a frame that are copied out of guest memory for inspection: Ethernet (14) + VLAN (4) + IPv6 (40) + TCP with
-/// all options (60) fit.
+/// Number of bytes of a frame that are copied out of guest memory for inspection. Ethernet (14), VLAN (4), IPv6 (40)
+/// and TCP with all options (60) fit into it.
 pub const HEAD_MAX: usize = 128;
 
-/// One frame the guest sent, from the Ethernet header on.
+/// A frame that the guest sent, beginning with the Ethernet header.
 #[derive(Clone, Copy, Debug)]
 pub struct GuestFrame<'a> {
-    /// The first `min(len, HEAD_MAX)` bytes, copied.
+    /// Copy of the first `min(len, HEAD_MAX)` bytes.
     pub head: &'a [u8],
-    /// Their parsed form.
+    /// Parsed form of `head`.
     pub parsed: Head,
-    /// The whole frame in guest memory, header bytes included. Decisions were made on `head`; the guest may have
+    /// The whole frame in guest memory, including header bytes. Decisions were made on `head`. The guest may have
     /// changed the same bytes here since.
     pub slices: &'a [GuestSlice<'a>],
     /// Length of the frame in bytes.
     pub len: usize,
-    /// Offloads that the guest left to us (checked form of the `virtio_net_hdr`).
+    /// Offloads that the guest left to hawser (checked form of the `virtio_net_hdr`).
     pub offload: Offload,
 }
 
 impl<'a> GuestFrame<'a> {
-    /// Adds the frame's bytes `[offset, offset + len)` to `gather`, as they are in guest memory. Use it only for
+    /// Adds the frame's bytes `[offset, offset + len)` to `gather`, as they are in guest memory. Use this only for
     /// payload, on which no decision depends. Returns the number of bytes added.
     pub fn gather(&self, offset: usize, len: usize, gather: &mut Gather<'_, 'a>) -> usize {
         gather.push_range(self.slices, offset, len)
     }
 
-    /// Copies the frame's bytes from `offset` on into `out` and returns how many were copied. Bytes of the head come
-    /// from the copy that was inspected, so none is fetched from the guest twice.
+    /// Copies the frame's bytes, starting at `offset`, into `out` and returns how many were copied. Bytes of the head
+    /// come from the copy that was inspected, so none is fetched from the guest twice.
     pub fn copy_to(&self, offset: usize, out: &mut [u8]) -> usize {
         let known = self.head.get(offset..).unwrap_or_default();
         let known = &known[..known.len().min(out.len())];

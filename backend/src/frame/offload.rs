@@ -5,53 +5,53 @@ use crate::packet::{EtherType, Head};
 /// State of the L4 checksum of a frame.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Checksum {
-    /// The bytes carry a full checksum that is not verified yet.
+    /// The bytes contain a full checksum that has not been verified yet.
     #[default]
     Complete,
-    /// The field holds the pseudo-header sum only (VIRTIO_NET_HDR_F_NEEDS_CSUM).
+    /// The checksum field contains only the sum over the pseudo-header (VIRTIO_NET_HDR_F_NEEDS_CSUM).
     Partial {
-        /// Offset from the start of the Ethernet header where summing starts.
+        /// Offset, from the start of the Ethernet header, at which summing starts.
         start: u16,
-        /// Offset of the checksum field from `start`.
+        /// Offset of the checksum field, counted from `start`.
         offset: u16,
     },
-    /// Verified or known good (VIRTIO_NET_HDR_F_DATA_VALID).
+    /// The checksum is verified or known to be good (VIRTIO_NET_HDR_F_DATA_VALID).
     Valid,
 }
 
 /// Whether a frame carries several segments, and their size.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Segmentation {
-    /// One frame is one packet.
+    /// The frame is a single packet.
     #[default]
     None,
-    /// TCP over IPv4, payload to be cut every `mss` bytes.
+    /// TCP over IPv4, to be cut after every `mss` bytes of payload.
     Tcp4 {
         /// Payload bytes per segment.
         mss: u16,
-        /// VIRTIO_NET_HDR_GSO_ECN: the first segment only carries CWR.
+        /// VIRTIO_NET_HDR_GSO_ECN: only the first segment carries CWR.
         ecn: bool,
     },
-    /// TCP over IPv6, payload to be cut every `mss` bytes.
+    /// TCP over IPv6, to be cut after every `mss` bytes of payload.
     Tcp6 {
         /// Payload bytes per segment.
         mss: u16,
-        /// VIRTIO_NET_HDR_GSO_ECN: the first segment only carries CWR.
+        /// VIRTIO_NET_HDR_GSO_ECN: only the first segment carries CWR.
         ecn: bool,
     },
-    /// UDP datagrams of `size` payload bytes each, except that the last may be shorter (VIRTIO_NET_HDR_GSO_UDP_L4).
+    /// UDP datagrams of `size` payload bytes each. The last one may be shorter (VIRTIO_NET_HDR_GSO_UDP_L4).
     Udp {
         /// Payload bytes per datagram.
         size: u16,
     },
 }
 
-/// Work on a frame that its sender left to others.
+/// Work on a frame that its sender has left to a later stage.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Offload {
     /// State of the L4 checksum.
     pub checksum: Checksum,
-    /// Segmentation still to be done.
+    /// Segmentation that is still to be done.
     pub segmentation: Segmentation,
 }
 

@@ -5,22 +5,22 @@ use super::{GuestSliceMut, Offload, Segmentation};
 /// Offloads that the guest accepts on its receive side, according to the negotiated features.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct GuestCaps {
-    /// GUEST_CSUM: partial checksums and "checksum is good" are accepted.
+    /// GUEST_CSUM: the guest accepts partial checksums, and frames marked as having a good checksum.
     pub checksum: bool,
-    /// GUEST_TSO4: IPv4 TCP frames above the MTU.
+    /// GUEST_TSO4: the guest accepts IPv4 TCP frames above the MTU.
     pub tso4: bool,
-    /// GUEST_TSO6: IPv6 TCP frames above the MTU.
+    /// GUEST_TSO6: the guest accepts IPv6 TCP frames above the MTU.
     pub tso6: bool,
-    /// GUEST_ECN: such frames may carry ECN.
+    /// GUEST_ECN: such TCP frames may carry ECN.
     pub ecn: bool,
-    /// GUEST_USO4: IPv4 UDP frames that carry several datagrams.
+    /// GUEST_USO4: the guest accepts IPv4 UDP frames that carry several datagrams.
     pub uso4: bool,
-    /// GUEST_USO6: IPv6 UDP frames that carry several datagrams.
+    /// GUEST_USO6: the guest accepts IPv6 UDP frames that carry several datagrams.
     pub uso6: bool,
 }
 
 impl GuestCaps {
-    /// Every offload.
+    /// All offloads.
     pub const ALL: Self = Self {
         checksum: true,
         tso4: true,
@@ -43,11 +43,11 @@ impl GuestCaps {
     }
 }
 
-/// The frames of one reservation: `count` frames, each with `header` bytes that we write and up to `payload` bytes that
-/// the kernel writes.
+/// The frames of one reservation: `count` frames, each with `header` bytes written by hawser and up to `payload` bytes
+/// written by the kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Layout {
-    /// Header bytes per frame, from the Ethernet header on (at most [`super::HEAD_MAX`]).
+    /// Header bytes per frame, counted from the Ethernet header (at most [`super::HEAD_MAX`]).
     pub header: usize,
     /// Requested payload bytes per frame.
     pub payload: usize,
@@ -61,19 +61,19 @@ pub struct Layout {
 #[error("the guest has no receive buffers left")]
 pub struct NoRoom;
 
-/// The guest's receive side, seen from a mode.
+/// The guest's receive side, as a mode uses it.
 ///
 /// There are two ways to deliver. [`send`](Self::send) copies a small frame. For bulk data, `reserve`, a system call
 /// that writes into [`payload`](Self::payload), and [`commit`](Self::commit) avoid a copy. Frames become visible to the
 /// guest together, when the worker ends its turn.
 ///
-/// In both cases the checksum may be partial; the sink completes it for a guest that cannot. Segmentation may be left
+/// In both cases the checksum may be partial. The sink completes it for a guest that cannot. Segmentation may be left
 /// to the guest only if [`caps`](Self::caps) allows it.
 pub trait GuestSink {
     /// Offloads that the guest accepts.
     fn caps(&self) -> GuestCaps;
 
-    /// Sends one frame made of `parts`, Ethernet header first.
+    /// Sends one frame made of `parts`, which begin with the Ethernet header.
     ///
     /// # Errors
     /// [`NoRoom`]: nothing was sent.
@@ -90,13 +90,13 @@ pub trait GuestSink {
     /// Payload room of frame `index` of the reservation, in order.
     fn payload(&mut self, index: usize) -> &mut [GuestSliceMut<'_>];
 
-    /// Payload room of all frames of the reservation, in order, which one stream read can fill from front to back.
+    /// Payload room of all frames of the reservation, in order. A single stream read can fill it from front to back.
     fn payload_all(&mut self) -> &mut [GuestSliceMut<'_>];
 
     /// Ends the reservation: frame `i` carries `lengths[i]` payload bytes, and frames beyond `lengths` are released.
     /// `header(i, length, buf)` writes the header into `buf` (`layout.header` bytes) and returns the offloads left to
     /// the guest.
     ///
-    /// A length of zero skips that frame's payload but still sends its header.
+    /// A frame with a length of zero has no payload, but its header is still sent.
     fn commit(&mut self, lengths: &[usize], header: &mut dyn FnMut(usize, usize, &mut [u8]) -> Offload);
 }

@@ -1,12 +1,11 @@
 //! Ranges of guest memory in the form that system calls take (`struct iovec`).
 //!
-//! The guest can write to this memory while we hold a slice of it, so it is never
-//! turned into a Rust `&[u8]`: bytes are either handed to the kernel by address or
-//! copied out once.
+//! The guest can write to this memory while hawser holds a slice of it, so it is never turned into a Rust `&[u8]`. The
+//! bytes are either passed to the kernel by address or copied out once.
 
 use std::marker::PhantomData;
 
-/// Guest memory the kernel may read from. Same layout as `struct iovec`.
+/// Guest memory that the kernel may read from. It has the same layout as `struct iovec`.
 #[derive(Clone, Copy)]
 #[repr(transparent)]
 pub struct GuestSlice<'a> {
@@ -14,14 +13,14 @@ pub struct GuestSlice<'a> {
     _memory: PhantomData<&'a [u8]>,
 }
 
-/// Guest memory the kernel may write to. Same layout as `struct iovec`.
+/// Guest memory that the kernel may write to. It has the same layout as `struct iovec`.
 #[repr(transparent)]
 pub struct GuestSliceMut<'a> {
     iov: libc::iovec,
     _memory: PhantomData<&'a mut [u8]>,
 }
 
-// SAFETY: a slice is an address and a length; its creator guarantees that the memory stays mapped for 'a, on any
+// SAFETY: a slice is an address and a length. Its creator guarantees that the memory stays mapped for 'a, on any
 // thread.
 unsafe impl Send for GuestSlice<'_> {}
 // SAFETY: as above.
@@ -41,7 +40,7 @@ impl<'a> GuestSlice<'a> {
         }
     }
 
-    /// Wraps ordinary memory (replies that we build, tests).
+    /// Wraps ordinary memory (replies that hawser builds, tests).
     pub const fn from_bytes(bytes: &'a [u8]) -> Self {
         // SAFETY: the borrow keeps the bytes in place for 'a.
         unsafe { Self::new(bytes.as_ptr(), bytes.len()) }
@@ -62,7 +61,7 @@ impl<'a> GuestSlice<'a> {
         self.iov.iov_base.cast_const().cast()
     }
 
-    /// The part from `offset` on, at most `len` bytes of it.
+    /// The part that begins at `offset` and is at most `len` bytes long.
     #[must_use]
     pub fn range(&self, offset: usize, len: usize) -> Self {
         let offset = offset.min(self.len());
@@ -98,7 +97,7 @@ impl<'a> GuestSliceMut<'a> {
 
     /// Wraps ordinary memory (spill buffers, tests).
     pub const fn from_bytes(bytes: &'a mut [u8]) -> Self {
-        // SAFETY: the exclusive borrow keeps the bytes in place and ours for 'a.
+        // SAFETY: the exclusive borrow keeps the bytes in place, and no other code accesses them for 'a.
         unsafe { Self::new(bytes.as_mut_ptr(), bytes.len()) }
     }
 
@@ -107,7 +106,7 @@ impl<'a> GuestSliceMut<'a> {
         self.iov.iov_len
     }
 
-    /// True if no byte fits.
+    /// True if the slice has room for no byte.
     pub const fn is_empty(&self) -> bool {
         self.iov.iov_len == 0
     }
@@ -117,7 +116,7 @@ impl<'a> GuestSliceMut<'a> {
         self.iov.iov_base.cast()
     }
 
-    /// Copies `bytes` to the start and returns how many fitted.
+    /// Copies `bytes` to the start of the slice, and returns how many of them fitted.
     pub fn copy_from(&mut self, bytes: &[u8]) -> usize {
         let n = self.len().min(bytes.len());
         // SAFETY: n bytes are readable in `bytes` and writable at iov_base; the two do
@@ -126,7 +125,7 @@ impl<'a> GuestSliceMut<'a> {
         n
     }
 
-    /// The same memory, for reading.
+    /// The same memory as a slice to read from.
     pub const fn as_slice(&self) -> GuestSlice<'_> {
         // SAFETY: writable memory is readable, and stays mapped as long as self.
         unsafe { GuestSlice::new(self.iov.iov_base.cast::<u8>().cast_const(), self.iov.iov_len) }
@@ -145,7 +144,7 @@ impl std::fmt::Debug for GuestSliceMut<'_> {
     }
 }
 
-/// Copies bytes of `slices` from `offset` on into `out` and returns how many there were.
+/// Copies bytes of `slices`, starting at `offset`, into `out` and returns how many there were.
 pub fn copy_from_guest(slices: &[GuestSlice<'_>], mut offset: usize, out: &mut [u8]) -> usize {
     let mut done = 0;
     for slice in slices {
@@ -162,7 +161,7 @@ pub fn copy_from_guest(slices: &[GuestSlice<'_>], mut offset: usize, out: &mut [
     done
 }
 
-/// Copies bytes from `offset` on back out of guest memory that was just written, and returns how many there were.
+/// Copies bytes, starting at `offset`, back out of guest memory that was just written, and returns how many there were.
 pub fn copy_from_room(slices: &[GuestSliceMut<'_>], offset: usize, out: &mut [u8]) -> usize {
     // SAFETY: both types are repr(transparent) over iovec, and writable memory is readable.
     let slices: &[GuestSlice<'_>] = unsafe { std::slice::from_raw_parts(slices.as_ptr().cast(), slices.len()) };
@@ -202,7 +201,7 @@ pub struct Gather<'l, 'g> {
 debug_fields!(Gather<'_, '_> { bytes });
 
 impl<'g> Gather<'_, 'g> {
-    /// Adds one slice; empty slices are skipped.
+    /// Adds one slice. Empty slices are skipped.
     pub fn push(&mut self, slice: GuestSlice<'g>) {
         if !slice.is_empty() {
             self.bytes += slice.len();
@@ -235,7 +234,7 @@ impl<'g> Gather<'_, 'g> {
         self.bytes = 0;
     }
 
-    /// Bytes in the list.
+    /// Number of bytes in the list.
     pub const fn bytes(&self) -> usize {
         self.bytes
     }
@@ -248,7 +247,7 @@ impl<'g> Gather<'_, 'g> {
     }
 }
 
-/// Storage for an iovec array to read into, reused without allocating.
+/// Storage for an iovec array to read into. It is reused without allocating.
 #[derive(Default)]
 pub struct ScatterList {
     iovs: Vec<libc::iovec>,
@@ -279,7 +278,7 @@ pub struct Scatter<'l, 'g> {
 debug_fields!(Scatter<'_, '_> {});
 
 impl<'g> Scatter<'_, 'g> {
-    /// Adds our own memory.
+    /// Adds memory of this process.
     pub fn push(&mut self, bytes: &'g mut [u8]) {
         self.iovs.push(GuestSliceMut::from_bytes(bytes).iov);
     }
@@ -305,7 +304,7 @@ mod tests {
     const PARTS: [&[u8]; 4] = [&[0, 1, 2], &[], &[3, 4, 5, 6], &[7, 8, 9]];
     const LEN: usize = 10;
 
-    /// The bytes that every range of ten has.
+    /// The expected bytes in this range of the ten bytes.
     fn expected(offset: usize, len: usize) -> Vec<u8> {
         (0..10).skip(offset).take(len).collect()
     }

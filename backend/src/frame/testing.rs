@@ -7,21 +7,21 @@ use crate::packet::Head;
 /// A frame delivered to the fake guest.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Delivered {
-    /// The frame, Ethernet header first.
+    /// The whole frame, beginning with the Ethernet header.
     pub bytes: Vec<u8>,
     /// Offloads left to the guest.
     pub offload: Offload,
 }
 
-/// A [`GuestSink`] over ordinary memory.
+/// A [`GuestSink`] that uses ordinary memory.
 pub struct TestSink {
     /// Frames delivered to the guest, in order.
     pub frames: Vec<Delivered>,
     /// Offloads that the guest accepts.
     pub caps: GuestCaps,
-    /// Frames the guest still has buffers for.
+    /// Number of frames for which the guest still has buffers.
     pub room: usize,
-    /// Bytes of the largest frame that fits into its buffers.
+    /// Length of the largest frame that fits into the guest's buffers.
     pub largest: usize,
     layout: Layout,
     storage: Vec<u8>,
@@ -132,7 +132,7 @@ impl GuestSink for TestSink {
     }
 }
 
-/// One frame from a fake guest, owned; `view` makes the borrowed form that a mode takes.
+/// An owned frame from a fake guest. `view` returns the borrowed form that a mode takes.
 #[derive(Clone, Debug)]
 pub struct OwnedFrame {
     bytes: Vec<u8>,
@@ -151,7 +151,7 @@ impl OwnedFrame {
         }
     }
 
-    /// The same frame with this offload.
+    /// Returns the same frame with this offload.
     #[must_use]
     pub fn with_offload(mut self, offload: Offload) -> Self {
         self.offload = offload;

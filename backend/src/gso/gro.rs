@@ -1,36 +1,36 @@
 //! Joins frames from a wire for a guest that accepts segmentation offload (generic receive offload).
 //!
-//! A [`Train`] holds consecutive frames of one flow. A frame joins if splitting the result ([`split`](super::split))
-//! would give back the original frames: consecutive TCP segments with the same acknowledgment, window and options, or
-//! UDP datagrams. All must have the same size, except that the last may be shorter. Every checksum is verified, the
-//! first when the second frame joins, because the guest accepts the joined frame as good. A frame that cannot join ends
-//! the train.
+//! A [`Train`] contains consecutive frames of one flow. A frame joins if splitting the result ([`split`](super::split))
+//! would restore the original frames: consecutive TCP segments with the same acknowledgment, window and options, or UDP
+//! datagrams. All must have the same size, except that the last may be shorter. Every checksum is verified, because the
+//! guest accepts the joined frame as good. The first one is verified when the second frame joins. A frame that cannot
+//! join ends the train.
 //!
-//! An [`Arrival`] may itself carry several segments, or have a partial checksum that its sender vouches for. It joins
-//! by the same rule, and its payload is not read. No I/O.
+//! An [`Arrival`] may itself carry several segments, or have a partial checksum that its sender guarantees to be
+//! correct. It joins by the same rule, and its payload is not read. This module does no I/O.
 
 use super::headers::{DONT_FRAGMENT, IPV4, IPV6, Place, Transport};
 use super::pattern::Pattern;
 use crate::frame::{Checksum, GuestCaps, HEAD_MAX, Offload, Segmentation};
 use crate::packet::{EthernetHeader, TcpFlags, TcpHeader, UdpHeader, be16, protocol};
 
-/// Maximum frames in one train, the same as the kernel's limit for one receive.
+/// Maximum frames in one train. It equals the kernel's limit for one receive call.
 pub(crate) const MAX_FRAMES: usize = 64;
-/// Bytes of an IP packet.
+/// Length of the longest IP packet in bytes.
 const MAX_PACKET: usize = 65_535;
 const IP: usize = EthernetHeader::LEN;
 
 /// A frame from the wire, and the offloads that its sender left undone.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Arrival<'b> {
-    /// The frame.
+    /// Bytes of the frame.
     pub(crate) bytes: &'b [u8],
-    /// [`Offload::NONE`] for a frame from an ordinary wire.
+    /// Offloads that are still to be done; [`Offload::NONE`] for a frame from an ordinary wire.
     pub(crate) offload: Offload,
 }
 
 impl Arrival<'_> {
-    /// Payload bytes of each segment but the last, of `payload` bytes in all.
+    /// Payload bytes of each segment except the last, for a total of `payload` bytes.
     #[inline]
     fn segment(&self, payload: usize) -> usize {
         match self.offload.segmentation {
@@ -41,7 +41,7 @@ impl Arrival<'_> {
         }
     }
 
-    /// The checksum is partial and known to be right.
+    /// True if the checksum is partial and known to be correct.
     #[inline]
     const fn is_partial(&self) -> bool {
         matches!(self.offload.checksum, Checksum::Partial { .. })
@@ -52,15 +52,15 @@ impl Arrival<'_> {
 #[derive(Clone, Copy, Debug)]
 struct Candidate {
     place: Place,
-    /// Bytes of all headers.
+    /// Length of all headers in bytes.
     headers: usize,
-    /// Bytes after the headers.
+    /// Length of the payload in bytes.
     payload: usize,
-    /// Payload bytes of each segment but the last, or of the only segment.
+    /// Payload bytes of each segment except the last, or of the only segment.
     size: usize,
-    /// The checksum is partial and known to be right.
+    /// True if the checksum is partial and known to be correct.
     is_partial: bool,
-    /// Nothing can follow this frame (PSH).
+    /// True if no frame can follow this one (PSH).
     last: bool,
 }
 
@@ -68,19 +68,19 @@ struct Candidate {
 pub(crate) struct Train<'b> {
     frames: [&'b [u8]; MAX_FRAMES],
     count: usize,
-    /// Offloads left undone on the first frame.
+    /// Offloads that the sender left undone on the first frame.
     offload: Offload,
-    /// Properties of the first frame; `None`: no frame can join it.
+    /// Properties of the first frame. `None` if no frame can join it.
     first: Option<Candidate>,
-    /// Payload bytes of all frames.
+    /// Payload bytes of all frames together.
     payload: usize,
-    /// Segments of all frames.
+    /// Number of segments of all frames together.
     segments: usize,
-    /// No frame can follow.
+    /// True if no frame can follow.
     closed: bool,
-    /// The headers of frames that follow, once a second frame has come.
+    /// The headers that further frames must have, known once a second frame has arrived.
     pattern: Option<Pattern>,
-    /// The checksums of the first frame have been verified.
+    /// True if the checksums of the first frame have been verified.
     verified: bool,
 }
 
@@ -101,7 +101,8 @@ impl<'b> Default for Train<'b> {
 }
 
 impl<'b> Train<'b> {
-    /// Adds a frame. False if the frame cannot join: send the train first, and begin the next one with the frame.
+    /// Adds a frame. Returns false if the frame cannot join. The caller must then send the train, and begin the next
+    /// one with the frame.
     pub(crate) fn add(&mut self, arrival: Arrival<'b>, caps: GuestCaps) -> bool {
         if self.count == 0 {
             self.begin(arrival, Candidate::new(arrival, caps));
@@ -155,8 +156,8 @@ impl<'b> Train<'b> {
         self.verified = false;
     }
 
-    /// The headers of frames that follow the first of two, made when the second comes. `None` if that is of another
-    /// flow.
+    /// The headers that frames after the first must have. They are determined when the second frame arrives. `None` if
+    /// it belongs to another flow.
     #[inline]
     fn pattern<'p>(known: &'p mut Option<Pattern>, first: Candidate, frames: (&[u8], &[u8])) -> Option<&'p Pattern> {
         if known.is_none() {
@@ -209,7 +210,7 @@ impl Candidate {
     fn new(arrival: Arrival<'_>, caps: GuestCaps) -> Option<Self> {
         let frame = arrival.bytes;
         let (l4, protocol, tcp, udp) = match (frame.get(12..14)?, frame.get(IP)?) {
-            // Only packets without options, that are not fragments and fill their frame.
+            // Only packets without options that are not fragments and fill their frame can join.
             ([8, 0], 0x45) if frame.len() >= IP + IPV4 => {
                 let whole = be16(frame, IP + 6) & !DONT_FRAGMENT == 0;
                 let length = usize::from(be16(frame, IP + 2));
@@ -233,7 +234,7 @@ impl Candidate {
             }
             protocol::UDP if udp => {
                 let header = frame.get(l4..l4 + UdpHeader::LEN)?;
-                // A datagram without a checksum would be given one.
+                // A datagram without a checksum would get one.
                 let good = be16(header, 6) != 0 && usize::from(be16(header, 4)) == frame.len() - l4;
                 good.then_some((Transport::Udp, UdpHeader::LEN, false))?
             }
@@ -251,12 +252,12 @@ impl Candidate {
         })
     }
 
-    /// The segments it carries, if it is full.
+    /// The number of segments in the frame, if all of them have the full size.
     const fn segments(&self) -> usize {
         self.payload / self.size
     }
 
-    /// True if all its segments have the same size, so that another can follow.
+    /// True if all segments of the frame have the same size, so that another can follow.
     const fn is_full(&self) -> bool {
         self.payload.is_multiple_of(self.size)
     }

@@ -128,7 +128,7 @@ fn a_frame_whose_last_segment_is_short_ends_its_train() {
         ..first
     };
     let (mut first_frame, second_frame) = (first.frame(), second.frame());
-    // Nothing follows PSH.
+    // No frame follows PSH.
     first_frame[first.l4() + 13] = TcpFlags::ACK.0;
     for (size, joins) in [(100, false), (50, true)] {
         let arrival = |bytes| Arrival {
@@ -157,7 +157,7 @@ fn a_guest_gets_joined_only_what_it_takes() {
     assert_eq!(join(&frames, other), alone);
 }
 
-/// Each change makes the second of three frames one that cannot join the others.
+/// Each change turns the second of three frames into one that cannot join the others.
 #[test]
 fn frames_that_cutting_would_not_give_stay_apart() {
     type Change = (&'static str, fn(&mut Vec<u8>));

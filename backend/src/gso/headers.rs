@@ -5,11 +5,11 @@ use crate::frame::Checksum;
 use crate::packet::checksum::Sum;
 use crate::packet::{be16, protocol};
 
-/// Bytes of an IPv4 header without options.
+/// Length of an IPv4 header without options in bytes.
 pub(super) const IPV4: usize = 20;
-/// Bytes of an IPv6 header without extension headers.
+/// Length of an IPv6 header without extension headers in bytes.
 pub(super) const IPV6: usize = 40;
-/// The "do not fragment" flag, in the IPv4 field of the fragment offset.
+/// The "do not fragment" flag, in the field of the IPv4 fragment offset.
 pub(super) const DONT_FRAGMENT: u16 = 0x4000;
 
 /// The transport of a frame that carries several segments.
@@ -30,7 +30,7 @@ impl Transport {
         }
     }
 
-    /// Offset of the checksum in the header.
+    /// Offset of the checksum field in the transport header.
     pub(super) const fn checksum(self) -> u16 {
         match self {
             Self::Tcp => 16,
@@ -42,9 +42,9 @@ impl Transport {
 /// Sums over the header fields that all pieces of a frame have in common.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Sums {
-    /// The IPv4 header without length, identification and checksum; nothing for IPv6.
+    /// Sum over the IPv4 header without length, identification and checksum. Zero for IPv6.
     pub(super) network: Sum,
-    /// The pseudo-header without the length.
+    /// Sum over the pseudo-header without the length.
     pub(super) transport: Sum,
 }
 
@@ -90,7 +90,7 @@ impl Place {
         }
     }
 
-    /// [`write`](Self::write) for one of several pieces with the same `sums`.
+    /// Does the same as [`write`](Self::write) for one of several pieces that share `sums`.
     pub(super) fn write_with(self, sums: Sums, out: &mut [u8], length: usize, passed: usize) {
         let Self { transport, ip, l4 } = self;
         let number = |n: usize| u16::try_from(n).unwrap_or(u16::MAX);
@@ -112,8 +112,8 @@ impl Place {
         out[at..at + 2].copy_from_slice(&sum.to_be_bytes());
     }
 
-    /// The sum over the pseudo-header (RFC 9293 3.1, RFC 8200 8.1) of a transport header and
-    /// payload of `length` bytes.
+    /// The sum over the pseudo-header (RFC 9293 3.1, RFC 8200 8.1) for a transport header and payload of `length`
+    /// bytes.
     pub(super) fn pseudo_header(self, head: &[u8], length: usize) -> Sum {
         let ip = self.ip;
         let addresses = if head[ip] >> 4 == 4 {

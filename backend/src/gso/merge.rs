@@ -8,9 +8,9 @@
 //! for byte. They must be adjacent in the burst, with the same headers except for lengths and checksums. All must have
 //! the same length, except that the last may be shorter. Their checksums must be correct or partial. IPv4
 //! identifications must count up by one, or be meaningless (DF, RFC 6864 section 4). A datagram without a checksum is
-//! not merged, because it would be given one.
+//! not merged, because it would get one.
 //!
-//! No I/O: a [`Plan`] says which frames of a burst go together.
+//! This module does no I/O: a [`Plan`] states which frames of a burst belong together.
 
 use super::headers::{DONT_FRAGMENT, Place, Transport};
 use crate::frame::{Checksum, GuestFrame, Offload, Segmentation};
@@ -19,7 +19,7 @@ use crate::packet::{EtherType, EthernetHeader, UdpHeader, be16, protocol};
 
 /// Maximum datagrams in one frame (UDP_MAX_SEGMENTS of Linux before 6.9).
 const MAX_DATAGRAMS: usize = 64;
-/// Maximum bytes of headers and payload in one frame, from the IP header on.
+/// Maximum bytes of headers and payload in one frame, counted from the IP header.
 const MAX_PACKET: usize = 65_535;
 /// Maximum number of flows that are distinguished in a burst.
 const MAX_RUNS: usize = 16;
@@ -29,7 +29,7 @@ pub(crate) const MAX_FRAMES: usize = 256;
 const IP: usize = EthernetHeader::LEN;
 const IPV4_HEADERS: usize = IP + 20 + UdpHeader::LEN;
 const IPV6_HEADERS: usize = IP + 40 + UdpHeader::LEN;
-/// Bytes of the longest headers that are merged.
+/// Length of the longest headers that are merged, in bytes.
 pub(crate) const MAX_HEADERS: usize = IPV6_HEADERS;
 /// Offset of the checksum in a UDP header.
 const CHECKSUM: usize = 6;
@@ -37,20 +37,20 @@ const CHECKSUM: usize = 6;
 /// Whether a frame may be merged with others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
-    /// It may.
+    /// It may be merged.
     Datagram(Datagram),
-    /// It may not, and its order relative to mergeable datagrams must be kept.
+    /// It may not be merged, and its order relative to mergeable datagrams must be kept.
     Alone,
-    /// Not UDP, so its order does not matter.
+    /// It is not UDP, so its order does not matter.
     Other,
 }
 
 /// A datagram that may be merged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Datagram {
-    /// Bytes of Ethernet, IP and UDP header.
+    /// Length of the Ethernet, IP and UDP headers in bytes.
     headers: usize,
-    /// Bytes after the headers.
+    /// Length of the payload in bytes.
     payload: usize,
     /// IPv4 identification.
     ident: Option<u16>,
@@ -61,25 +61,25 @@ struct Datagram {
 pub(crate) struct Run {
     /// Index of the first frame in the burst.
     pub(crate) first: usize,
-    /// Index of the last one.
+    /// Index of the last frame in the burst.
     last: usize,
     /// Number of frames.
     pub(crate) count: usize,
-    /// Bytes of Ethernet, IP and UDP header; 0 for a frame that is not merged.
+    /// Length of the Ethernet, IP and UDP headers in bytes; 0 for a frame that is not merged.
     pub(crate) headers: usize,
-    /// Payload bytes of all datagrams.
+    /// Payload bytes of all datagrams together.
     pub(crate) payload: usize,
-    /// Payload bytes of each datagram but the last.
+    /// Payload bytes of each datagram except the last.
     size: usize,
-    /// No datagram can follow.
+    /// True if no datagram can follow.
     closed: bool,
 }
 
-/// The frames of a burst grouped into runs, in the order in which to send them. The plan is reused between bursts, so
+/// The frames of a burst, grouped into runs in the order in which they are sent. The plan is reused between bursts, so
 /// it does not allocate.
 pub(crate) struct Plan {
     runs: Vec<Run>,
-    /// Runs before this index are closed.
+    /// Index before which all runs are closed.
     open: usize,
     /// For each frame, the next frame in its run.
     next: [usize; MAX_FRAMES],
@@ -113,7 +113,7 @@ impl Plan {
         }
     }
 
-    /// The runs, in the order in which to send them.
+    /// The runs in the order in which they are sent.
     pub(crate) fn runs(&self) -> &[Run] {
         &self.runs
     }
@@ -221,7 +221,7 @@ fn classify(frame: &GuestFrame<'_>) -> Kind {
     }
 }
 
-/// True if a frame is one complete packet, with nothing after it.
+/// True if a frame is one complete packet with nothing after it.
 fn is_whole(frame: &GuestFrame<'_>) -> bool {
     let ends = frame.parsed.transport().map(|at| at.offset + at.len);
     frame.parsed.fault().is_none() && !frame.parsed.is_fragment() && ends == Some(frame.len)
@@ -254,7 +254,7 @@ fn datagram(frame: &GuestFrame<'_>, headers: usize) -> Option<Datagram> {
     })
 }
 
-/// True if the checksum, full or partial, is correct, so the kernel would compute the same.
+/// True if the checksum, full or partial, is correct, so that the kernel would compute the same value.
 fn has_good_checksum(frame: &GuestFrame<'_>, headers: usize, length: usize) -> bool {
     let (head, udp) = (frame.head, headers - UdpHeader::LEN);
     let field = be16(head, udp + CHECKSUM);

@@ -1,16 +1,16 @@
-//! The headers that a frame must have to follow those of a train.
+//! The headers that a frame must have in order to follow those of a train.
 //!
 //! Between the frames of a train only lengths, identification, sequence number, checksums and PSH differ. A [`Pattern`]
 //! is made from the first frame. It compares all other bytes in words of eight, and sums them only once, so that each
-//! further frame costs a few additions. No I/O.
+//! further frame costs a few additions. This module does no I/O.
 
 use super::headers::{DONT_FRAGMENT, IPV6, Place, Sums, Transport};
 use crate::frame::HEAD_MAX;
 use crate::packet::{TcpFlags, be16, be32};
 
-/// Bytes that are compared at once.
+/// Number of bytes that are compared at once.
 const WORD: usize = 8;
-/// Words of the longest headers.
+/// Number of words in the longest headers.
 const WORDS: usize = HEAD_MAX / WORD;
 /// Offset of the flags in a TCP header.
 const TCP_FLAGS: usize = 13;
@@ -19,25 +19,25 @@ const TCP_FLAGS: usize = 13;
 #[derive(Clone, Copy)]
 pub(super) struct Pattern {
     place: Place,
-    /// Bytes of all headers.
+    /// Length of all headers in bytes.
     headers: usize,
     /// The bytes that are the same in every frame, and zero elsewhere: whole words from the start, and the last eight
     /// bytes.
     same: [u64; WORDS],
     last_same: u64,
-    /// Ones at the bits that are the same in every frame.
+    /// Mask with ones at the bits that are the same in every frame.
     mask: [u64; WORDS],
     last_mask: u64,
     sums: Sums,
-    /// IPv4 identification of the first frame; `None` if it has no meaning.
+    /// IPv4 identification of the first frame. `None` if it has no meaning.
     ident: Option<u16>,
     /// TCP sequence number of the first frame.
     seq: u32,
 }
 
 impl Pattern {
-    /// The pattern of a frame with its headers at `place`, which are `headers` bytes long: at least a word and at most
-    /// [`HEAD_MAX`]. The frame must have neither IPv4 options nor IPv6 extension headers.
+    /// The pattern of a frame with its headers at `place`. The headers are `headers` bytes long: at least a word and at
+    /// most [`HEAD_MAX`]. The frame must have neither IPv4 options nor IPv6 extension headers.
     pub(super) fn new(frame: &[u8], place: Place, headers: usize) -> Self {
         let Place { transport, ip, l4 } = place;
         let mut mask = [0; HEAD_MAX];
@@ -137,7 +137,7 @@ impl Pattern {
     }
 }
 
-/// The whole words of some bytes, and the last eight bytes.
+/// The bytes as whole words, and the last eight bytes.
 fn words(bytes: &[u8]) -> ([u64; WORDS], u64) {
     let mut words = [0; WORDS];
     for (word, bytes) in words.iter_mut().zip(bytes.as_chunks::<WORD>().0) {

@@ -2,8 +2,8 @@
 //! offload, or a wire with an MTU.
 //!
 //! Each piece has the headers of the frame with its own lengths, identification and, for TCP, sequence number and flags
-//! (RFC 9293 3.1). The L4 checksum stays partial: the field holds the sum over the pseudo-header, and the receiver or
-//! the caller completes it over the bytes that are delivered. No I/O.
+//! (RFC 9293 3.1). The L4 checksum stays partial: the field contains the sum over the pseudo-header, and the receiver
+//! or the caller completes it over the bytes that are delivered. This module does no I/O.
 
 use super::headers::{self, Place, Sums, Transport};
 use crate::frame::{Checksum, HEAD_MAX, Offload, Segmentation};
@@ -19,28 +19,28 @@ const CWR: u8 = 0x80;
 /// Flags that only the last segment carries.
 const LAST: u8 = TcpFlags::FIN.0 | TcpFlags::PSH.0;
 
-/// The segments of a frame, and how many have been taken.
+/// The segments of a frame, and the number of pieces that have been taken.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Split {
     place: Place,
     sums: Sums,
-    /// Bytes of all headers.
+    /// Length of all headers in bytes.
     headers: usize,
-    /// Payload bytes of each piece but the last.
+    /// Payload bytes of each piece except the last.
     size: usize,
-    /// Segments in each piece but the last.
+    /// Number of segments in each piece except the last.
     group: usize,
-    /// Bytes of the frame.
+    /// Length of the frame in bytes.
     len: usize,
-    /// Pieces taken.
+    /// Number of pieces that have been taken.
     taken: usize,
 }
 
-/// One piece: its own headers, and the position of its payload in the frame.
+/// A piece of a frame: its own headers, and the position of its payload in the frame.
 pub(crate) struct Piece {
     bytes: [u8; HEAD_MAX],
     len: usize,
-    /// Range of the payload in the frame.
+    /// Range of the piece's payload in the frame.
     pub(crate) payload: Range<usize>,
     pub(crate) offload: Offload,
 }
@@ -93,8 +93,8 @@ impl Split {
         })
     }
 
-    /// Makes pieces of as many segments as fit into `room` bytes with their headers, but at least one, for a receiver
-    /// that accepts such frames.
+    /// Makes pieces of as many segments as fit, with their headers, into `room` bytes, but of at least one. This is for
+    /// a receiver that accepts such frames.
     #[must_use]
     pub(crate) fn grouped(self, room: usize) -> Self {
         let group = (room.saturating_sub(self.headers) / self.size).max(1);
@@ -111,22 +111,22 @@ impl Split {
         Self { taken, ..self }
     }
 
-    /// Payload bytes of each segment but the last.
+    /// Payload bytes of each segment except the last, if the frame has segments.
     pub(crate) fn segment(&self) -> Option<NonZeroU16> {
         NonZeroU16::new(u16::try_from(self.size / self.group).ok()?)
     }
 
-    /// True if the frame is one piece.
+    /// True if the frame is a single piece.
     pub(crate) const fn is_one(&self) -> bool {
         self.len <= self.frame_len()
     }
 
-    /// Bytes of each whole frame but the last, headers included.
+    /// Length of each whole frame except the last, including headers, in bytes.
     pub(crate) const fn frame_len(&self) -> usize {
         self.headers + self.size
     }
 
-    /// Bytes of the headers of a piece.
+    /// Length of the headers of a piece in bytes.
     pub(crate) const fn headers_len(&self) -> usize {
         self.headers
     }
@@ -141,14 +141,15 @@ impl Split {
         self.place.partial()
     }
 
-    /// Range of the next piece's payload in the frame; `None` after the last. Call [`taken`](Self::taken) to advance.
+    /// Range of the next piece's payload in the frame. `None` after the last piece. Call [`taken`](Self::taken) to
+    /// advance.
     #[inline]
     pub(crate) fn payload(&self) -> Option<Range<usize>> {
         let start = self.headers + self.taken * self.size;
         (start < self.len).then(|| start..self.len.min(start + self.size))
     }
 
-    /// The next piece; `None` after the last. Call [`taken`](Self::taken) to advance.
+    /// The next piece. `None` after the last. Call [`taken`](Self::taken) to advance.
     pub(crate) fn next(&self, head: &[u8]) -> Option<Piece> {
         let payload = self.payload()?;
         let mut piece = Piece {
@@ -170,7 +171,8 @@ impl Split {
         self.taken += 1;
     }
 
-    /// Makes a copy of the frame's headers those of the next piece, whose payload is `payload` of the frame.
+    /// Turns a copy of the frame's headers into those of the next piece, whose payload is the range `payload` of the
+    /// frame.
     pub(crate) fn write_headers(&self, out: &mut [u8], payload: Range<usize>) {
         let l4 = self.place.l4;
         if self.place.transport == Transport::Tcp {

@@ -10,7 +10,7 @@ fn offload(start: u16, size: u16) -> Offload {
     }
 }
 
-/// A frame as the kernel delivers it, with the IP and UDP lengths of the whole and, if requested, a tag of 4 bytes.
+/// A frame as the kernel delivers it, with the IP and UDP lengths of the whole frame and, if requested, a 4-byte tag.
 fn whole(tagged: bool) -> Vec<u8> {
     let mut bytes = Udp::new(&[1, 2, 3, 4, 5]).bytes();
     if tagged {
@@ -51,7 +51,7 @@ fn a_frame_that_is_not_what_it_is_said_to_be_is_refused() {
     assert!(Split::new(&frame, frame.len(), Offload::NONE).is_none());
 }
 
-/// A TCP frame of `payload` bytes as a guest with TSO sends it: FIN, PSH and CWR set.
+/// A TCP frame of `payload` bytes as a guest with TSO sends it, with FIN, PSH and CWR set.
 fn tcp(v6: bool, payload: usize) -> (Vec<u8>, Offload) {
     let tcp = Tcp {
         v6,

@@ -14,7 +14,7 @@ pub(crate) struct Udp {
     pub(crate) dont_fragment: bool,
     pub(crate) hops: u8,
     pub(crate) payload: Vec<u8>,
-    /// The checksum is partial.
+    /// True if the checksum is partial.
     pub(crate) partial: bool,
 }
 
@@ -31,7 +31,7 @@ impl Udp {
         }
     }
 
-    /// Offset of its UDP header.
+    /// Offset of the UDP header.
     pub(crate) fn udp_at(&self) -> usize {
         if self.v6 { 54 } else { 34 }
     }
@@ -131,10 +131,10 @@ impl Default for Tcp {
 }
 
 impl Tcp {
-    /// Bytes of the header, whose only option is timestamps.
+    /// Length of the TCP header, whose only option is timestamps.
     const HEADER: usize = 32;
 
-    /// Offset of its TCP header.
+    /// Offset of the TCP header.
     pub(crate) const fn l4(self) -> usize {
         if self.v6 { 54 } else { 34 }
     }
@@ -155,7 +155,7 @@ impl Tcp {
         }
     }
 
-    /// The bytes, with the sum over the pseudo-header in the checksum field.
+    /// The bytes of the frame, with the sum over the pseudo-header in the checksum field.
     pub(crate) fn frame(self) -> Vec<u8> {
         let l4 = self.l4();
         let mut bytes = Udp {
@@ -176,7 +176,7 @@ impl Tcp {
         bytes
     }
 
-    /// The bytes with a full checksum.
+    /// The bytes of the frame, with a full checksum.
     pub(crate) fn whole(self) -> Vec<u8> {
         let mut bytes = self.frame();
         Self::seal(&mut bytes);

@@ -1,9 +1,9 @@
 //! Forwards every free port of the pod to the guest. There is one socket for each transport and family, and an
 //! sk_lookup program in the network namespace assigns packets to them ([`SocketLookup`]).
 //!
-//! For TCP, the port that a client used is the local port of the accepted socket; for UDP, it is in the ancillary data
+//! For TCP, the port that a client used is the local port of the accepted socket. For UDP, it is in the ancillary data
 //! of the datagram. The program runs before the kernel's own lookup of listening sockets, so it leaves out the ports of
-//! the pod: those that programs listen on at start, those of forwards, and those excluded by configuration.
+//! the pod: those that programs listen on at the start, those of forwards, and those excluded by configuration.
 
 use crate::config::{EveryPort, Families, Forward, MasqueradeConfig, Otherwise, PortSet, Transport};
 use crate::mode::{BoundForward, ForwardSocket, GuestPort};
@@ -23,7 +23,7 @@ const DNS_PORT: u16 = 53;
 /// already be listening.
 ///
 /// # Errors
-/// The ports cannot be forwarded, and the configuration does not allow serving without them.
+/// The ports cannot be forwarded, and the configuration does not allow serving the NIC without them.
 pub(super) fn serve(
     name: &str,
     config: &MasqueradeConfig,
@@ -78,12 +78,12 @@ pub enum EveryPortError {
     /// A socket cannot be opened or watched.
     #[error("{step}: {source}")]
     Socket {
-        /// The step that failed.
+        /// Step that failed.
         step: &'static str,
-        /// The system's error.
+        /// Error of the system call.
         source: io::Error,
     },
-    /// A node's own namespace, where programs that start later need their ports.
+    /// The namespace is the node's own, where programs that start later need their ports.
     #[error(
         "in the system's own network namespace, the system's programs need their ports: serve from a pod's \
             namespace (--netns), or name the ports"
@@ -93,7 +93,7 @@ pub enum EveryPortError {
 
 /// Refuses the system's own namespace unless every port was requested explicitly.
 fn check_namespace(wanted: &EveryPort) -> Result<(), EveryPortError> {
-    /// Limits of the whole system's network are visible only in its own namespace.
+    /// This file lists limits of the whole system's network, which are visible only in its own namespace.
     const SYSTEMS_OWN: &str = "/proc/sys/net/core/netdev_budget";
     if wanted.otherwise == Otherwise::Warn && Path::new(SYSTEMS_OWN).exists() {
         return Err(EveryPortError::SystemsOwn);
@@ -104,15 +104,15 @@ fn check_namespace(wanted: &EveryPort) -> Result<(), EveryPortError> {
 /// The sockets of every port, and the program that assigns packets to them.
 #[derive(Debug)]
 struct AnyPort {
-    /// Listening sockets of TCP.
+    /// Listening TCP sockets.
     tcp: BoundForward,
-    /// Sockets of UDP.
+    /// Bound UDP sockets.
     udp: BoundForward,
     /// The program that assigns packets to the sockets.
     lookup: SocketLookup,
-    /// Wanted ports that programs of the pod use.
+    /// Wanted ports that programs of the pod use already.
     kept: PortSet,
-    /// Wanted UDP ports from which we may not send answers.
+    /// Wanted UDP ports from which this process may not send answers.
     forbidden: PortSet,
 }
 
@@ -168,7 +168,7 @@ fn open(config: &MasqueradeConfig, wanted: &EveryPort, families: Families) -> Re
     })
 }
 
-/// A socket in the form that the program takes.
+/// A socket in the form that the lookup program takes.
 fn taker(transport: Transport, bound: &ForwardSocket) -> Taker<'_> {
     Taker {
         is_udp: transport == Transport::Udp,
@@ -177,8 +177,8 @@ fn taker(transport: Transport, bound: &ForwardSocket) -> Taker<'_> {
     }
 }
 
-/// Ports with a listening socket of their own, and the port of the pod's loopback name server, to which we forward the
-/// guest's queries.
+/// Ports with a listening socket of their own, and the port of the name server on the pod's loopback, to which the
+/// guest's queries are forwarded.
 fn forwarded(config: &MasqueradeConfig) -> PortSet {
     let mut ports = PortSet::default();
     for forward in &config.forwards {
@@ -190,7 +190,7 @@ fn forwarded(config: &MasqueradeConfig) -> PortSet {
         } = *forward;
         ports.insert(transport, host_port..=host_port.saturating_add(count.get() - 1));
     }
-    // A server on the pod's loopback has that port.
+    // A server on the pod's loopback uses that port.
     if config.dns_forward.iter().any(IpAddr::is_loopback) {
         for transport in [Transport::Tcp, Transport::Udp] {
             ports.insert(transport, DNS_PORT..=DNS_PORT);
@@ -199,9 +199,9 @@ fn forwarded(config: &MasqueradeConfig) -> PortSet {
     ports
 }
 
-/// UDP ports to which we may not bind the socket for a client.
+/// UDP ports to which this process may not bind the socket for a client.
 fn unanswerable() -> PortSet {
-    /// Applies to IPv6 too.
+    /// The sysctl applies to IPv6 too.
     const FIRST_FREE: &str = "/proc/sys/net/ipv4/ip_unprivileged_port_start";
     let mut ports = PortSet::default();
     let may = capabilities(None).is_ok_and(|sets| sets.effective.contains(CapabilitySet::NET_BIND_SERVICE));
@@ -230,11 +230,11 @@ fn listening() -> io::Result<PortSet> {
     Ok(ports)
 }
 
-/// Adds the ports of a table of /proc/net (proc_net_tcp(5)): the second column holds address and port, the fourth the
-/// state.
+/// Adds the ports in a table of /proc/net (proc_net_tcp(5)). The second column contains address and port, and the
+/// fourth the state.
 fn add_listening(ports: &mut PortSet, transport: Transport, table: &str) {
     const LISTEN: &str = "0A";
-    /// An unconnected UDP socket has the same state as a closed TCP socket.
+    /// State of an unconnected UDP socket, which is also that of a closed TCP socket.
     const CLOSE: &str = "07";
     let state = match transport {
         Transport::Tcp => LISTEN,

@@ -1,7 +1,7 @@
 //! Port forwards that are added and removed while the worker runs.
 //!
-//! The thread that requests a forward opens its sockets, so a port in use is reported there and delays no packet. The
-//! worker only takes over the sockets, or closes them. Connections and flows of a removed forward stay.
+//! The thread that requests a forward opens its sockets. A port in use is therefore reported there and delays no
+//! packet. The worker only takes over the sockets, or closes them. Connections and flows of a removed forward stay.
 
 use crate::config::{Families, Forward, Transport};
 use crate::mode::{BoundForward, ForwardSocket, GuestPort};

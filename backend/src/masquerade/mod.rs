@@ -40,21 +40,21 @@ pub enum MasqueradeError {
     Engine(#[from] EngineError),
 }
 
-/// Masquerade on one worker.
+/// The masquerade mode as one worker runs it.
 pub struct Masquerade {
     engine: Engine,
     services: GatewayServices,
-    /// The program that assigns the traffic of every port to the engine's sockets.
+    /// Program that assigns the traffic of every port to the engine's sockets.
     every_port: Option<SocketLookup>,
 }
 
 debug_fields!(Masquerade { engine });
 
-/// The parts that masquerade is made from.
+/// The parts from which masquerade is made.
 pub type MasqueradeSetup<'a> = NatSetup<'a, MasqueradeConfig>;
 
 impl Masquerade {
-    /// Sets masquerade up. When it returns, forwards are listening.
+    /// Creates the mode for one worker. When this returns, forwards are listening.
     ///
     /// # Errors
     /// [`MasqueradeError`], such as a port that cannot be bound.
@@ -108,8 +108,8 @@ impl Masquerade {
 }
 
 impl Masquerade {
-    /// Stops serving forwards. Returns their sockets, still listening, and the program that assigns
-    /// packets to the sockets of every port; each can be handed over.
+    /// Stops serving forwards. Returns their listening sockets, and the program that assigns packets to the sockets of
+    /// every port. Each of them can be handed over.
     pub fn release_listeners(&mut self) -> (Vec<BoundForward>, Option<SocketLookup>) {
         (self.engine.release_listeners(), self.every_port.take())
     }

@@ -40,7 +40,7 @@ impl Bench {
         Self::on("fd10:0:2::/120", worker, directory)
     }
 
-    /// A worker of a guest whose IPv6 network is `network`.
+    /// Creates a worker of a guest whose IPv6 network is `network`.
     fn on(network: &str, worker: usize, directory: Option<Arc<Directory>>) -> Self {
         Self::forwarding(vec![], network, worker, directory)
     }
@@ -237,7 +237,7 @@ fn every_worker_answers_to_the_mac_one_of_them_has_seen() {
     let mut first = Bench::worker(0, directory.clone());
     let mut second = Bench::worker(1, directory);
     second.send(testing::arp(1, [10, 0, 2, 2], [10, 0, 2, 1]));
-    // The first worker has never received a frame from the guest when it has something to send.
+    // The first worker has something to send before it has received a frame from the guest.
     first.mode.on_room(NOW, &mut first.sink);
     assert_eq!(first.mode.engine.link().guest_mac, GUEST_MAC);
 }
@@ -279,7 +279,7 @@ fn only_what_comes_from_the_guests_own_address_tells_its_mac() {
     let multicast = udp(GUEST, Ipv4Addr::new(224, 0, 0, 251).into(), (1, 2), b"?");
     bench.dropped(with_source(multicast, stranger), DropReason::Multicast);
     assert_eq!(bench.mode.engine.link().guest_mac, GUEST_MAC);
-    // A NIC that was replaced.
+    // The guest's NIC was replaced.
     bench.send(with_source(
         icmp_message(GUEST, GATEWAY, IcmpHeader::echo(icmp::v4::ECHO_REQUEST, 1, 2), b""),
         stranger,
@@ -287,7 +287,7 @@ fn only_what_comes_from_the_guests_own_address_tells_its_mac() {
     assert_eq!(bench.mode.engine.link().guest_mac, stranger);
 }
 
-/// An ICMP error from the guest about `packet`, a frame it received.
+/// An ICMP error from the guest about `packet`, a frame that it received.
 fn refusal(packet: &[u8], code: u8) -> Vec<u8> {
     let quoted = &packet[EthernetHeader::LEN..];
     let headers = Headers::parse(packet, packet.len()).expect("a sound frame");
@@ -344,7 +344,7 @@ fn too_big_and_odd_errors_of_the_guest_end_nothing() {
     let answer = udp(mapped, GUEST, (port, 7000), b"late");
     let too_big = refusal(&answer, icmp::v4::unreachable::FRAGMENTATION_NEEDED);
     bench.dropped(too_big, DropReason::IcmpNotServed);
-    // Truncated at each byte within the quoted headers.
+    // The message is truncated at each byte within the quoted headers.
     let mut whole = refusal(&answer, icmp::v4::unreachable::PORT);
     whole.truncate(EthernetHeader::LEN + 20 + IcmpHeader::LEN + 24);
     testing::repair(&mut whole);
@@ -382,7 +382,7 @@ fn a_guest_with_only_a_link_local_address_gets_beyond_scope_errors() {
         (icmp::v6::UNREACHABLE, icmp::v6::unreachable::BEYOND_SCOPE)
     );
     assert_eq!(message[IcmpHeader::LEN..], asked[EthernetHeader::LEN..]);
-    // At most ten at once.
+    // At most ten are sent at once.
     let told = (1..20).filter(|_| !bench.send(asked.clone()).is_empty()).count();
     assert_eq!((told, bench.counters.dropped(DropReason::BeyondScope)), (9, 20));
     // An error does not cause another error, and a neighbour is not beyond the link.
@@ -396,7 +396,7 @@ fn a_guest_with_only_a_link_local_address_gets_beyond_scope_errors() {
     bench.dropped(udp(guest, neighbour, (7000, 53), b"?"), DropReason::SpoofedAddress);
 }
 
-/// Ends and payload of a UDP frame.
+/// The endpoints and payload of a UDP frame.
 fn ends(frame: &[u8]) -> (SocketAddr, SocketAddr, Vec<u8>) {
     let headers = Headers::parse(frame, frame.len()).expect("a sound frame");
     let (src, dst) = headers.network.addresses().expect("IP");
@@ -419,7 +419,7 @@ fn a_guest_on_64_bits_speaks_from_every_address_it_makes_up() {
         .set_read_timeout(Some(Duration::from_secs(5)))
         .expect("a timeout");
     let port = server.local_addr().expect("an address").port();
-    // The DHCPv6 lease, a stable address and a temporary address, all with the same port.
+    // The guest uses the DHCPv6 lease, a stable address and a temporary address, all with the same port.
     for guest in ["fd10:0:2::2", "fd10:0:2:0:5054:ff:fe12:3456", "fd10:0:2::9b1d:77"] {
         let guest = guest.parse::<IpAddr>().expect("an address");
         assert!(bench.send(udp(guest, mapped, (7000, port), b"who")).is_empty());
@@ -503,7 +503,7 @@ fn clients_of_a_forward_that_is_handed_over_reach_the_guest_through_its_new_owne
     assert!(lookup.is_none());
     drop(first);
     let (record, descriptors) = released.into_handover();
-    // Nothing serves these clients now, so they wait.
+    // No worker serves these clients now, so they wait.
     let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, HOST_PORT)).unwrap();
     let datagram = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     datagram.send_to(b"?", (Ipv4Addr::LOCALHOST, HOST_PORT)).unwrap();

@@ -1,4 +1,4 @@
-//! Decides whether a frame of the guest is admitted.
+//! Decides whether a frame from the guest is admitted.
 
 use super::guard::Guard;
 use super::vlan::VlanRules;
@@ -7,7 +7,7 @@ use crate::counters::DropReason;
 use crate::frame::Offload;
 use crate::packet::{EthernetHeader, Head, MacAddr};
 
-/// The rules of one port. They depend only on the frame, so each worker has its own copy.
+/// The rules of a port. They depend only on the frame, so each worker has its own copy.
 #[derive(Clone, Debug)]
 pub struct Admission {
     source: Source,
@@ -15,17 +15,17 @@ pub struct Admission {
     guard: Option<Box<Guard>>,
 }
 
-/// Which source addresses belong to the guest.
+/// The source addresses that belong to the guest.
 #[derive(Clone, Copy, Debug)]
 enum Source {
     /// Only this address.
     Fixed(MacAddr),
-    /// Any unicast address: the MAC is unknown or not checked.
+    /// Any unicast address, because the MAC is unknown or not checked.
     Any,
 }
 
 impl Admission {
-    /// The rules of a port whose guest has `mac`, if that is known.
+    /// The rules of a port whose guest has the MAC `mac`, if it is known.
     pub fn new(mac: Option<MacAddr>, policy: &PolicyConfig) -> Self {
         let checked = mac.filter(|_| policy.mac_check == MacCheck::Enforced);
         Self {

@@ -1,10 +1,11 @@
 //! Guards that keep a guest from acting as another host, a DHCP server or a router.
 //!
-//! Decisions are made on the head of a frame, which was copied once. The guards look past VLAN tags, IPv4 options and
-//! IPv6 extension headers. Fragments other than the first pass, because they cannot be reassembled without the first,
-//! which must contain its transport header or is dropped (RFC 7113 section 2). Frames that still cannot be decided
-//! (headers beyond the head, LLC encapsulation, more than two tags) are dropped as [`DropReason::HiddenTransport`],
-//! because these are known ways around such guards (CVE-2021-27853, CVE-2021-27854, CVE-2021-27861, CVE-2021-27862).
+//! Decisions are made on the head of a frame, which was copied once. The guards skip VLAN tags, IPv4 options and IPv6
+//! extension headers. Fragments other than the first pass, because they cannot be reassembled without the first. The
+//! first must contain the transport header; otherwise it is dropped (RFC 7113 section 2). Frames that still cannot be
+//! decided (headers beyond the head, LLC encapsulation, more than two tags) are dropped as
+//! [`DropReason::HiddenTransport`], because these are known ways around such guards (CVE-2021-27853, CVE-2021-27854,
+//! CVE-2021-27861, CVE-2021-27862).
 
 use crate::config::{AddressCheck, PolicyConfig};
 use crate::counters::DropReason;
@@ -14,7 +15,7 @@ use crate::packet::{ArpPacket, EtherType, EthernetHeader, Fragment, Head, MacAdd
 use ipnet::{Ipv4Net, Ipv6Net};
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-/// EtherType fields below this are lengths, and LLC follows (IEEE 802.3 3.2.6).
+/// EtherType fields below this value are lengths, and LLC follows (IEEE 802.3 3.2.6).
 const MIN_ETHERTYPE: u16 = 0x0600;
 /// LLC service access points that carry other protocols: SNAP and IP (IEEE 802, RFC 948).
 const ENCAPSULATING_SAPS: [u8; 2] = [0xaa, 0x06];
@@ -25,9 +26,9 @@ const DHCP6_SERVER: u16 = 547;
 /// ICMP redirect (RFC 792) and router advertisement (RFC 1256).
 const ICMP_REDIRECT: u8 = 5;
 const ICMP_ROUTER_ADVERTISEMENT: u8 = 9;
-/// Version 2 multicast listener report (RFC 3810).
+/// Type of a version 2 multicast listener report (RFC 3810).
 const MLD2_REPORT: u8 = 143;
-/// Bytes of a neighbour solicitation or advertisement before its options.
+/// Length of a neighbour solicitation or advertisement before its options, in bytes.
 const ND_LEN: usize = 24;
 /// Offset of the target address in a neighbour solicitation or advertisement.
 const ND_TARGET: usize = 8;
@@ -42,7 +43,7 @@ pub(super) struct Guard {
     addresses: Option<Addresses>,
 }
 
-/// Which addresses belong to the guest.
+/// The addresses that belong to the guest.
 #[derive(Clone, Debug)]
 struct Addresses {
     ipv4: Vec<Ipv4Net>,
@@ -52,7 +53,7 @@ struct Addresses {
 /// The part of a frame after its IP headers.
 struct Transport<'a> {
     protocol: u8,
-    /// Those of its bytes that are in the head.
+    /// The part of these bytes that is in the head.
     bytes: &'a [u8],
 }
 
@@ -186,15 +187,16 @@ impl<'a> Transport<'a> {
         }
     }
 
-    /// Type of an ICMP message.
+    /// Type of the ICMP message.
     fn kind(&self) -> Result<u8, DropReason> {
         self.bytes.first().copied().ok_or(DropReason::HiddenTransport)
     }
 }
 
 impl Addresses {
-    /// A family without an address is closed to the guest, including its link-local address. Otherwise the link-local
-    /// address made from the MAC is allowed or, if the MAC is unknown, any link-local address.
+    /// Creates the sets of addresses that belong to the guest. A family without an address is closed to the guest,
+    /// including its link-local address. Otherwise the link-local address made from the MAC is allowed or, if the MAC
+    /// is unknown, any link-local address.
     fn new(mac: Option<MacAddr>, check: &AddressCheck) -> Self {
         let mut ipv6 = check.ipv6.clone();
         if !ipv6.is_empty() {

@@ -27,7 +27,7 @@ fn addresses() -> Guard {
     })
 }
 
-/// A frame of the guest, cut to the bytes that the port copies.
+/// A frame of the guest, cut to the number of bytes that the port copies.
 fn frame(tags: &[u16], ethertype: u16, packet: &[u8]) -> Vec<u8> {
     let mut bytes = [MacAddr::BROADCAST.0, GUEST.0].concat();
     for tpid in tags {
@@ -52,9 +52,9 @@ fn udp(src_port: u16, dst_port: u16) -> Vec<u8> {
 struct V4 {
     src: [u8; 4],
     dst: [u8; 4],
-    /// Number of option words.
+    /// Number of four-byte words of options.
     options: usize,
-    /// Flags and offset field.
+    /// Field with the fragment flags and offset.
     fragment: u16,
 }
 
@@ -79,8 +79,8 @@ fn ipv4(header: V4, protocol: u8, payload: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// An IPv6 packet with extension headers. Each is a type and its bytes; the first byte is set to the next header's
-/// type.
+/// An IPv6 packet with extension headers. Each is given as a type and its bytes. The first byte is replaced by the next
+/// header's type.
 fn ipv6(src: &str, extensions: &[(u8, Vec<u8>)], protocol: u8, payload: &[u8]) -> Vec<u8> {
     let mut rest = Vec::new();
     let mut next = protocol;
@@ -242,7 +242,7 @@ fn servers_do_not_hide_behind_options_and_tags() {
 fn a_value_without_a_form_does_not_pass() {
     let guard = servers();
     let hidden = DropReason::HiddenTransport;
-    // Extension headers that reach beyond the head.
+    // The extension headers reach beyond the head.
     drops(&guard, &v6(&ipv6("fe80::5", &[options(15)], 58, &icmpv6(134))), hidden);
     // A first fragment without the transport header (RFC 7113).
     drops(&guard, &v6(&ipv6("fe80::5", &[fragment(0, true)], 58, &[])), hidden);
@@ -251,7 +251,7 @@ fn a_value_without_a_form_does_not_pass() {
         &v6(&ipv6("fe80::5", &[fragment(0, true), options(0)], 17, &[])),
         hidden,
     );
-    // More tags than the parser looks past, and encapsulation in LLC.
+    // There are more tags than the parser skips, and encapsulation in LLC.
     let offer = ipv4(V4_OWN, 17, &udp(67, 68));
     drops(&guard, &frame(&[0x8100; 3], 0x0800, &offer), hidden);
     let snap = [&[0xaa, 0xaa, 3, 0, 0, 0, 8, 0], &offer[..]].concat();

@@ -16,7 +16,7 @@ use crate::counters::DropReason;
 
 /// A rule for frames on their way to the guest.
 pub trait Rule: Send + Sync {
-    /// Checks whether the guest may receive a frame that begins with `head`, which holds all headers written for the
+    /// Checks whether the guest may receive a frame that begins with `head`. It contains all headers written for the
     /// frame, or the first part of a frame that is passed on.
     ///
     /// # Errors

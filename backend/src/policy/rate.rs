@@ -1,8 +1,8 @@
 //! Rate limits of a port: token buckets that read no clock.
 //!
 //! A bucket is a single number that all workers of a port share: the time at which it would be full again. Taking
-//! tokens moves that time later; if it is further ahead than the bucket's depth, the bucket is in debt. So no refilling
-//! is needed, and a worker reads the number once per burst.
+//! tokens moves that time later. If the time is further ahead than the bucket's depth, the bucket is in debt. So no
+//! refilling is needed, and a worker reads the number once per burst.
 //!
 //! A frame without tokens waits where it is: in the guest's ring, in a socket or in a device queue. Each direction of a
 //! worker has a [`Gate`]. The gate passes frames while there are tokens and overdraws by at most one frame. Then it
@@ -18,20 +18,20 @@ use std::time::Duration;
 const NANOS: u64 = 1_000_000_000;
 /// Fractional bits in the price of a token.
 const FRACTION: u32 = 32;
-/// Tokens that a closed gate waits for, in nanoseconds at the limit's rate.
+/// Tokens that a closed gate waits for, as nanoseconds at the limit's rate.
 const CHUNK: u64 = 1_000_000;
-/// Minimum depth of a bucket, in nanoseconds of tokens. It is several chunks, so that no tokens are lost while a worker
+/// Minimum depth of a bucket, as nanoseconds of tokens. It is several chunks, so that no tokens are lost while a worker
 /// sleeps.
 const MIN_DEPTH: u64 = 4 * CHUNK;
 
 /// A token bucket shared by several workers.
 #[derive(Debug)]
 struct Bucket {
-    /// Time at which it is full again if no more tokens are taken, in nanoseconds of the clock.
+    /// Time, in nanoseconds of the clock, at which the bucket is full again if no more tokens are taken.
     full_at: AtomicU64,
     /// Nanoseconds per token, as a fixed-point number with [`FRACTION`] fractional bits.
     price: u64,
-    /// Nanoseconds in which an empty bucket fills.
+    /// Nanoseconds in which an empty bucket is filled.
     depth: u64,
 }
 
@@ -46,14 +46,14 @@ impl Bucket {
         }
     }
 
-    /// Tokens in the bucket.
+    /// Number of tokens in the bucket.
     fn level(&self, now: Instant) -> u64 {
         let missing = self.full_at.load(Ordering::Relaxed).saturating_sub(now.as_nanos());
         let tokens = (u128::from(self.depth.saturating_sub(missing)) << FRACTION) / u128::from(self.price);
         u64::try_from(tokens).unwrap_or(u64::MAX)
     }
 
-    /// Takes tokens; the level may become negative.
+    /// Takes tokens. The level may become negative.
     fn take(&self, now: Instant, tokens: u64) {
         let worth = worth(tokens, self.price);
         let later = |full_at: u64| Some(full_at.max(now.as_nanos()).saturating_add(worth));
@@ -61,7 +61,7 @@ impl Bucket {
         let _ = self.full_at.fetch_update(Ordering::Relaxed, Ordering::Relaxed, later);
     }
 
-    /// Time at which it holds enough tokens to be worth a wake-up.
+    /// Time at which the bucket contains enough tokens to be worth a wake-up.
     fn refilled(&self) -> Instant {
         let full_at = self.full_at.load(Ordering::Relaxed);
         Instant::from_nanos((full_at + CHUNK).saturating_sub(self.depth))
@@ -81,7 +81,7 @@ pub struct Limiter {
 }
 
 impl Limiter {
-    /// The buckets of a limit; `None` where there is none.
+    /// The buckets of a limit. `None` if the limit has none.
     pub fn new(limit: RateLimit) -> Option<Arc<Self>> {
         let limiter = Self {
             bytes: limit.bytes.map(Bucket::new),
@@ -91,7 +91,7 @@ impl Limiter {
     }
 }
 
-/// One direction of one worker.
+/// The gate of one direction of one worker.
 #[derive(Debug, Default)]
 pub struct Gate {
     limiter: Option<Arc<Limiter>>,
@@ -109,7 +109,7 @@ struct Passed {
 }
 
 impl Gate {
-    /// A gate controlled by `limiter`; without a limiter it is always open.
+    /// A gate controlled by `limiter`. Without a limiter it is always open.
     pub fn new(limiter: Option<Arc<Limiter>>) -> Self {
         Self {
             limiter,
@@ -117,7 +117,7 @@ impl Gate {
         }
     }
 
-    /// Replaces the limit. Frames that waited for tokens of the old limit have to be tried again.
+    /// Replaces the limit. Frames that waited for tokens of the old limit must be tried again.
     pub fn replace(&mut self, now: Instant, limiter: Option<Arc<Limiter>>) {
         self.settle();
         *self = Self::new(limiter);
@@ -138,7 +138,7 @@ impl Gate {
         self.closed_until.take().is_some()
     }
 
-    /// Bytes and packets that may pass now.
+    /// Number of bytes and packets that may pass now.
     pub fn budget(&self) -> Budget {
         match (&self.limiter, self.budget) {
             (Some(_), Some(budget)) => budget,
@@ -147,7 +147,7 @@ impl Gate {
         }
     }
 
-    /// True if a frame may pass. If none may, the gate stays closed for a while.
+    /// True if a frame may pass. If no frame may, the gate stays closed for a while.
     #[inline]
     pub fn admits(&mut self) -> bool {
         self.limiter.is_none() || !self.closes()
@@ -165,7 +165,7 @@ impl Gate {
         if let Some(limiter) = &self.limiter {
             let buckets = [&limiter.bytes, &limiter.packets];
             let refilled = buckets.into_iter().flatten().map(Bucket::refilled).max();
-            // It must not be in the past, or the worker would spin.
+            // The time must not be in the past, because the worker would spin.
             let soonest = self.now + Duration::from_nanos(CHUNK / 10);
             self.closed_until = refilled.map(|at| at.max(soonest));
         }

@@ -17,8 +17,8 @@ fn packets_only(per_second: u64, burst: u64) -> Option<Arc<Limiter>> {
     })
 }
 
-/// Sends frames of `len` bytes whenever a gate lets them through, for `time` from `start` on. The worker wakes up to
-/// `late` after the time it requested. Returns the bytes sent.
+/// Sends frames of `len` bytes whenever a gate lets them pass, for `time` beginning at `start`. The worker wakes up to
+/// `late` after the time that it requested. Returns the number of bytes sent.
 fn flood(gates: &mut [Gate], start: Instant, time: Duration, len: usize, late: Duration) -> u64 {
     let (mut now, mut sent) = (start, 0);
     while now.since(start) < time {
@@ -113,7 +113,7 @@ fn one_frame_more_than_there_is_makes_debt_that_is_paid() {
     assert!(gate.admits());
     gate.pass(65_000, Segmentation::None);
     assert!(!gate.admits());
-    // 65000 bytes minus the burst of 1000, at 100 per millisecond, plus a chunk.
+    // This is 65000 bytes minus the burst of 1000, at 100 per millisecond, plus a chunk.
     near(
         u64::try_from(gate.opens_at().unwrap().since(START).as_micros()).unwrap(),
         641_000,

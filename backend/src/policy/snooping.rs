@@ -1,9 +1,9 @@
-//! Detects the addresses that a guest uses, per port.
+//! Records the addresses that the guest of a port uses.
 //!
 //! Only frames that announce addresses are parsed: ARP, neighbour discovery, and DHCP of a client that has its address
 //! (`ciaddr`, RFC 2131 table 1). For other frames, only the EtherType and protocol are checked. The table has a fixed
-//! length and evicts the address seen longest ago, so invented addresses cost no memory. A worker never waits for a
-//! reader of the table; it skips frames that arrive meanwhile.
+//! length and evicts the address that was seen longest ago, so invented addresses cost no memory. A worker never waits
+//! for a reader of the table. It skips frames that arrive in the meantime.
 
 use crate::packet::icmp::v6;
 use crate::packet::{ArpPacket, EtherType, Head, MacAddr, be16, protocol};
@@ -11,7 +11,7 @@ use crate::time::Instant;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::{Mutex, PoisonError};
 
-/// Maximum addresses kept for a guest.
+/// Maximum number of addresses kept for a guest.
 pub const SNOOPED_MAX: usize = 32;
 
 const ND_TARGET: usize = 8;
@@ -21,12 +21,12 @@ const DHCP_SERVER_PORT: u16 = 67;
 /// Offset of the client's address in a DHCP message.
 const DHCP_CIADDR: usize = 12;
 
-/// The kind of message an address was seen in.
+/// The kind of message in which an address was seen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SnoopSource {
-    /// The sender of an ARP packet.
+    /// The sender field of an ARP packet.
     Arp,
-    /// A neighbour message: its source or target address.
+    /// A neighbour message, as its source or target.
     NeighbourDiscovery,
     /// A DHCPv4 message of a client that has an address.
     Dhcp,
@@ -35,13 +35,13 @@ pub enum SnoopSource {
 /// An address that the guest has used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SnoopedAddress {
-    /// The address.
+    /// The address itself.
     pub address: IpAddr,
-    /// MAC it was used with.
+    /// MAC with which the address was used.
     pub mac: MacAddr,
-    /// Kind of the message in which it was last seen.
+    /// Kind of the message in which the address was last seen.
     pub source: SnoopSource,
-    /// Time at which it was last seen.
+    /// Time at which the address was last seen.
     pub seen: Instant,
 }
 
@@ -94,7 +94,7 @@ impl Snooping {
     }
 }
 
-/// The address that a frame announces, if any.
+/// The address that a frame announces, if it announces one.
 #[inline]
 fn address_of(bytes: &[u8], head: &Head) -> Option<(SnoopSource, IpAddr)> {
     let transport = head.transport();

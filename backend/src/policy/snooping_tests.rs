@@ -86,7 +86,7 @@ fn arp_neighbour_discovery_and_dhcp_give_addresses_away_tagged_or_not() {
 #[test]
 fn what_says_nothing_of_an_address_in_use_is_passed_over() {
     let frames = [
-        // Probes (RFC 5227), requests without an address yet, other messages and ports.
+        // Probes (RFC 5227), requests without an address yet, and other messages and ports.
         ethernet(0x0806, None, &arp([0; 4])),
         ethernet(0x0800, None, &dhcp([0; 4], 67)),
         ethernet(0x0800, None, &dhcp([192, 0, 2, 6], 53)),
@@ -128,6 +128,6 @@ fn a_guest_that_makes_up_addresses_fills_the_table_and_no_more() {
     }
     let all = sightings.all();
     assert_eq!(all.len(), SNOOPED_MAX);
-    // An address in use stays.
+    // An address that is in use stays.
     assert!(all.iter().any(|sighting| sighting.address.to_string() == "192.0.2.5"));
 }

@@ -30,13 +30,13 @@ use crate::packet::vlan::{TPID_8021Q, VID_MASK, VlanId, VlanTag, is_tag};
 
 /// Offset of a frame's EtherType, or of its first tag.
 const TYPE_AT: usize = 12;
-/// Bytes of an Ethernet header with one tag.
+/// Length of an Ethernet header with one tag, in bytes.
 pub const TAGGED_HEADER: usize = TYPE_AT + VlanTag::LEN + 2;
 
 /// An edit of a frame's first tag.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TagEdit {
-    /// The frame stays unchanged.
+    /// Leaves the frame unchanged.
     Keep,
     /// Inserts a tag with this control information before the EtherType.
     Push(u16),
@@ -51,7 +51,7 @@ pub enum TagEdit {
 pub struct EditedHeader {
     bytes: [u8; TAGGED_HEADER],
     len: usize,
-    /// Bytes at the start of the frame that it replaces.
+    /// Number of bytes at the start of the frame that the header replaces.
     pub replaces: usize,
 }
 
@@ -63,8 +63,8 @@ impl EditedHeader {
 }
 
 impl TagEdit {
-    /// The header of a frame that begins with `head`; `None` if it stays unchanged. `head` has passed the rules that
-    /// returned this edit, so it is long enough.
+    /// The edited header of a frame that begins with `head`. `None` if the frame stays unchanged. `head` has passed the
+    /// rules that returned this edit, so it is long enough.
     pub fn header(self, head: &[u8]) -> Option<EditedHeader> {
         let mut bytes = [0; TAGGED_HEADER];
         bytes[..TYPE_AT].copy_from_slice(head.get(..TYPE_AT)?);
@@ -94,8 +94,7 @@ impl TagEdit {
         })
     }
 
-    /// The offload of the frame after the edit: checksum offsets count from the
-    /// start of the Ethernet header.
+    /// The offload of the frame after the edit. Checksum offsets count from the start of the Ethernet header.
     #[must_use]
     pub fn offload(self, offload: Offload) -> Offload {
         const TAG: u16 = 4;
@@ -128,19 +127,19 @@ pub enum VlanRules {
 /// The VLANs of which a port is a member.
 #[derive(Clone, Debug)]
 pub struct Membership {
-    /// The VLAN of the guest's untagged frames.
+    /// VLAN of the guest's untagged frames.
     untagged: Option<u16>,
     /// VLANs whose tags the guest sees.
     tagged: VlanSet,
-    /// The port is also a member of the default VLAN.
+    /// True if the port is also a member of the default VLAN.
     keep_default: bool,
 }
 
-/// How a frame states its VLAN.
+/// The way in which a frame states its VLAN.
 #[derive(Clone, Copy)]
 enum Seen {
     Untagged,
-    /// A tag without a VLAN.
+    /// By a tag that has a priority but no VLAN.
     Priority(Tag),
     Tagged(Tag),
 }
@@ -148,9 +147,9 @@ enum Seen {
 /// The first tag of a frame.
 #[derive(Clone, Copy)]
 struct Tag {
-    /// Its control information.
+    /// Control information of the tag.
     tci: u16,
-    /// Another tag follows.
+    /// True if another tag follows.
     is_stacked: bool,
 }
 
@@ -205,7 +204,7 @@ impl VlanRules {
     /// The edit for a frame from the guest.
     ///
     /// # Errors
-    /// The reason to drop it.
+    /// The reason to drop the frame.
     #[inline]
     pub fn outgoing(&self, head: &Head) -> Result<TagEdit, DropReason> {
         match self {

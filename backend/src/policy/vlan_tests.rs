@@ -41,7 +41,7 @@ fn q(tci: u16) -> Vec<u8> {
     frame(&[(TPID_8021Q, tci)])
 }
 
-/// The frame after its edit.
+/// Returns the frame after the edit.
 fn edited(edit: TagEdit, frame: &[u8]) -> Vec<u8> {
     match edit.header(frame) {
         None => frame.to_vec(),

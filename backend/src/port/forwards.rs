@@ -10,7 +10,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::{MutexGuard, PoisonError};
 
-/// An existing forward, and the addresses of its sockets once they were opened here.
+/// A forward of the port, and the addresses of its sockets if they were opened here.
 #[derive(Clone, Debug)]
 pub(super) struct Known {
     forward: Forward,
@@ -20,7 +20,7 @@ pub(super) struct Known {
 /// The reason why forwards cannot be changed. Nothing has changed in that case.
 #[derive(Debug, thiserror::Error)]
 pub enum ForwardError {
-    /// The mode or the network has no gateway.
+    /// Neither the mode nor the network has a gateway.
     #[error("the port has no gateway that could forward: its guest is reached at its own addresses")]
     NoGateway,
     /// Every port is already forwarded under its own number.
@@ -29,7 +29,7 @@ pub enum ForwardError {
     /// A port cannot be bound.
     #[error(transparent)]
     Listen(#[from] ListenError),
-    /// There is no such forward.
+    /// The port has no such forward.
     #[error("{0} is not forwarded")]
     Unknown(Forward),
     /// The worker could not take over the sockets.
@@ -38,7 +38,7 @@ pub enum ForwardError {
 }
 
 impl Port {
-    /// The forwards of a masquerade.
+    /// The forwards of a mode with a gateway.
     pub fn forwards(&self) -> Vec<Forward> {
         let known = self.known_forwards();
         known.iter().map(|known| known.forward.clone()).collect()

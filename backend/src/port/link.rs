@@ -1,13 +1,13 @@
-//! The link state of the guest's NIC, as the guest sees it: VIRTIO_NET_S_LINK_UP.
+//! The link state of the guest's NIC as the guest sees it: VIRTIO_NET_S_LINK_UP.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// Callback after the link state has changed.
+/// Callback that is called after the link state has changed.
 type Listener = Box<dyn Fn() + Send>;
 
-/// The link. It is up while the segment carries frames, the operator has not set it down and the port has not failed.
-/// All three hold initially. A listener reports changes to the guest.
+/// The link of a NIC. It is up while the segment carries frames, the operator has not set it down and the port has not
+/// failed. All three hold initially. A listener reports changes to the guest.
 pub struct Link {
     up: AtomicBool,
     state: Mutex<State>,
@@ -42,27 +42,27 @@ impl Link {
         self.up.load(Ordering::Acquire)
     }
 
-    /// True if the operator has set the link up, whatever the state of the segment.
+    /// True if the operator has set the link up, regardless of the segment's state.
     pub fn is_wanted(&self) -> bool {
         self.lock().wanted
     }
 
-    /// Sets the listener for changes.
+    /// Sets the listener that is called on changes.
     pub fn tell(&self, listener: Option<Listener>) {
         self.lock().listener = listener;
     }
 
-    /// True if there is a listener, so a front end that accepts link changes is connected.
+    /// True if there is a listener. A front end that accepts link changes is then connected.
     pub fn is_told(&self) -> bool {
         self.lock().listener.is_some()
     }
 
-    /// Sets whether the segment carries frames.
+    /// Records whether the segment carries frames.
     pub(super) fn set_segment(&self, up: bool) {
         self.change(|state| state.segment = up);
     }
 
-    /// Sets the link up or down for the operator.
+    /// Sets the link up or down on behalf of the operator.
     pub(super) fn set_wanted(&self, up: bool) {
         self.change(|state| state.wanted = up);
     }

@@ -38,7 +38,7 @@ pub struct Port {
     config: PortConfig,
     workers: Vec<WorkerHandle>,
     counters: Vec<Arc<Counters>>,
-    /// The peers of each worker, in layer2 mode.
+    /// Peers of each worker, in layer2 mode.
     tunnel: Vec<Arc<TunnelView>>,
     /// Capture of the tunnel's outer packets.
     outer: Arc<Capture>,
@@ -49,7 +49,7 @@ pub struct Port {
     snooping: Arc<Snooping>,
     held: Arc<HeldLeases>,
     rates: Mutex<Rates>,
-    /// `None` if the mode hands out no names to the guest.
+    /// Current resolvers. `None` if the mode hands out no names to the guest.
     resolvers: Mutex<Option<Resolvers>>,
     forwards: Mutex<Vec<forwards::Known>>,
 }
@@ -59,19 +59,19 @@ debug_fields!(Port { health });
 /// Maximum connections per protocol and worker, if the limit on open files allows it.
 const FLOW_LIMIT: usize = 65_536;
 
-/// The same limit, reduced to fit the limit on open files.
+/// The maximum above, reduced to fit the limit on open files.
 fn flow_limit() -> usize {
     let files = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
     files.map_or(FLOW_LIMIT, |n| usize::try_from(n).unwrap_or(FLOW_LIMIT).min(FLOW_LIMIT))
 }
 
-/// Inputs to create a mode; there is one mode per worker.
+/// Inputs to create a mode. There is one mode per worker.
 pub struct ModeContext {
     /// Poller that watches the mode's sockets.
     pub poller: Poller,
-    /// The worker's counters.
+    /// Counters of the worker.
     pub counters: Arc<Counters>,
-    /// Number of the worker, from 0.
+    /// Number of the worker, starting at 0.
     pub worker: usize,
     /// Record of the leases that the guest holds from the mode's DHCP servers.
     pub held: Arc<HeldLeases>,
@@ -93,7 +93,7 @@ pub enum PortError {
     Mode(#[source] ModeError),
 }
 
-/// The parts of a mode with a NAT engine, for one worker.
+/// The inputs for one worker's mode with a NAT engine.
 fn nat_setup<'a, M>(
     port: &'a PortConfig,
     mode: &'a M,
@@ -112,7 +112,8 @@ fn nat_setup<'a, M>(
     }
 }
 
-/// The configuration without the peers of a network, which may be many: they are in the forwarding table from then on.
+/// The configuration without the peers of a network. There may be many of them, and they are in the forwarding table
+/// from then on.
 fn without_peers(mut config: PortConfig) -> PortConfig {
     if let ModeConfig::Layer2(mode) = &mut config.mode {
         mode.peers = Vec::new();
@@ -180,7 +181,7 @@ impl Port {
         })
     }
 
-    /// Creates a port with modes supplied by the caller (tests, benches).
+    /// Creates a port with modes that the caller supplies (tests, benches).
     ///
     /// # Errors
     /// [`PortError`]
@@ -244,12 +245,12 @@ impl Port {
         Ok(port)
     }
 
-    /// The port's configuration. In layer2 mode it has no peers; [`peers`](Self::peers) has those of now.
+    /// Configuration of the port. In layer2 mode it contains no peers; [`peers`](Self::peers) returns the current ones.
     pub const fn config(&self) -> &PortConfig {
         &self.config
     }
 
-    /// The properties of the NIC as its driver sees them.
+    /// The properties of the NIC that its driver sees.
     pub const fn device(&self) -> DeviceConfig {
         DeviceConfig {
             mac: self.config.mac,
@@ -278,7 +279,7 @@ impl Port {
         &self.health
     }
 
-    /// Records that a worker is gone, and shows the guest a link that is down.
+    /// Records that a worker is gone, and sets the guest's link down.
     pub fn set_failed(&self) {
         self.link.set_failed();
     }
@@ -295,7 +296,7 @@ impl Port {
         &self.held
     }
 
-    /// The rate limits.
+    /// The current rate limits.
     pub fn rates(&self) -> Rates {
         *self.rates.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -311,8 +312,8 @@ impl Port {
         *current = rates;
     }
 
-    /// Replaces the guest's name servers and search domains, starting with the next answer. Queries to the gateway go
-    /// to the new servers immediately. Returns false if nothing changes.
+    /// Replaces the guest's name servers and search domains, starting with the next answer. Queries to the gateway are
+    /// sent to the new servers immediately. Returns false if nothing has changed.
     pub fn change_resolvers(&self, resolvers: Resolvers) -> bool {
         let mut current = self.resolvers.lock().unwrap_or_else(PoisonError::into_inner);
         if current.as_ref().is_none_or(|current| *current == resolvers) {
@@ -326,7 +327,7 @@ impl Port {
         true
     }
 
-    /// Reports to the modes and the guest whether the segment carries frames.
+    /// Tells the modes and the guest whether the segment carries frames.
     pub fn set_segment(&self, up: bool) {
         let change = if up { SegmentChange::Up } else { SegmentChange::Down };
         for worker in &self.workers {
@@ -335,8 +336,8 @@ impl Port {
         self.link.set_segment(up);
     }
 
-    /// Sets the link up or down for the operator, and reports that to the guest. While it is down no frames pass, and
-    /// the guest's frames stay in its rings.
+    /// Sets the link up or down on behalf of the operator, and reports the change to the guest. While the link is down
+    /// no frames pass, and the guest's frames stay in its rings.
     pub fn set_link(&self, up: bool) {
         for worker in &self.workers {
             worker.set_link(up);
@@ -344,7 +345,7 @@ impl Port {
         self.link.set_wanted(up);
     }
 
-    /// Replaces the queues to the segment, one per worker. The segment then carries frames.
+    /// Replaces the queues to the segment, one per worker. The segment carries frames from then on.
     pub fn replace_segment(&self, queues: Vec<Arc<TapQueue>>) {
         for (worker, queue) in self.workers.iter().zip(queues) {
             worker.command_mode(ModeCommand::Segment(SegmentChange::Replaced(queue)));
@@ -366,7 +367,7 @@ impl Port {
         total
     }
 
-    /// The port's counters as text, with one line per nonzero counter.
+    /// The port's counters as text, with one line for each counter that is not zero.
     pub fn report(&self) -> String {
         let total = self.counters();
         let mut text = format!("port {}:\n", self.config.name);
@@ -411,7 +412,7 @@ mod tests {
         port.replace_segment(vec![second]);
         let started = Instant::now();
         while watched.strong_count() > 0 {
-            assert!(started.elapsed() < PATIENCE, "somebody keeps it open");
+            assert!(started.elapsed() < PATIENCE, "another reference keeps it open");
             std::thread::yield_now();
         }
     }

@@ -11,18 +11,18 @@ use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-/// An endpoint of the network and the traffic with it.
+/// An endpoint of the network, and the traffic with it.
 #[derive(Debug)]
 pub struct PeerReport {
-    /// The address and port at which it receives.
+    /// Address and port at which the endpoint receives.
     pub endpoint: SocketAddr,
-    /// Whether it understands hawser's Geneve option.
+    /// True if the endpoint supports hawser's Geneve option.
     pub knows_frame_option: bool,
-    /// Whether any MAC may be behind it.
+    /// True if any MAC may be behind the endpoint.
     pub has_other_macs: bool,
-    /// MACs that are bound to it, with their addresses.
+    /// MACs that are bound to the endpoint, with their addresses.
     pub guests: BTreeMap<MacAddr, Vec<IpAddr>>,
-    /// The sum over all workers.
+    /// Counters of the endpoint, summed over all workers.
     pub counters: PeerCounters,
 }
 

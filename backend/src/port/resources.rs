@@ -3,10 +3,10 @@
 use crate::sys::tap::TapQueue;
 use std::sync::Arc;
 
-/// The descriptors that a port needs. A configuration is plain data that can be saved and compared; the descriptors for
-/// it are passed here.
+/// The descriptors that a port needs. A configuration is plain data that can be saved and compared, so its descriptors
+/// are passed here.
 #[derive(Debug, Default)]
 pub struct PortResources {
-    /// In bridge mode, the queues of the device to the segment, one per queue pair.
+    /// The queues of the device to the segment in bridge mode, one per queue pair.
     pub queues: Vec<Arc<TapQueue>>,
 }

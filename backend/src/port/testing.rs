@@ -3,7 +3,7 @@
 use crate::config::{MasqueradeConfig, ModeConfig, PaceConfig, PolicyConfig, PortConfig};
 use std::num::NonZeroU16;
 
-/// A masquerade without any address, with this many queue pairs.
+/// A masquerade configuration without any address, with this many queue pairs.
 pub(crate) fn config(queue_pairs: u16) -> PortConfig {
     PortConfig {
         name: "test".into(),

@@ -1,7 +1,7 @@
 //! Options and ancillary data of datagram sockets.
 //!
-//! UDP_SEGMENT needs Linux 4.18 and UDP_GRO 5.0; on an older kernel setting them fails, and the caller works without
-//! them. Everything else is older than any supported kernel.
+//! UDP_SEGMENT needs Linux 4.18, and UDP_GRO needs 5.0. On an older kernel, setting them fails, and the caller works
+//! without them. Everything else is older than any supported kernel.
 
 use super::option::IntOption;
 use socket2::{Domain, Socket};
@@ -18,9 +18,9 @@ pub const MAX_PAYLOAD: usize = 65_507;
 /// How the kernel treats a datagram larger than the path's MTU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fragmentation {
-    /// Refuses it with EMSGSIZE and reports the MTU on the error queue, for senders that set don't-fragment.
+    /// Refuses the datagram with EMSGSIZE and reports the MTU on the error queue, for senders that set don't-fragment.
     Refuse,
-    /// Fragments it.
+    /// Fragments the datagram.
     Allow,
 }
 
@@ -78,11 +78,10 @@ pub fn set_ttl(socket: &Socket, domain: Domain, ttl: u8) -> io::Result<()> {
     }
 }
 
-/// Enables or disables receive coalescing: the kernel delivers runs of datagrams of equal size as
-/// one (UDP_GRO).
+/// Enables or disables receive coalescing: the kernel delivers runs of datagrams of equal size as one (UDP_GRO).
 ///
 /// # Errors
-/// The error of setsockopt(2); ENOPROTOOPT before Linux 5.0.
+/// The error of setsockopt(2): ENOPROTOOPT before Linux 5.0.
 pub fn set_coalescing(socket: &Socket, on: bool) -> io::Result<()> {
     IntOption(libc::SOL_UDP, libc::UDP_GRO).set(socket, on.into())
 }
@@ -109,12 +108,12 @@ pub fn watch_local_port(socket: &Socket, domain: Domain) -> io::Result<()> {
     }
 }
 
-/// Lets only ICMP or ICMPv6 messages of one type through to a raw socket.
+/// Lets only ICMP or ICMPv6 messages of one type pass to a raw socket.
 ///
 /// # Errors
 /// The error of setsockopt(2).
 pub fn pass_only_icmp_type(socket: &Socket, domain: Domain, kind: u8) -> io::Result<()> {
-    // include/uapi/linux/icmp.h and icmpv6.h; in both a set bit means "blocked".
+    // See include/uapi/linux/icmp.h and icmpv6.h. In both, a set bit means "blocked".
     const ICMP_FILTER: libc::c_int = 1;
     const ICMPV6_FILTER: libc::c_int = 1;
     let mut blocked = [u32::MAX; 8];
@@ -149,13 +148,12 @@ pub fn path_mtu(socket: &Socket, domain: Domain) -> io::Result<u32> {
 #[derive(Clone, Copy)]
 pub(super) struct Control<const N: usize>(pub [u8; N]);
 
-/// Calls `f` with level, type and data of every control message the kernel wrote.
+/// Calls `f` with level, type and data of every control message that the kernel wrote.
 ///
 /// # Safety
-/// `message` must be as recvmsg(2) left it, and its control buffer still alive.
+/// `message` must be as recvmsg(2) left it, and its control buffer must still be alive.
 pub(super) unsafe fn for_each_control(message: &libc::msghdr, mut f: impl FnMut(libc::c_int, libc::c_int, &[u8])) {
-    // SAFETY: the caller guarantees that the buffer is valid, and the CMSG functions stay inside
-    // it.
+    // SAFETY: the caller guarantees that the buffer is valid, and the CMSG functions stay inside the buffer.
     unsafe {
         let mut at = libc::CMSG_FIRSTHDR(message);
         while !at.is_null() {
@@ -177,9 +175,8 @@ pub(super) fn control_int(data: &[u8]) -> Option<libc::c_int> {
     data.first_chunk().map(|b| libc::c_int::from_ne_bytes(*b))
 }
 
-/// The local address in IP_PKTINFO (`in_pktinfo`: index, the address to
-/// answer from, the header's destination)
-/// or IPV6_PKTINFO (`in6_pktinfo`: address, index).
+/// The local address in IP_PKTINFO (`in_pktinfo`: index, the address to answer from, the header's destination) or
+/// IPV6_PKTINFO (`in6_pktinfo`: address, index).
 pub(super) fn local_address(level: libc::c_int, kind: libc::c_int, data: &[u8]) -> Option<IpAddr> {
     match (level, kind) {
         (libc::SOL_IP, libc::IP_PKTINFO) => {

@@ -8,12 +8,12 @@ use std::mem::size_of;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsRawFd;
 
-/// Bytes of a socket address (`sockaddr_in6`, rounded up).
+/// Room for a socket address in bytes (`sockaddr_in6`, rounded up).
 const NAME: usize = 32;
 #[allow(clippy::cast_possible_truncation, reason = "32")]
 const NAME_LEN: libc::socklen_t = NAME as libc::socklen_t;
 
-/// Where an error comes from.
+/// The source of an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Origin {
     /// The local IP stack.
@@ -24,21 +24,21 @@ pub enum Origin {
     Icmpv6(u8, u8),
 }
 
-/// One entry of an error queue.
+/// An entry of an error queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct QueuedError {
-    /// The error number that the socket would return.
+    /// Error number that the socket would return.
     pub errno: i32,
-    /// Where the error comes from.
+    /// Source of the error.
     pub origin: Origin,
-    /// The MTU for "too big" errors.
+    /// MTU in bytes, for "too big" errors.
     pub info: u32,
-    /// Sender of the ICMP message.
+    /// Address of the sender of the ICMP message.
     pub offender: Option<IpAddr>,
     /// Destination of the packet that caused the error.
     pub destination: Option<SocketAddr>,
-    /// Bytes written to the buffer: the quoted part of the packet's payload after the transport
-    /// header (for ping and raw sockets from the transport header on).
+    /// Number of bytes written to the buffer. They are the quoted part of the packet's payload after the transport
+    /// header, or including that header for ping and raw sockets.
     pub len: usize,
 }
 
@@ -47,7 +47,7 @@ pub struct QueuedError {
 /// # Errors
 /// The error of recvmsg(2).
 pub fn take(socket: &impl AsRawFd, quoted: &mut [u8]) -> io::Result<Option<QueuedError>> {
-    // Header (16), sock_extended_err (16) and the offender's address (28); pktinfo may follow.
+    // Control header (16), sock_extended_err (16) and the offender's address (28). A packet info may follow.
     let mut control = Control([0u8; 256]);
     let mut iov = libc::iovec {
         iov_base: quoted.as_mut_ptr().cast(),
@@ -74,7 +74,7 @@ pub fn take(socket: &impl AsRawFd, quoted: &mut [u8]) -> io::Result<Option<Queue
     };
     let destination = socket_address(&name.0[..(message.msg_namelen as usize).min(NAME)]);
     let mut found = None;
-    // SAFETY: `message` is as recvmsg left it, `control` alive.
+    // SAFETY: `message` is as recvmsg left it, and `control` is alive.
     unsafe {
         for_each_control(&message, |level, kind, data| {
             if matches!(
@@ -96,7 +96,7 @@ pub fn take(socket: &impl AsRawFd, quoted: &mut [u8]) -> io::Result<Option<Queue
     })))
 }
 
-/// `struct sock_extended_err`, followed by the offender's address.
+/// Parses `struct sock_extended_err`, which is followed by the offender's address.
 fn parse(data: &[u8], destination: Option<SocketAddr>, len: usize) -> Option<QueuedError> {
     const LEN: usize = size_of::<libc::sock_extended_err>();
     let fixed: &[u8; LEN] = data.first_chunk()?;

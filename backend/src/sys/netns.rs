@@ -1,5 +1,5 @@
 //! A small network for tests: a pod, a router, and a server behind the router. Each is in its own network namespace,
-//! which ends with the test. Needs root and `ip`.
+//! which ends with the test. This needs root and `ip`.
 
 use std::fs::File;
 use std::io;
@@ -25,7 +25,7 @@ fn current() -> File {
 }
 
 fn fresh() -> io::Result<File> {
-    // SAFETY: changes the network namespace of this thread only.
+    // SAFETY: this changes the network namespace of the calling thread only.
     match unsafe { libc::unshare(libc::CLONE_NEWNET) } {
         0 => Ok(current()),
         _ => Err(io::Error::last_os_error()),
@@ -33,7 +33,7 @@ fn fresh() -> io::Result<File> {
 }
 
 fn enter(namespace: &File) {
-    // SAFETY: changes the network namespace of this thread only.
+    // SAFETY: this changes the network namespace of the calling thread only.
     let r = unsafe { libc::setns(namespace.as_raw_fd(), libc::CLONE_NEWNET) };
     assert_eq!(r, 0, "setns: {}", io::Error::last_os_error());
 }
@@ -110,7 +110,7 @@ impl Network {
         }
     }
 
-    /// Runs `f` in the server's namespace.
+    /// Runs `f` in the server's network namespace.
     pub(crate) fn at_server<R>(&self, f: impl FnOnce() -> R) -> R {
         self.at(&self.server, f)
     }
@@ -125,7 +125,7 @@ impl Network {
         self.at(&self.router, || run(line));
     }
 
-    /// Replaces the IPv4 and IPv6 address of the pod.
+    /// Replaces the pod's IPv4 and IPv6 addresses.
     pub(crate) fn renumber_pod(&self, old: [&str; 2], new: [&str; 2]) {
         for (old, length) in old.iter().zip([24, 64]) {
             self.pod_run(&format!("ip address del {old}/{length} dev pod0"));

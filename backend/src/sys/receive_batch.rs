@@ -1,5 +1,5 @@
 //! Receives several datagrams in one system call (recvmmsg(2)). Each is read into guest memory first, then into a spill
-//! buffer in process memory, so a datagram larger than the guest's buffers is not truncated.
+//! buffer in process memory, so that a datagram larger than the guest's buffers is not truncated.
 
 use super::datagram::{Control, control_int, for_each_control, local_address, local_port, socket_address};
 use super::traffic_class::received_class;
@@ -11,14 +11,14 @@ use std::os::fd::AsRawFd;
 /// Maximum datagrams per call.
 pub const MAX_BATCH: usize = 32;
 
-/// Bytes of a spill buffer; no datagram is larger.
+/// Size of a spill buffer in bytes. No datagram is larger.
 const SPILL: usize = 65_536;
 
-/// Bytes of control messages: UDP_GRO (20, aligned 24), one packet info (28 or 36, aligned 40), one original
-/// destination (32 or 44, aligned 48) and TOS or traffic class (17 or 20, aligned 24), with room to spare.
+/// Room for control messages in bytes: UDP_GRO (20, aligned 24), one packet info (28 or 36, aligned 40), one original
+/// destination (32 or 44, aligned 48) and TOS or traffic class (17 or 20, aligned 24), with some to spare.
 const CONTROL: usize = 160;
 
-/// Bytes of a message's source address (`sockaddr_in6`, rounded up).
+/// Room for a message's source address in bytes (`sockaddr_in6`, rounded up).
 const NAME: usize = 32;
 #[allow(clippy::cast_possible_truncation, reason = "32")]
 const NAME_LEN: libc::socklen_t = NAME as libc::socklen_t;
@@ -28,25 +28,25 @@ const NAME_LEN: libc::socklen_t = NAME as libc::socklen_t;
 pub struct Received {
     /// Length of the payload in bytes.
     pub len: usize,
-    /// Payload bytes that fitted into guest memory; the rest is in the spill buffer.
+    /// Payload bytes that fitted into guest memory. The rest is in the spill buffer.
     pub room: usize,
-    /// Set if the message carries several datagrams of this many bytes (UDP_GRO).
+    /// Length of each datagram, if the message carries several (UDP_GRO).
     pub segment: Option<u16>,
     /// Source address and port.
     pub source: Option<SocketAddr>,
-    /// Local address to which the datagram was sent, if enabled.
+    /// Local address to which the datagram was sent, if reports of it are enabled.
     pub local: Option<IpAddr>,
-    /// Local port to which the datagram was sent, if enabled.
+    /// Local port to which the datagram was sent, if reports of it are enabled.
     pub local_port: Option<u16>,
-    /// DSCP and ECN; 0 unless enabled.
+    /// DSCP and ECN; 0 unless reports of them are enabled.
     pub traffic_class: u8,
 }
 
-/// Receive buffers that are reused without allocating.
+/// Receive buffers, which are reused without allocating.
 pub struct ReceiveBatch {
     capacity: usize,
     spill: Vec<u8>,
-    // On the heap: a batch is moved several times while its owner is made.
+    // These are on the heap, because a batch is moved several times while its owner is created.
     received: Box<[Received]>,
     names: Box<[Control<NAME>]>,
     controls: Box<[Control<CONTROL>]>,
@@ -61,8 +61,8 @@ debug_fields!(ReceiveBatch { capacity });
 unsafe impl Send for ReceiveBatch {}
 
 impl ReceiveBatch {
-    /// Buffers for up to `count` datagrams per call, at most [`MAX_BATCH`]. A page of a spill
-    /// buffer takes memory only once it is written.
+    /// Creates buffers for up to `count` datagrams per call, at most [`MAX_BATCH`]. A page of a spill buffer takes
+    /// memory only once it is written.
     pub fn with_capacity(count: usize) -> Self {
         let count = count.clamp(1, MAX_BATCH);
         Self {
@@ -115,25 +115,25 @@ impl ReceiveBatch {
         self.receive(socket, &[0; MAX_BATCH][..count])
     }
 
-    /// Datagram `index` of the last call.
+    /// The datagram with number `index` of the last call.
     pub const fn message(&self, index: usize) -> &Received {
         &self.received[index]
     }
 
-    /// Bytes of datagram `index` in its spill buffer, which follow those in guest memory.
+    /// The bytes of datagram `index` that are in its spill buffer. They follow those in guest memory.
     pub fn spilled(&self, index: usize) -> &[u8] {
         let message = &self.received[index];
         &self.spill[index * SPILL + message.room..index * SPILL + message.len]
     }
 
-    /// The same bytes, mutable.
+    /// The same bytes as a mutable slice.
     pub fn spilled_mut(&mut self, index: usize) -> &mut [u8] {
         let message = &self.received[index];
         &mut self.spill[index * SPILL + message.room..index * SPILL + message.len]
     }
 
-    /// Datagram `index` in one piece in process memory; its head is copied back from `room`, the
-    /// guest memory that received it.
+    /// Datagram `index` in one piece in process memory. Its head is copied back from `room`, the guest memory that
+    /// received it.
     pub fn collect(&mut self, index: usize, room: &[GuestSliceMut<'_>]) -> &[u8] {
         let message = &mut self.received[index];
         let whole = &mut self.spill[index * SPILL..(index + 1) * SPILL];
@@ -151,8 +151,8 @@ impl ReceiveBatch {
                 iov_len: slice.len(),
             });
         }
-        // The spilled bytes start at an offset of the room's length, so that the datagram can be
-        // completed in place.
+        // The spilled bytes start at an offset equal to the room's length, so that the datagram can be completed in
+        // place.
         let bytes = bytes.min(SPILL);
         self.received[index].room = bytes;
         let tail = &mut self.spill[index * SPILL + bytes..(index + 1) * SPILL];
@@ -162,7 +162,7 @@ impl ReceiveBatch {
         });
     }
 
-    /// Receives datagrams; `slices` is the number of iovecs of guest memory per message.
+    /// Receives datagrams. `slices` is the number of iovecs of guest memory per message.
     fn receive(&mut self, socket: &impl AsRawFd, slices: &[usize]) -> io::Result<usize> {
         self.headers.clear();
         let mut iovs = self.iovs.as_mut_slice();

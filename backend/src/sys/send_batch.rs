@@ -10,11 +10,11 @@ use std::mem::size_of;
 use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
 
-/// Bytes of a control message that holds a u16, and offset of its data.
+/// Length of a control message with a u16, and the offset of its data.
 const SEGMENT_LEN: usize = 24;
 const SEGMENT_DATA: usize = 16;
 
-/// Buffers for batches that are reused without allocating.
+/// Buffers for batches, which are reused without allocating.
 #[derive(Default)]
 pub struct SendBatch {
     gather: GatherList,
@@ -48,7 +48,7 @@ impl SendBatch {
     }
 }
 
-/// A batch under construction.
+/// A batch that is being built.
 pub struct Outgoing<'l, 'g> {
     gather: Gather<'l, 'g>,
     address: Option<SockAddr>,
@@ -60,8 +60,8 @@ pub struct Outgoing<'l, 'g> {
 debug_fields!(Outgoing<'_, '_> { gather });
 
 impl<'l, 'g> Outgoing<'l, 'g> {
-    /// Adds one message, whose payload `fill` gathers. With `segment` it carries datagrams of that many bytes each,
-    /// except that the last may be shorter.
+    /// Adds one message. `fill` gathers its payload. With `segment` it carries datagrams of that many bytes each. The
+    /// last one may be shorter.
     pub fn push(&mut self, segment: Option<u16>, fill: impl FnOnce(&mut Gather<'l, 'g>)) {
         let first = self.gather.slices().len();
         fill(&mut self.gather);
@@ -76,8 +76,7 @@ impl<'l, 'g> Outgoing<'l, 'g> {
         self.address = Some(address.into());
     }
 
-    /// Sends message `from` and those after it, without waiting; returns how many the kernel
-    /// accepted, at least one.
+    /// Sends message `from` and those after it, without waiting. Returns how many the kernel accepted, at least one.
     ///
     /// # Errors
     /// The error of sendmmsg(2) for message `from`.
@@ -119,7 +118,7 @@ impl<'l, 'g> Outgoing<'l, 'g> {
 
 fn segment_control(size: u16) -> Control<SEGMENT_LEN> {
     let mut control = Control([0; SEGMENT_LEN]);
-    // struct cmsghdr: length, level, type.
+    // Fields of struct cmsghdr: length, level, type.
     let length = SEGMENT_DATA + size_of::<u16>();
     control.0[..8].copy_from_slice(&length.to_ne_bytes());
     control.0[8..12].copy_from_slice(&libc::SOL_UDP.to_ne_bytes());

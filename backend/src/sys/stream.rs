@@ -1,9 +1,8 @@
 //! TCP host sockets: sends from guest memory, peeks into guest memory, and queries how much more the kernel accepts.
 //!
-//! The kernel's receive queue is the only buffer towards the guest: bytes are peeked, and dropped
-//! from the queue when the guest has acknowledged them. SO_PEEK_OFF (TCP: Linux 6.9, over IPv6
-//! 6.12) lets a peek start where the last one ended. On an older kernel [`peek`] rereads the bytes
-//! before the offset into a scratch area.
+//! The kernel's receive queue is the only buffer towards the guest. Bytes are peeked, and removed from the queue when
+//! the guest has acknowledged them. SO_PEEK_OFF (TCP: Linux 6.9, over IPv6 6.12) lets a peek start where the last one
+//! ended. On an older kernel [`peek`] rereads the bytes before the offset into a scratch area.
 
 use super::option::IntOption;
 use crate::frame::{GuestSlice, GuestSliceMut, ScatterList};
@@ -20,10 +19,10 @@ const LOW_WATER: IntOption = IntOption(libc::SOL_SOCKET, libc::SO_RCVLOWAT);
 const KEEP_COUNT: IntOption = IntOption(libc::IPPROTO_TCP, libc::TCP_KEEPCNT);
 const KEEP_IDLE: IntOption = IntOption(libc::IPPROTO_TCP, libc::TCP_KEEPIDLE);
 const PEEK_OFF: IntOption = IntOption(libc::SOL_SOCKET, libc::SO_PEEK_OFF);
-/// IP_LOCAL_PORT_RANGE, also for IPv6: ip(7).
+/// The option IP_LOCAL_PORT_RANGE, which also applies to IPv6 (ip(7)).
 const LOCAL_PORT_RANGE: IntOption = IntOption(libc::IPPROTO_IP, 51);
 
-/// Returns whether the next byte is the urgent byte (include/uapi/asm-generic/sockios.h).
+/// Request that returns whether the next byte is the urgent byte (include/uapi/asm-generic/sockios.h).
 pub const SIOCATMARK: libc::c_ulong = 0x8905;
 
 /// Maximum slices per call (the kernel's UIO_MAXIOV).
@@ -45,10 +44,10 @@ pub fn set_port_range(socket: &impl AsRawFd, ports: RangeInclusive<u16>) -> io::
     LOCAL_PORT_RANGE.set(socket, value.cast_signed())
 }
 
-/// Sends `slices`, without waiting and without SIGPIPE; returns how many bytes the kernel accepted.
+/// Sends `slices`, without waiting and without SIGPIPE. Returns how many bytes the kernel accepted.
 ///
 /// # Errors
-/// The error of sendmsg(2); `WouldBlock` if the kernel accepts nothing now.
+/// The error of sendmsg(2): `WouldBlock` if the kernel accepts nothing now.
 pub fn send(socket: &impl AsRawFd, slices: &[GuestSlice<'_>]) -> io::Result<usize> {
     let mut taken = 0;
     let (mut now, mut later) = slices.split_at(slices.len().min(MAX_SLICES));
@@ -56,7 +55,7 @@ pub fn send(socket: &impl AsRawFd, slices: &[GuestSlice<'_>]) -> io::Result<usiz
         match send_at_once(socket, now) {
             Ok(n) => taken += n,
             Err(e) if taken == 0 => return Err(e),
-            // The next call returns an error of the connection.
+            // If the connection has an error, the next call returns it.
             Err(_) => return Ok(taken),
         }
         let sent = slices.len() - later.len();
@@ -85,20 +84,20 @@ fn send_at_once(socket: &impl AsRawFd, slices: &[GuestSlice<'_>]) -> io::Result<
     usize::try_from(n).map_err(|_| io::Error::last_os_error())
 }
 
-/// Start of a peek, and whether the stream can still grow.
+/// Start of a peek, and whether more bytes can arrive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PeekAt {
     /// Bytes of the receive queue to skip. The socket's peek offset must be the same if [`has_peek_offset`] is true.
     pub offset: usize,
-    /// The peer has closed its side: no more bytes will arrive. Only used on a kernel without a
-    /// peek offset.
+    /// True if the peer has closed its side, so that no more bytes will arrive. Used only on a kernel without a peek
+    /// offset.
     pub peer_closed: bool,
 }
 
-/// Peeks bytes into `slices`, which must not be empty. Returns how many there were, 0 at the end of the stream.
+/// Peeks bytes into `slices`, which must not be empty. Returns how many there were, or 0 at the end of the stream.
 ///
 /// # Errors
-/// The error of recvmsg(2); `WouldBlock` if no bytes have arrived yet.
+/// The error of recvmsg(2): `WouldBlock` if no bytes have arrived yet.
 pub fn peek(socket: &impl AsRawFd, at: PeekAt, slices: &mut [GuestSliceMut<'_>]) -> io::Result<usize> {
     let skip = if has_peek_offset() { 0 } else { at.offset };
     if skip == 0 {
@@ -145,12 +144,12 @@ pub fn send_urgent(socket: &Socket, byte: u8) -> io::Result<()> {
     socket.send_with_flags(&[byte], flags).map(drop)
 }
 
-/// Bytes of the receive queue before the urgent byte, if that is in the queue. The socket must keep
+/// Number of bytes in the receive queue before the urgent byte, if the queue contains that byte. The socket must keep
 /// urgent bytes in the stream (SO_OOBINLINE).
 ///
 /// The kernel returns the number of bytes up to the mark only while the option is off (SIOCINQ, net/ipv4/tcp.c,
-/// `tcp_inq`), so it is switched off for that query. If the mark is next, the option stays on: without it, a second
-/// urgent pointer would make the kernel discard the byte (`tcp_check_urg`).
+/// `tcp_inq`), so the option is switched off for that query. If the mark is next, the option stays on: without it, a
+/// second urgent pointer would make the kernel discard the byte (`tcp_check_urg`).
 ///
 /// # Errors
 /// The error of ioctl(2) or setsockopt(2).
@@ -175,9 +174,8 @@ fn is_at_mark(socket: &Socket) -> io::Result<bool> {
     }
 }
 
-/// Drops the first `n` bytes of the receive queue without copying them; returns how many were
-/// dropped, fewer than `n` only at the end of the queue. Moves the peek offset back by the same
-/// number.
+/// Drops the first `n` bytes of the receive queue without copying them. Returns how many were dropped, which is less
+/// than `n` only at the end of the queue. Moves the peek offset back by the same number.
 ///
 /// # Errors
 /// The error of recv(2).
@@ -204,7 +202,7 @@ pub fn has_peek_offset() -> bool {
     *KNOWN.get_or_init(|| on_every_family(|socket| PEEK_OFF.set(socket, 0).is_ok()))
 }
 
-/// True if `can` is true for TCP sockets of every family.
+/// True if `can` returns true for TCP sockets of every family.
 fn on_every_family(can: impl Fn(&Socket) -> bool) -> bool {
     let sockets = [Domain::IPV4, Domain::IPV6].map(|domain| Socket::new(domain, Type::STREAM, None));
     // A host may lack one of the families.
@@ -224,7 +222,7 @@ pub fn set_peek_offset(socket: &impl AsRawFd, offset: usize) -> io::Result<()> {
     PEEK_OFF.set(socket, offset)
 }
 
-/// Offset of the next peek; `None` if the kernel always peeks from the front of the queue.
+/// Offset of the next peek. `None` if the kernel always peeks from the front of the queue.
 ///
 /// # Errors
 /// The error of getsockopt(2).
@@ -236,11 +234,11 @@ fn socklen(n: usize) -> libc::socklen_t {
     libc::socklen_t::try_from(n).unwrap_or(libc::socklen_t::MAX)
 }
 
-/// Lets the receive queue grow to hold `bytes` at once, up to half of the maximum in
-/// net.ipv4.tcp_rmem; never shrinks it.
+/// Lets the receive queue grow until it can hold `bytes` at once, up to half of the maximum in net.ipv4.tcp_rmem. It
+/// never shrinks the queue.
 ///
-/// The kernel sizes the queue by how fast bytes leave it, but these bytes stay until the guest has acknowledged them,
-/// so the kernel considers hawser a slow reader. A low-water mark enlarges the queue and keeps the kernel's own sizing,
+/// The kernel sizes the queue by how fast bytes leave it. These bytes stay until the guest has acknowledged them, so
+/// the kernel considers hawser a slow reader. A low-water mark enlarges the queue and keeps the kernel's own sizing,
 /// which SO_RCVBUF would turn off. A kernel before 4.17 does not enlarge the queue, which only costs speed.
 ///
 /// # Errors
@@ -275,14 +273,14 @@ pub fn silence(socket: &impl AsRawFd) -> io::Result<Duration> {
     Ok(Duration::from_millis(millis.into()))
 }
 
-/// Makes the kernel probe the peer after this much silence, in whole seconds. If the peer has already been silent that
-/// long, it is probed immediately (net/ipv4/tcp.c, `tcp_sock_set_keepidle_locked`). Unanswered probes end the
+/// Makes the kernel probe the peer after this period of silence, in whole seconds. If the peer has already been silent
+/// for that long, it is probed immediately (net/ipv4/tcp.c, `tcp_sock_set_keepidle_locked`). Unanswered probes end the
 /// connection as late as the kernel allows.
 ///
 /// # Errors
 /// The error of setsockopt(2).
 pub fn probe_after(socket: &impl AsRawFd, silence: Duration) -> io::Result<()> {
-    /// MAX_TCP_KEEPIDLE and MAX_TCP_KEEPCNT.
+    /// Values of MAX_TCP_KEEPIDLE and MAX_TCP_KEEPCNT.
     const LONGEST: libc::c_int = 32_767;
     const MOST: libc::c_int = 127;
     let seconds = libc::c_int::try_from(silence.as_secs()).unwrap_or(LONGEST);
@@ -293,9 +291,9 @@ pub fn probe_after(socket: &impl AsRawFd, silence: Duration) -> io::Result<()> {
 /// Use and limit of a socket's send queue, in bytes of kernel memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SendMemory {
-    /// sk_wmem_queued: bytes in use, overhead included.
+    /// Bytes in use, including overhead (sk_wmem_queued).
     pub queued: u32,
-    /// sk_sndbuf: the limit, which the kernel raises as a connection speeds up.
+    /// The limit, which the kernel raises as a connection speeds up (sk_sndbuf).
     pub limit: u32,
 }
 
@@ -304,7 +302,7 @@ pub struct SendMemory {
 /// # Errors
 /// The error of getsockopt(2).
 pub fn send_memory(socket: &impl AsRawFd) -> io::Result<SendMemory> {
-    // include/uapi/linux/sock_diag.h: SK_MEMINFO_*
+    // Indices SK_MEMINFO_* from include/uapi/linux/sock_diag.h.
     const SNDBUF: usize = 3;
     const WMEM_QUEUED: usize = 5;
     const VARS: usize = 9;
@@ -356,7 +354,7 @@ mod tests {
     fn what_a_full_queue_takes_is_a_beginning_of_what_it_was_given() {
         const LONG: usize = 8192;
         let (near, mut far) = pair();
-        // Far more than any queue holds.
+        // This is far more than any queue holds.
         let bytes: Vec<u8> = (0..=250).cycle().take(4 * MAX_SLICES * LONG).collect();
         let slices: Vec<_> = bytes.chunks(LONG).map(GuestSlice::from_bytes).collect();
         let taken = send(&near, &slices).unwrap();
@@ -371,7 +369,7 @@ mod tests {
     fn a_peek_past_bytes_leaves_them_out() {
         let (near, far) = pair();
         assert_eq!(send(&near, &[GuestSlice::from_bytes(b"abcdef")]).unwrap(), 6);
-        // Waits until the bytes have arrived.
+        // This waits until the bytes have arrived.
         assert_eq!(far.peek(&mut [0; 6]).unwrap(), 6);
         let mut room = [0; 4];
         let mut past = |skip: usize, closed: bool| {

@@ -15,19 +15,19 @@ use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::OpenOptionsExt as _;
 use virtio_bindings::virtio_net::virtio_net_hdr_mrg_rxbuf;
 
-/// Bytes of the virtio header in front of each frame.
+/// Length of the virtio header in front of each frame, in bytes.
 pub const HEADER_LEN: usize = size_of::<virtio_net_hdr_mrg_rxbuf>();
 
 /// The device file that creates and attaches TAP devices.
 pub const TUN_DEVICE: &str = "/dev/net/tun";
 
-/// One attached queue of a device: non-blocking, without packet information, with the virtio header
-/// in front of each frame.
+/// An attached queue of a device. It is non-blocking, without packet information, and has the virtio header in front of
+/// each frame.
 #[derive(Debug)]
 pub struct TapQueue {
     fd: OwnedFd,
     name: CString,
-    /// The device has multiple queues.
+    /// True if the device has multiple queues.
     several: bool,
 }
 
@@ -48,9 +48,9 @@ pub enum TapError {
     Attach {
         /// Name of the device.
         name: String,
-        /// The error of the kernel.
+        /// Error of the kernel.
         source: io::Error,
-        /// What the operator can do.
+        /// Advice to the operator.
         remedy: &'static str,
     },
     /// The descriptor is not a queue of a TAP device.
@@ -61,14 +61,14 @@ pub enum TapError {
     Unfit {
         /// Name of the device.
         name: String,
-        /// The problem and the remedy.
+        /// What is wrong with the queue, and the remedy.
         what: &'static str,
     },
 }
 
 impl TapQueue {
-    /// Attaches `count` queues to the TAP device `name`, and creates the device if it does not
-    /// exist; a device created here is removed with its last queue.
+    /// Attaches `count` queues to the TAP device `name`, which is created if it does not exist. A device created here
+    /// is removed with its last queue.
     ///
     /// # Errors
     /// [`TapError`]
@@ -88,7 +88,7 @@ impl TapQueue {
         };
         let fd = open()?;
         let attached = match attach(&fd, name, several) {
-            // A multi-queue device must be requested as such, even for one queue.
+            // A device with several queues must be requested as such, even for one queue.
             Err(error) if error.raw_os_error() == Some(libc::EINVAL) && !several => attach(&fd, name, true),
             other => other,
         };
@@ -146,13 +146,13 @@ impl TapQueue {
         check(unsafe { libc::ioctl(self.as_raw_fd(), libc::TUNSETVNETLE, &raw const little_endian) })
     }
 
-    /// Name of the device at the time the queue was attached.
+    /// Name of the device at the time when the queue was attached.
     pub fn name(&self) -> String {
         text(&self.name)
     }
 
-    /// MTU of the device, in bytes of IP packet. The device is looked up by name in the network
-    /// namespace of the calling thread.
+    /// MTU of the device, in bytes of IP packet. The device is looked up by name in the network namespace of the
+    /// calling thread.
     ///
     /// # Errors
     /// The error of ioctl(2): ENODEV if the device is not in this namespace.
@@ -188,11 +188,11 @@ impl TapQueue {
         }
     }
 
-    /// Sets the offloads of the device to those that a guest with `caps` accepts; the kernel does the others itself.
+    /// Sets the offloads of the device to those that a guest with `caps` accepts. The kernel does the others itself.
     /// This applies to the whole device. Returns the offloads that are in effect, because older kernels lack USO.
     ///
     /// # Errors
-    /// The error of ioctl(2); EBADFD after the device has been removed.
+    /// The error of ioctl(2): EBADFD after the device has been removed.
     pub fn set_offloads(&self, caps: GuestCaps) -> io::Result<GuestCaps> {
         let both = caps.uso4 && caps.uso6;
         let caps = GuestCaps {
@@ -220,7 +220,7 @@ impl TapQueue {
             (caps.tso4, libc::TUN_F_TSO4),
             (caps.tso6, libc::TUN_F_TSO6),
             (caps.ecn && (caps.tso4 || caps.tso6), libc::TUN_F_TSO_ECN),
-            // The kernel accepts both or neither.
+            // The kernel accepts both of them or neither.
             (caps.uso4 && caps.uso6, libc::TUN_F_USO4 | libc::TUN_F_USO6),
         ] {
             flags |= if taken { flag } else { 0 };
@@ -229,7 +229,7 @@ impl TapQueue {
         check(unsafe { libc::ioctl(self.as_raw_fd(), libc::TUNSETOFFLOAD, libc::c_ulong::from(flags)) })
     }
 
-    /// Writes one frame, virtio header first.
+    /// Writes one frame, beginning with the virtio header.
     ///
     /// # Errors
     /// The error of writev(2): EIO while the device is down, EBADFD after it has been removed.

@@ -22,21 +22,21 @@
 use super::{CRITICAL, GeneveOption, OPTION_HEADER_LEN, be16};
 use std::num::NonZeroU16;
 
-/// Properties of a batch.
+/// Properties of a batch of datagrams that the option describes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FrameOption {
-    /// Set if the batch is one frame in segments.
+    /// Present if the batch is one frame in segments.
     pub segmented: Option<Segmented>,
-    /// The inner transport checksum is partial.
+    /// True if the inner transport checksum is partial.
     pub is_checksum_partial: bool,
     /// Epoch of the sender's binding.
     pub epoch: u32,
 }
 
-/// A frame that travels in segments.
+/// Describes a frame that is sent in segments.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Segmented {
-    /// Bytes of TCP or UDP payload in each segment but the last.
+    /// Bytes of TCP or UDP payload in each segment except the last.
     pub mss: NonZeroU16,
 }
 
@@ -44,16 +44,16 @@ const SEGMENTED: u8 = 0b10;
 const PARTIAL_CHECKSUM: u8 = 0b01;
 
 impl FrameOption {
-    /// Option class.
+    /// Option class from the experimental range.
     pub const CLASS: u16 = 0xff68;
     /// Type within the class, with the critical bit.
     pub const KIND: u8 = CRITICAL | 1;
-    /// Bytes of the option in a header.
+    /// Length of the option in a header, in bytes.
     pub const LEN: usize = OPTION_HEADER_LEN + Self::DATA_LEN;
     const DATA_LEN: usize = 8;
 
-    /// Reads the option. `None`: it is another option, or a variant of this one that this version does not know, which
-    /// counts as an unknown critical option.
+    /// Reads the option. `None` if it is another option, or a variant of this one that this version does not know. Such
+    /// a variant counts as an unknown critical option.
     #[inline]
     pub fn from_option(option: &GeneveOption<'_>) -> Option<Self> {
         if (option.class, option.kind) != (Self::CLASS, Self::KIND) {
@@ -61,7 +61,7 @@ impl FrameOption {
         }
         let data: &[u8; Self::DATA_LEN] = option.data.try_into().ok()?;
         let [first, _, _, reserved, epoch @ ..] = *data;
-        // An unknown version or flag means something that this code would miss.
+        // An unknown version or flag has a meaning that this code would ignore.
         if first & !(SEGMENTED | PARTIAL_CHECKSUM) != 0 || reserved != 0 {
             return None;
         }
@@ -77,7 +77,7 @@ impl FrameOption {
         })
     }
 
-    /// The option's data.
+    /// Writes the data of the option.
     #[inline]
     pub fn to_data(self) -> [u8; Self::DATA_LEN] {
         let mut first = 0;

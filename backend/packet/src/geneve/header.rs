@@ -6,21 +6,21 @@ use super::{
 };
 use std::fmt;
 
-/// Base header and options, as bytes. A sender builds one header per batch and puts it before each segment; no field
-/// depends on the segment.
+/// A base header and options, as bytes. A sender builds one header per batch and puts it in front of each segment. No
+/// field depends on the segment.
 #[derive(Clone, Copy)]
 pub struct GeneveHeader {
     bytes: [u8; HEADER_MAX],
     len: usize,
 }
 
-/// An option does not fit into a header.
+/// The reason why an option does not fit into a header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum OptionError {
     /// The data is too long for the option's length field.
     #[error("{0} bytes of data: an option has up to 124, in words of 4")]
     Data(usize),
-    /// All options together are too long for Opt Len.
+    /// The options together are too long for the Opt Len field.
     #[error("{0} bytes of options: a header has up to 252")]
     Options(usize),
 }
@@ -37,7 +37,7 @@ impl GeneveHeader {
     }
 
     /// The same header with hawser's own option and the C bit. Send it only to a peer that is known to support the
-    /// option: any other peer drops the packet.
+    /// option, because any other peer drops the packet.
     #[inline]
     pub fn with_frame_option(vni: Vni, option: FrameOption) -> Self {
         let mut header = Self::new(vni);
@@ -45,7 +45,7 @@ impl GeneveHeader {
         header
     }
 
-    /// Turns the header into that of a control message: sets the O bit and the protocol type.
+    /// Turns the header into that of a control message, by setting the O bit and the protocol type.
     #[inline]
     #[must_use]
     pub const fn into_control(mut self, protocol: u16) -> Self {
@@ -87,7 +87,7 @@ impl GeneveHeader {
         }
     }
 
-    /// Bytes of options.
+    /// Length of the options in bytes.
     #[inline]
     pub const fn options_len(&self) -> usize {
         self.len - BASE_LEN

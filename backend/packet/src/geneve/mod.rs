@@ -1,9 +1,9 @@
 //! Geneve (RFC 8926): the payload of a UDP datagram between two tunnel endpoints.
 //!
-//! [`GenevePacket::parse`] checks the base header and walks all options; [`GenevePacket::frame`] then says where the
-//! frame for a tenant begins. [`GeneveHeader`] is a header ready to be sent, the same bytes for every segment of a
-//! batch: the kernel and NICs merge segments only while their headers are equal. [`FrameOption`] is hawser's own
-//! option, and [`mtu`] computes sizes.
+//! [`GenevePacket::parse`] checks the base header and all options. [`GenevePacket::frame`] then returns where the frame
+//! for a tenant begins. [`GeneveHeader`] is a header ready to be sent. It consists of the same bytes for every segment
+//! of a batch, because the kernel and NICs merge segments only while their headers are equal. [`FrameOption`] is
+//! hawser's own option, and [`mtu`] computes sizes.
 //!
 //! No-panic contract: `parse` and everything reached from its result return whatever the bytes are, and a refused
 //! packet has a named reason ([`GeneveError`]). All returned offsets and lengths lie within the bytes passed in and
@@ -26,18 +26,18 @@ use std::fmt;
 pub const PORT: u16 = 6081;
 /// Protocol type of an Ethernet frame (RFC 8926 section 3.4).
 pub const ETHERNET: u16 = 0x6558;
-/// Bytes of the base header.
+/// Length of the base header in bytes.
 pub const BASE_LEN: usize = 8;
-/// Maximum bytes of options: the field has six bits and counts words of four bytes.
+/// Maximum length of the options in bytes. The field has six bits and counts words of four bytes.
 pub const OPTIONS_MAX: usize = 0x3f * WORD;
-/// Maximum bytes of a whole header.
+/// Maximum length of a whole header in bytes.
 pub const HEADER_MAX: usize = BASE_LEN + OPTIONS_MAX;
 
-/// Unit of lengths in the header.
+/// Unit of lengths in the header, in bytes.
 const WORD: usize = 4;
 /// O bit, in the second byte: a control packet.
 const CONTROL: u8 = 0x80;
-/// C bit, in the second byte: some option is critical.
+/// C bit, in the second byte: at least one option is critical.
 const HAS_CRITICAL: u8 = 0x40;
 /// The bit of an option's type that makes it critical (RFC 8926 section 3.5).
 const CRITICAL: u8 = 0x80;
@@ -61,7 +61,7 @@ impl Vni {
         }
     }
 
-    /// Its number.
+    /// The identifier as a number.
     #[inline]
     pub const fn get(self) -> u32 {
         self.0
@@ -93,7 +93,7 @@ impl From<Vni> for u32 {
     }
 }
 
-/// Why a datagram is not a Geneve packet for a tenant of this endpoint. Each variant is a drop reason.
+/// The reason why a datagram is not a Geneve packet for a tenant of this endpoint. Each variant is a drop reason.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum GeneveError {
     /// The datagram ends inside the base header.
@@ -105,12 +105,12 @@ pub enum GeneveError {
     /// Opt Len reaches beyond the datagram.
     #[error("Opt Len of {options} bytes, in a datagram with {left} after the base header")]
     OptionsPastEnd {
-        /// Bytes of options, as stated.
+        /// Length of the options as stated, in bytes.
         options: usize,
-        /// Bytes after the base header.
+        /// Number of bytes after the base header.
         left: usize,
     },
-    /// The caller passed fewer bytes than the header of a longer datagram has.
+    /// The caller passed fewer bytes than the header of the longer datagram has.
     #[error("the header of {0} bytes is longer than the copied head of the datagram")]
     HeadTooShort(usize),
     /// An option reaches beyond Opt Len (RFC 8926 section 3.5.1).
@@ -138,20 +138,20 @@ pub enum GeneveError {
     InnerTooShort(usize),
 }
 
-/// One option (RFC 8926 section 3.5).
+/// An option of a packet (RFC 8926 section 3.5).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct GeneveOption<'a> {
-    /// Option class: the namespace of `kind`.
+    /// Option class, the namespace of `kind`.
     pub class: u16,
     /// Type within the class. Its highest bit is the critical one.
     pub kind: u8,
-    /// Data: up to 124 bytes, a multiple of four.
+    /// Data of the option: up to 124 bytes, a multiple of four.
     pub data: &'a [u8],
 }
 
-/// Bytes of an option before its data.
+/// Length of an option before its data, in bytes.
 pub const OPTION_HEADER_LEN: usize = 4;
-/// Maximum bytes of an option's data: the field has five bits and counts words of four bytes.
+/// Maximum length of an option's data in bytes. The field has five bits and counts words of four bytes.
 pub const OPTION_DATA_MAX: usize = 0x1f * WORD;
 
 impl<'a> GeneveOption<'a> {
@@ -161,7 +161,7 @@ impl<'a> GeneveOption<'a> {
         self.kind & CRITICAL != 0
     }
 
-    /// The option at the start of `bytes` and the bytes after it; `None` if the option ends beyond them. The three
+    /// The option at the start of `bytes`, and the bytes after it. `None` if the option ends beyond them. The three
     /// reserved bits are ignored.
     #[inline]
     fn split_from(bytes: &'a [u8]) -> Option<(Self, &'a [u8])> {
@@ -176,7 +176,7 @@ impl<'a> GeneveOption<'a> {
     }
 }
 
-/// The options of a packet, all of which have been checked.
+/// Iterator over the options of a packet, all of which have been checked.
 #[derive(Clone, Debug)]
 pub struct GeneveOptions<'a>(&'a [u8]);
 
@@ -194,15 +194,15 @@ impl<'a> Iterator for GeneveOptions<'a> {
 /// A view over a received datagram.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct GenevePacket<'a> {
-    /// The virtual network.
+    /// Identifier of the virtual network.
     pub vni: Vni,
-    /// O bit: a control packet, which never goes to a tenant.
+    /// O bit: the packet is a control packet, which never goes to a tenant.
     pub is_control: bool,
-    /// C bit: the sender states that some option is critical.
+    /// C bit: according to the sender, at least one option is critical.
     pub has_critical: bool,
     /// Protocol type of the payload.
     pub protocol: u16,
-    /// hawser's own option. Accept it only from a peer that is known to support it.
+    /// hawser's own option, if it is present. Accept it only from a peer that is known to support it.
     pub frame_option: Option<FrameOption>,
     options: &'a [u8],
     payload_len: usize,
@@ -252,13 +252,13 @@ impl<'a> GenevePacket<'a> {
         GeneveOptions(self.options)
     }
 
-    /// Bytes before the payload.
+    /// Length of the header before the payload, in bytes.
     #[inline]
     pub const fn header_len(&self) -> usize {
         BASE_LEN + self.options.len()
     }
 
-    /// Bytes of payload: a whole frame or a control message.
+    /// Length of the payload in bytes: a whole frame or a control message.
     #[inline]
     pub const fn payload_len(&self) -> usize {
         self.payload_len
@@ -283,7 +283,7 @@ impl<'a> GenevePacket<'a> {
     }
 }
 
-/// Walks all options and returns hawser's own, if it is there.
+/// Checks all options and returns hawser's own, if it is present.
 #[inline]
 fn known_option(mut options: &[u8]) -> Result<Option<FrameOption>, GeneveError> {
     let mut known = None;

@@ -11,9 +11,9 @@ use std::net::IpAddr;
 /// Address family of the outer packets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Family {
-    /// IPv4, without options.
+    /// IPv4 without options.
     Ipv4,
-    /// IPv6, without extension headers.
+    /// IPv6 without extension headers.
     Ipv6,
 }
 
@@ -35,31 +35,31 @@ impl fmt::Display for Family {
     }
 }
 
-/// The headers around a frame.
+/// The headers that a tunnel puts around a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Encapsulation {
     /// Family of the outer packets.
     pub family: Family,
-    /// Bytes of Geneve options, at most 252.
+    /// Length of the Geneve options in bytes, at most 252.
     pub options_len: usize,
 }
 
-/// The MTU of a virtual network does not fit.
+/// The MTU of a virtual network does not fit the route.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "MTU {network} of the network and {overhead} bytes of Geneve over {family} exceed MTU {route} of the route: \
      give the network an MTU of at most {most}, or raise that of the route"
 )]
 pub struct MtuError {
-    /// MTU of the network.
+    /// MTU of the virtual network.
     pub network: usize,
-    /// MTU of the route.
+    /// MTU of the underlay route.
     pub route: usize,
-    /// Bytes of tunnel headers.
+    /// Bytes that the tunnel headers take.
     pub overhead: usize,
     /// Family of the outer packets.
     pub family: Family,
-    /// Greatest MTU that fits.
+    /// Largest MTU that fits.
     pub most: usize,
 }
 
@@ -81,13 +81,13 @@ impl Encapsulation {
         self.headers_len() + EthernetHeader::LEN
     }
 
-    /// Bytes of the longest frame on a route with this MTU, including tags and the Ethernet header.
+    /// Length of the longest frame on a route with this MTU, including tags and the Ethernet header.
     #[inline]
     pub const fn frame_max(self, route: usize) -> usize {
         route.saturating_sub(self.headers_len())
     }
 
-    /// Bytes of the longest inner IP packet on a route with this MTU, in a frame without tags.
+    /// Length of the longest inner IP packet on a route with this MTU, in a frame without tags.
     #[inline]
     pub const fn inner_mtu(self, route: usize) -> usize {
         route.saturating_sub(self.overhead())

@@ -1,11 +1,11 @@
-//! Hand-made packets, each with one error, and properties that hold for any bytes.
+//! Tests of hand-made packets, each with one error, and of properties that hold for any bytes.
 
 use super::*;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use std::num::NonZeroU16;
 
-/// A packet of VNI 0x123456 with `options` before a frame of 14 bytes.
+/// A packet of VNI 0x123456 with `options`, followed by a frame of 14 bytes.
 fn packet(options: &[u8]) -> Vec<u8> {
     let words = u8::try_from(options.len() / WORD).unwrap();
     let mut packet = vec![words, 0, 0x65, 0x58, 0x12, 0x34, 0x56, 0];
@@ -14,7 +14,7 @@ fn packet(options: &[u8]) -> Vec<u8> {
     packet
 }
 
-/// A packet with one byte changed.
+/// Returns the packet with one byte changed.
 fn with(mut packet: Vec<u8>, at: usize, byte: u8) -> Vec<u8> {
     packet[at] = byte;
     packet
@@ -123,7 +123,7 @@ fn a_head_that_lacks_options_of_a_longer_datagram_is_no_malformed_one() {
         Err(GeneveError::HeadTooShort(HEADER_MAX))
     );
     assert!(GenevePacket::parse(&bytes[..HEADER_MAX], bytes.len()).is_ok());
-    // The head is longer than its datagram: the stated length is what counts.
+    // The head is longer than its datagram. The stated length is what counts.
     assert_eq!(GenevePacket::parse(&bytes, 4), Err(GeneveError::Truncated(4)));
 }
 
@@ -219,7 +219,7 @@ fn a_vni_has_24_bits() {
     assert_eq!(error, "16777216 is not a VNI: give a number from 0 to 16777215");
 }
 
-/// Bytes that often begin with a valid header.
+/// Generates bytes that often begin with a valid header.
 fn datagram() -> impl Strategy<Value = Vec<u8>> {
     let option = (any::<[u8; 2]>(), any::<u8>(), 0..4u8, any::<bool>()).prop_map(|(class, kind, words, tame)| {
         let kind = if tame { kind & !CRITICAL } else { kind };

@@ -1,14 +1,14 @@
-//! A BPF program in a network namespace that assigns new connections and datagrams to given
-//! sockets, whatever port they are for (BPF_PROG_TYPE_SK_LOOKUP).
+//! A BPF program in a network namespace that assigns new connections and datagrams to given sockets, whatever port they
+//! are for (BPF_PROG_TYPE_SK_LOOKUP).
 //!
 //! The kernel runs it after the lookup of connected sockets and before the lookup of listening sockets. The program has
-//! forty instructions, so they are assembled here ([`program`]) and loaded with bpf(2): a loader for compiled objects
+//! forty instructions, so they are assembled here ([`program`]) and loaded with bpf(2). A loader for compiled objects
 //! would need a compiler at build time and be larger than the program.
 //!
-//! Creating it needs Linux 5.9, and CAP_BPF and CAP_NET_ADMIN of the initial user namespace (before
-//! 5.11 also a limit on locked memory of at least 20 KiB). Once created it works without these
-//! capabilities, and it ends when its last descriptor is closed. If it is not available,
-//! [`LookupError`] says why; the only other way to get all ports is a socket for each.
+//! Creating the program needs Linux 5.9, and CAP_BPF and CAP_NET_ADMIN of the initial user namespace. Before 5.11 it
+//! also needs a limit on locked memory of at least 20 KiB. Once created it works without these capabilities, and it
+//! ends when its last descriptor is closed. If it is not available, [`LookupError`] states why. The only other way to
+//! receive on all ports is one socket for each port.
 
 mod program;
 
@@ -23,7 +23,7 @@ use std::io;
 use std::mem::size_of;
 use std::os::fd::{AsFd as _, AsRawFd as _, FromRawFd as _, OwnedFd, RawFd};
 
-/// Why the program cannot be installed.
+/// The reason why the program cannot be installed.
 #[derive(Debug, thiserror::Error)]
 pub enum LookupError {
     /// A capability is missing.
@@ -38,12 +38,12 @@ pub enum LookupError {
          that serves another VM: stop it, or use another namespace"
     )]
     Taken,
-    /// Any other error.
+    /// The program cannot be installed for another reason.
     #[error("{step}: {source}")]
     System {
-        /// The operation that failed.
+        /// Operation that failed.
         step: &'static str,
-        /// The error of the system call.
+        /// Error of the system call.
         source: io::Error,
     },
 }
@@ -63,22 +63,22 @@ impl LookupError {
 /// A socket that receives the traffic of ports: a listening TCP socket or a bound UDP socket.
 #[derive(Clone, Copy, Debug)]
 pub struct Taker<'a> {
-    /// True for UDP, false for TCP.
+    /// True for UDP; false for TCP.
     pub is_udp: bool,
-    /// True for IPv6, false for IPv4.
+    /// True for IPv6; false for IPv4.
     pub is_ipv6: bool,
-    /// Listening (TCP) or bound (UDP).
+    /// Socket that listens (TCP) or is bound (UDP).
     pub socket: &'a Socket,
 }
 
-/// The attached program; dropping this detaches it.
+/// The attached program. Dropping this value detaches it.
 #[derive(Debug)]
 pub struct SocketLookup {
     link: OwnedFd,
 }
 
-/// The data of a program apart from the descriptor of its link. There is none, because the kernel keeps the ports and
-/// the sockets.
+/// The data of a program apart from the descriptor of its link. It is empty, because the kernel keeps the ports and the
+/// sockets.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LookupRecord {}
 
@@ -102,13 +102,13 @@ impl Handover for SocketLookup {
 }
 
 impl SocketLookup {
-    /// Makes the calling thread's network namespace assign `ports` to `takers`, of which there is one per transport and
-    /// family. `ports` has one bit per port, lowest port first: 65,536 bits for TCP, then 65,536 for UDP.
+    /// Makes the calling thread's network namespace assign `ports` to `takers`, which contain one socket per transport
+    /// and family. `ports` has one bit per port, lowest port first: 65,536 bits for TCP, then 65,536 for UDP.
     ///
     /// # Errors
-    /// [`LookupError`]; nothing has changed in that case.
+    /// [`LookupError`]. In that case nothing has changed.
     pub fn attach(takers: &[Taker<'_>], ports: &[u64]) -> Result<Self, LookupError> {
-        // Check this first, because a system-call filter may end the process at bpf(2).
+        // This is checked first, because a system-call filter may end the process at bpf(2).
         if !may_load() {
             return Err(LookupError::NotPermitted);
         }
@@ -153,11 +153,11 @@ const BPF_MAP_TYPE_ARRAY: u32 = 2;
 const BPF_MAP_TYPE_SOCKMAP: u32 = 15;
 const BPF_PROG_TYPE_SK_LOOKUP: u32 = 30;
 const BPF_SK_LOOKUP: u32 = 36;
-/// Bytes of a descriptor as a map value.
+/// Size of a descriptor as a map value, in bytes.
 const FD_SIZE: u32 = 4;
-/// Name shown by `bpftool`.
+/// Program name shown by `bpftool`.
 const NAME: [u8; 16] = *b"hawser_ports\0\0\0\0";
-/// None of the helpers requires a particular licence.
+/// Licence of the program. None of the helpers requires a particular one.
 const LICENSE: &std::ffi::CStr = c"Apache-2.0";
 
 /// A variant of `union bpf_attr`. Pointers take 64 bits on every architecture.
@@ -174,7 +174,7 @@ struct MapCreate {
     max_entries: u32,
     flags: u32,
 }
-// SAFETY: it has no pointers.
+// SAFETY: the structure contains no pointers.
 unsafe impl Attribute for MapCreate {}
 
 #[repr(C)]
@@ -185,7 +185,7 @@ struct MapUpdate {
     value: u64,
     flags: u64,
 }
-// SAFETY: made in `set` alone, which keeps its pointers valid.
+// SAFETY: created only in `set`, which keeps its pointers valid.
 unsafe impl Attribute for MapUpdate {}
 
 #[repr(C)]
@@ -203,7 +203,7 @@ struct ProgramLoad {
     interface: u32,
     expected_attach_type: u32,
 }
-// SAFETY: made in `load` alone, which keeps its pointers valid.
+// SAFETY: created only in `load`, which keeps its pointers valid.
 unsafe impl Attribute for ProgramLoad {}
 
 #[repr(C)]
@@ -213,7 +213,7 @@ struct LinkCreate {
     attach_type: u32,
     flags: u32,
 }
-// SAFETY: it has no pointers.
+// SAFETY: the structure contains no pointers.
 unsafe impl Attribute for LinkCreate {}
 
 #[repr(C)]
@@ -226,10 +226,10 @@ struct ProgramQuery {
     count: u32,
     _padding: u32,
 }
-// SAFETY: the only pointer is `ids`, and it is null with a count of zero.
+// SAFETY: the only pointer is `ids`, which is null with a count of zero.
 unsafe impl Attribute for ProgramQuery {}
 
-/// Calls bpf(2). The result is a descriptor for some commands and meaningless for others.
+/// Calls bpf(2). The result is a descriptor for some commands and has no meaning for others.
 fn bpf<A: Attribute>(command: libc::c_long, attribute: &mut A) -> io::Result<RawFd> {
     // SAFETY: the kernel reads and writes at most the given size, which is that of `attribute`; the
     // trait guarantees valid pointers in it.
@@ -268,7 +268,7 @@ fn attached(namespace: RawFd) -> Result<u32, LookupError> {
     };
     match bpf(BPF_PROG_QUERY, &mut query) {
         Ok(_) => Ok(query.count),
-        // There are more programs than the buffer holds, but the count is still set.
+        // The buffer is too small for all programs, but the count is still set.
         Err(e) if e.raw_os_error() == Some(libc::ENOSPC) => Ok(query.count),
         Err(source) => Err(LookupError::new("cannot query the network namespace", source)),
     }
@@ -331,7 +331,7 @@ fn load(instructions: &[Instruction]) -> Result<OwnedFd, LookupError> {
     open(BPF_PROG_LOAD, program, "cannot load the program that assigns ports")
 }
 
-/// A pointer as `union bpf_attr` holds it.
+/// A pointer in the form that `union bpf_attr` contains.
 fn address<T>(pointer: *const T) -> u64 {
     pointer.addr() as u64
 }

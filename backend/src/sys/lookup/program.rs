@@ -42,13 +42,13 @@ enum Register {
 }
 use Register::{Context, First, Frame, IsUdp, Port, Result, Second, Socket, Third};
 
-// Fields of `struct bpf_sk_lookup`.
+// Fields of `struct bpf_sk_lookup`, as offsets.
 const FAMILY: i16 = 8;
 const PROTOCOL: i16 = 12;
-/// In host byte order.
+/// Local port, in host byte order.
 const LOCAL_PORT: i16 = 60;
 
-// Helpers (`enum bpf_func_id`).
+// Numbers of helpers (`enum bpf_func_id`).
 const MAP_LOOKUP_ELEM: i32 = 1;
 const SK_RELEASE: i32 = 86;
 const SK_ASSIGN: i32 = 124;
@@ -78,7 +78,7 @@ const EXIT: u8 = 0x95;
 /// Source of [`LOAD_IMMEDIATE`] that marks a map descriptor.
 const MAP_DESCRIPTOR: u8 = 1;
 
-/// The instructions so far, and the jumps to the end that still lack an offset.
+/// The instructions assembled so far, and the jumps to the end whose offset is still missing.
 #[derive(Default)]
 struct Assembler {
     instructions: Vec<Instruction>,
@@ -102,12 +102,12 @@ impl Assembler {
         });
     }
 
-    /// An operation with an immediate operand.
+    /// Appends an operation with an immediate operand.
     fn number(&mut self, code: u8, to: Register, number: i32) {
         self.push(code, to, 0, 0, number);
     }
 
-    /// An operation with another register as operand.
+    /// Appends an operation whose operand is another register.
     fn register(&mut self, code: u8, to: Register, from: Register) {
         self.push(code, to, from as u8, 0, 0);
     }
@@ -116,12 +116,12 @@ impl Assembler {
         self.push(code, to, from as u8, offset, 0);
     }
 
-    /// Skips `skipped` instructions unless the register equals `number`.
+    /// Appends a jump over `skipped` instructions, which is taken unless the register equals `number`.
     fn unless(&mut self, register: Register, number: i32, skipped: i16) {
         self.push(JUMP_IF_NOT, register, 0, skipped, number);
     }
 
-    /// Jumps to the end if the register is zero.
+    /// Appends a jump to the end that is taken if the register is zero.
     fn end_if_zero(&mut self, register: Register) {
         self.to_end.push(self.instructions.len());
         self.push(JUMP_IF_EQUAL, register, 0, 0, 0);
@@ -131,11 +131,11 @@ impl Assembler {
         self.number(CALL, Result, helper);
     }
 
-    /// Looks up the key at `Second` in a map. The result is a pointer, or zero.
+    /// Appends a lookup of the key at `Second` in a map. The result is a pointer, or zero.
     fn look_up(&mut self, map: BorrowedFd<'_>) {
         self.push(STORE_WORD, Frame, Second as u8, KEY, 0);
         self.push(LOAD_IMMEDIATE, First, MAP_DESCRIPTOR, 0, map.as_raw_fd());
-        // The upper half of the immediate value.
+        // This is the upper half of the immediate value.
         self.push(0, Result, 0, 0, 0);
         self.register(MOVE_REGISTER, Second, Frame);
         self.number(ADD, Second, KEY.into());
@@ -170,7 +170,7 @@ pub(super) fn assemble(ports: BorrowedFd<'_>, sockets: BorrowedFd<'_>) -> Vec<In
 
     a.number(MOVE, Second, 0);
     a.look_up(ports);
-    // Loads the word with the port's bit. The verifier requires proof that it is inside the value.
+    // This loads the word with the port's bit. The verifier requires proof that it is inside the value.
     a.register(MOVE_REGISTER, First, Port);
     a.number(SHIFT_RIGHT, First, PORTS_OF_WORD);
     a.register(MOVE_REGISTER, Second, IsUdp);

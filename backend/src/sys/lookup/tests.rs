@@ -1,4 +1,4 @@
-//! Runs the program in a network namespace of its own. Needs root and `ip`.
+//! Tests of the program in a network namespace of its own. They need root and `ip`.
 
 use super::*;
 use crate::config::{PortSet, Transport};
@@ -149,7 +149,7 @@ fn a_program_that_is_handed_over_leads_to_the_sockets_until_its_new_owner_drops_
     }
 }
 
-/// Result of attaching with only these capabilities.
+/// The result of attaching the program with only these capabilities.
 fn attach_with(effective: CapabilitySet) -> Option<Result<(), LookupError>> {
     let thread = std::thread::spawn(move || {
         if !netns::enter_fresh() {
@@ -158,7 +158,7 @@ fn attach_with(effective: CapabilitySet) -> Option<Result<(), LookupError>> {
         let sockets = Sockets::new();
         let mut sets = capabilities(None).unwrap();
         sets.effective = effective;
-        // Affects this thread only.
+        // This affects the calling thread only.
         set_capabilities(None, sets).unwrap();
         Some(sockets.attach(&every_port_but(22)).map(drop))
     });

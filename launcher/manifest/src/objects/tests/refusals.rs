@@ -511,7 +511,7 @@ fn the_range_of_kubemacpool_is_checked_as_kubemacpool_does_and_said_at_its_line(
     for (data, expected) in [
         (
             ends("02:00:00:00:00:10", "02:00:00:00:00:0F"),
-            "vm.yaml:6: data.RANGE_END: it ends before it begins: give the lower MAC first",
+            "vm.yaml:6: data.RANGE_END: the range ends before it begins: give the lower MAC first",
         ),
         (
             ends("02:00:00:00:00:10", "02:00:00:00:00:10"),
