@@ -1,6 +1,6 @@
 use super::*;
 use crate::leases::args::StorePlace;
-use crate::machine::MachineSetup;
+use crate::machine::{MachineSetup, PassedThrough};
 use crate::sandbox::Sandbox;
 use hawser_backend::vhost_user::Lifetime;
 use hawser_host::namespace::Namespace;
@@ -172,6 +172,29 @@ fn a_link_goes_down_and_up_with_the_state_of_the_manifest() {
         (changes.down, is_up(&operator, "default")),
         (vec!["default".to_owned()], false)
     );
+}
+
+#[test]
+fn a_nic_without_a_port_is_plugged_and_unplugged_and_its_link_set_without_flags_for_the_vmm() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut operator = operator(folder.path(), &[DEFAULT], None);
+    let nic = plan(folder.path(), &[DEFAULT, ("vf", "bridge", "up")]).nics.remove(1);
+    let device = Nic::PassedThrough(PassedThrough::new("vf"));
+    assert!(device.card().is_none());
+    operator.take(&Step::Plug(nic.clone()), Some(device), None).unwrap();
+    let served = operator.machine.nic("vf").unwrap();
+    assert!(served.card(&nic).is_none() && is_up(&operator, "vf"));
+
+    let changes = operator.link("vf".into(), LinkState::Down).unwrap();
+    assert_eq!(
+        (&changes.down[..], is_up(&operator, "vf")),
+        (&["vf".to_owned()][..], false)
+    );
+    assert!(is_up(&operator, "default"), "the other one stays");
+    let changes = operator.unplug("vf").unwrap();
+    assert_eq!(changes.unplugged, ["vf"]);
+    assert!(operator.machine.nic("vf").is_none());
+    assert!(matches!(operator.unplug("vf"), Err(HotplugError::Unknown(_))));
 }
 
 #[test]

@@ -147,7 +147,7 @@ fn document(status: u16, value: &impl Serialize) -> Document {
 mod tests {
     use super::testing::ask;
     use super::*;
-    use crate::machine::PassedThrough;
+    use crate::machine::{Nic, PassedThrough};
     use hawser_config::handover::Handover as _;
     use std::io::{Read as _, Write as _};
     use std::os::unix::net::UnixStream;
@@ -167,8 +167,8 @@ mod tests {
     #[test]
     fn a_nic_that_passes_hawser_by_is_reported_and_refuses_what_only_a_port_can_do() {
         let stage = testing::context(&["net0"]);
-        stage.machine.add_passed_through(PassedThrough::new("vf0"));
-        let nic = stage.machine.nic("vf0").unwrap();
+        let nic = Nic::PassedThrough(PassedThrough::new("vf0"));
+        let nic = stage.machine.add(nic).unwrap();
 
         let link_state = || {
             let status = ask(&stage, "GET", "/v1/status", "").json();

@@ -76,6 +76,13 @@ struct State {
     outcome: Result<(), Failure>,
 }
 
+/// A NIC that can be served; dropping it undoes all changes to the host.
+enum Ready {
+    Port(Box<ReadyPort>),
+    #[cfg(test)]
+    PassedThrough(PassedThrough),
+}
+
 /// Whether the machine keeps running.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Run {
@@ -142,9 +149,9 @@ impl Machine {
         };
         // No port is served until all of them can be. From here on, dropping a port undoes its
         // changes to the host, on every return path.
-        let ready: Result<Vec<ReadyPort>, Failure> = nics.into_iter().map(|nic| machine.prepare(nic)).collect();
-        for port in ready? {
-            machine.take(port)?;
+        let ready: Result<Vec<Ready>, Failure> = nics.into_iter().map(|nic| machine.prepare(nic)).collect();
+        for nic in ready? {
+            machine.take(nic)?;
         }
         Ok(machine)
     }
@@ -172,8 +179,10 @@ impl Machine {
     /// has that name.
     pub(crate) fn remove(&self, name: &str) -> bool {
         let _changes = self.changes.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = self.life(name).is_some();
+        let known = self.nic(name).is_some();
         self.remove_port(name);
+        #[cfg(test)]
+        self.shared.lock().devices.retain(|device| device.name != name);
         known
     }
 
@@ -185,12 +194,6 @@ impl Machine {
     /// The NICs, in the order they were added.
     pub(crate) fn nics(&self) -> Vec<ServedNic> {
         self.shared.lock().nics()
-    }
-
-    /// Adds a NIC without a port.
-    #[cfg(test)]
-    pub(crate) fn add_passed_through(&self, device: PassedThrough) {
-        self.shared.lock().devices.push(Arc::new(device));
     }
 
     /// The NIC of that name.
@@ -256,7 +259,7 @@ impl Machine {
         self.ports().iter().for_each(|port| write_report(port));
     }
 
-    fn prepare(&self, nic: Nic) -> Result<ReadyPort, Failure> {
+    fn prepare(&self, nic: Nic) -> Result<Ready, Failure> {
         let name = nic.name().to_owned();
         for notice in nic.notices() {
             if self.setup.names_interfaces {
@@ -265,25 +268,41 @@ impl Machine {
                 log::warn!("{notice}");
             }
         }
-        let Nic::VhostUser { endpoint, found } = nic;
-        ReadyPort::new(endpoint, *found, &self.setup.sandbox, self.setup.lifetime)
-            .map_err(|failure| self.shared.named(&name, failure))
+        match nic {
+            Nic::VhostUser { endpoint, found } => {
+                let ready = ReadyPort::new(endpoint, *found, &self.setup.sandbox, self.setup.lifetime);
+                let ready = ready.map_err(|failure| self.shared.named(&name, failure))?;
+                Ok(Ready::Port(Box::new(ready)))
+            }
+            #[cfg(test)]
+            Nic::PassedThrough(device) => Ok(Ready::PassedThrough(device)),
+        }
     }
 
-    fn take(&self, ready: ReadyPort) -> Result<ServedNic, Failure> {
+    fn take(&self, ready: Ready) -> Result<ServedNic, Failure> {
         // The new thread can record its end only after the port is in the list.
         let mut state = self.shared.lock();
         if state.run == Run::Stopped {
             return Err(Failure::runtime("hawser is shutting down"));
         }
-        let served = ready.serve(&self.setup.sandbox, &self.shared)?;
-        let nic = served.nic();
-        // resolv.conf may have changed since the NIC was prepared.
-        if let Some(resolv) = &state.resolv {
-            served.change_resolvers(resolv);
+        match ready {
+            Ready::Port(ready) => {
+                let served = ready.serve(&self.setup.sandbox, &self.shared)?;
+                let nic = served.nic();
+                // resolv.conf may have changed since the NIC was prepared.
+                if let Some(resolv) = &state.resolv {
+                    served.change_resolvers(resolv);
+                }
+                state.ports.push(served);
+                Ok(nic)
+            }
+            #[cfg(test)]
+            Ready::PassedThrough(device) => {
+                let device = Arc::new(device);
+                state.devices.push(Arc::clone(&device));
+                Ok(ServedNic::PassedThrough(device))
+            }
         }
-        state.ports.push(served);
-        Ok(nic)
     }
 
     fn life(&self, name: &str) -> Option<Life> {

@@ -1,6 +1,8 @@
 //! A NIC to serve; the variants differ in how the VMM reaches the device.
 
 use super::Endpoint;
+#[cfg(test)]
+use super::PassedThrough;
 use crate::attachment::Survey;
 use crate::config::{self, ConfigError, Found, Layer2Error, PeerSource};
 use crate::failure::Failure;
@@ -22,6 +24,9 @@ pub(crate) enum Nic {
         /// The port's configuration on this host.
         found: Box<Found>,
     },
+    /// A device of the host: the second kind, which shows that callers need no first.
+    #[cfg(test)]
+    PassedThrough(PassedThrough),
 }
 
 impl Nic {
@@ -58,6 +63,8 @@ impl Nic {
     pub(crate) fn name(&self) -> &str {
         match self {
             Self::VhostUser { found, .. } => &found.port.name,
+            #[cfg(test)]
+            Self::PassedThrough(device) => &device.name,
         }
     }
 
@@ -65,6 +72,8 @@ impl Nic {
     pub(crate) const fn mode(&self) -> Option<&ModeConfig> {
         match self {
             Self::VhostUser { found, .. } => Some(&found.port.mode),
+            #[cfg(test)]
+            Self::PassedThrough(_) => None,
         }
     }
 
@@ -72,6 +81,8 @@ impl Nic {
     pub(crate) fn notices(&self) -> &[String] {
         match self {
             Self::VhostUser { found, .. } => &found.notices,
+            #[cfg(test)]
+            Self::PassedThrough(_) => &[],
         }
     }
 
@@ -92,6 +103,8 @@ impl Nic {
                     bus: None,
                 })
             }
+            #[cfg(test)]
+            Self::PassedThrough(_) => None,
         }
     }
 
@@ -111,6 +124,8 @@ impl Nic {
                 needs.raw_sockets |= mode.echo_families().any() && startup::echo_takes_raw_sockets();
                 needs.low_ports |= mode.inbound().is_some_and(|inbound| inbound.has_every_port);
             }
+            #[cfg(test)]
+            Self::PassedThrough(_) => {}
         }
     }
 }
