@@ -1,15 +1,20 @@
 //! Serves one connection of a front end, from the first message to the last.
 //!
+//! A connection can also continue in another process ([`Connection::hand_over`]): it ends here between two reads, and the front end
+//! notices nothing.
+//!
 //! The connection never blocks on the front end. While answers wait because the front end does not read, no requests
 //! are read, so memory is bounded by one message in each direction.
 
 use super::device::Device;
 use super::message::Message;
-use super::session::{Refused, Rejected, Session};
-use super::socket::{MessageSocket, Received, SocketError, Watch, wait};
+use super::session::{Busy, Refused, Rejected, Session, SessionRecord};
+use super::socket::{InTransit, MessageSocket, Received, SocketError, Watch, wait};
+use crate::config::handover::{Descriptors, HandoverError};
 use crate::port::Port;
+use serde::{Deserialize, Serialize};
 use std::io;
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 
@@ -20,8 +25,8 @@ pub enum Ended {
     Closed,
     /// The peer connected and closed the connection without a message, so it was not a front end.
     Silent,
-    /// The server was stopped.
-    Stopped,
+    /// The server was stopped, or another process wants to continue.
+    Interrupted,
 }
 
 /// The reason why a connection ended early.
@@ -41,26 +46,96 @@ pub enum ConnectionError {
     Ring(#[from] virtio_queue::Error),
 }
 
-/// Serves one front end until it disconnects or `stop` becomes readable.
-///
-/// # Errors
-/// [`ConnectionError`]
-pub fn serve(port: &Arc<Port>, front: UnixStream, stop: RawFd) -> Result<Ended, ConnectionError> {
-    let device = Device::new(Arc::clone(port));
-    let hosts = device.ring_hosts();
-    let mut session = Session::new(device, hosts)?;
-    Connection::new(front)?.run(stop, |request| session.on_request(request))
+/// A connection apart from its descriptors: those of the socket, then those of the session.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConnectionRecord {
+    transit: InTransit,
+    spoken: bool,
+    session: SessionRecord,
+}
+
+/// The connection of one front end with a port.
+pub struct Connection {
+    socket: FrontSocket,
+    session: Session<Device>,
+}
+
+debug_fields!(Connection { socket });
+
+impl Connection {
+    /// The connection of a front end that has just connected.
+    ///
+    /// # Errors
+    /// [`ConnectionError`]
+    pub fn new(port: &Arc<Port>, front: UnixStream) -> Result<Self, ConnectionError> {
+        let device = Device::new(Arc::clone(port));
+        let hosts = device.ring_hosts();
+        Ok(Self {
+            session: Session::new(device, hosts)?,
+            socket: FrontSocket::new(front)?,
+        })
+    }
+
+    /// Serves the front end until it disconnects or one of `interrupts` becomes readable.
+    ///
+    /// # Errors
+    /// [`ConnectionError`]
+    pub fn run(&mut self, interrupts: [RawFd; 2]) -> Result<Ended, ConnectionError> {
+        let session = &mut self.session;
+        self.socket.run(interrupts, |request| session.on_request(request))
+    }
+
+    /// Splits the connection into a record and descriptors, for [`take_over`](Self::take_over) in another process or,
+    /// if that fails, in this one.
+    ///
+    /// # Errors
+    /// [`Busy`], with the connection, which continues.
+    pub fn hand_over(mut self) -> Result<(ConnectionRecord, Vec<OwnedFd>), (Busy, Box<Self>)> {
+        let (session, of_session) = match self.session.hand_over() {
+            Ok(parts) => parts,
+            Err(busy) => return Err((busy, Box::new(self))),
+        };
+        let (transit, mut descriptors) = self.socket.front.into_handover();
+        descriptors.extend(of_session);
+        let record = ConnectionRecord {
+            transit,
+            spoken: self.socket.spoken,
+            session,
+        };
+        Ok((record, descriptors))
+    }
+
+    /// Continues a connection of another process.
+    ///
+    /// # Errors
+    /// [`HandoverError`]
+    pub fn take_over(
+        port: &Arc<Port>,
+        record: ConnectionRecord,
+        descriptors: &mut Descriptors,
+    ) -> Result<Self, HandoverError> {
+        let front = MessageSocket::take_over(record.transit, descriptors)?;
+        let device = Device::new(Arc::clone(port));
+        let hosts = device.ring_hosts();
+        Ok(Self {
+            session: Session::take_over(device, hosts, record.session, descriptors)?,
+            socket: FrontSocket {
+                front,
+                spoken: record.spoken,
+            },
+        })
+    }
 }
 
 /// The socket of a front end.
 #[derive(Debug)]
-struct Connection {
+struct FrontSocket {
     front: MessageSocket,
     /// True once the front end has sent a message.
     spoken: bool,
 }
 
-impl Connection {
+impl FrontSocket {
     /// # Errors
     /// The error of fcntl(2).
     fn new(front: UnixStream) -> io::Result<Self> {
@@ -70,24 +145,20 @@ impl Connection {
         })
     }
 
-    /// Answers requests until the connection ends or `stop` becomes readable.
+    /// Answers requests until the connection ends or one of `interrupts` becomes readable.
     fn run(
-        mut self,
-        stop: RawFd,
+        &mut self,
+        interrupts: [RawFd; 2],
         mut answer: impl FnMut(Message) -> Result<Option<Message>, Box<Rejected>>,
     ) -> Result<Ended, ConnectionError> {
         loop {
             let clogged = self.front.is_clogged();
             let watch = |fd: RawFd, read: bool, write: bool| Watch { fd, read, write };
-            let [stopped, front] = wait(
-                [
-                    watch(stop, true, false),
-                    watch(self.front.as_raw_fd(), !clogged, clogged),
-                ],
-                -1,
-            )?;
-            if stopped.readable {
-                return Ok(Ended::Stopped);
+            let [first, second] = interrupts.map(|fd| watch(fd, true, false));
+            let front = watch(self.front.as_raw_fd(), !clogged, clogged);
+            let [first, second, front] = wait([first, second, front], -1)?;
+            if first.readable || second.readable {
+                return Ok(Ended::Interrupted);
             }
             if front.readable && !clogged {
                 match self.front.receive()? {

@@ -27,7 +27,8 @@ fn bench() -> Bench {
     let (arrived, requests) = channel();
     let (answers, next) = channel();
     let connection = std::thread::spawn(move || {
-        Connection::new(ours).unwrap().run(stopped.as_raw_fd(), |request| {
+        let never = stopped.as_raw_fd();
+        FrontSocket::new(ours).unwrap().run([never, never], |request| {
             arrived.send(request).unwrap();
             next.recv_timeout(PATIENCE).unwrap()
         })
@@ -185,7 +186,7 @@ fn the_answer_to_a_request_that_is_refused_reaches_the_front_end() {
 fn a_stop_ends_a_connection_without_messages() {
     let mut bench = bench();
     bench.stop.write_all(&[1]).unwrap();
-    assert!(matches!(bench.connection.join().unwrap(), Ok(Ended::Stopped)));
+    assert!(matches!(bench.connection.join().unwrap(), Ok(Ended::Interrupted)));
 }
 
 #[test]
@@ -195,7 +196,8 @@ fn a_front_end_that_does_not_read_stops_being_read() {
     let connection = std::thread::spawn(move || {
         // Each answer has a body of maximum length.
         let answer = |_| Ok(Some(Message::reply(24, &[0; 4096])));
-        Connection::new(ours).unwrap().run(stopped.as_raw_fd(), answer)
+        let never = stopped.as_raw_fd();
+        FrontSocket::new(ours).unwrap().run([never, never], answer)
     });
     // The front end sends requests endlessly and never reads. Once its socket is full, only one answer may be held.
     front.set_nonblocking(true).unwrap();
@@ -216,5 +218,5 @@ fn a_front_end_that_does_not_read_stops_being_read() {
     }
     assert!(taken < 16 << 20, "{taken} bytes were taken");
     stop.write_all(&[1]).unwrap();
-    assert!(matches!(connection.join().unwrap(), Ok(Ended::Stopped)));
+    assert!(matches!(connection.join().unwrap(), Ok(Ended::Interrupted)));
 }

@@ -8,8 +8,10 @@ use super::session::Refused;
 use crate::virtio::DirtyBitmap;
 use crate::virtio::dirty_log::{RegionLog, SharedLog};
 use rustix::fs::FileType;
+use serde::{Deserialize, Serialize};
 use std::fs::File;
-use std::os::fd::AsFd;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, PoisonError};
 use vhost::vhost_user::message::{VhostUserLog, VhostUserMemoryRegion};
 use vm_memory::{
@@ -113,6 +115,38 @@ impl MemoryTable {
         Ok(())
     }
 
+    /// True if writes are logged, so the guest may be migrating.
+    pub fn is_logged(&self) -> bool {
+        let memory = self.memory.memory();
+        memory
+            .iter()
+            .any(|region| GuestMemoryRegion::bitmap(region).is_active())
+    }
+
+    /// The regions for another process, with their descriptors.
+    ///
+    /// # Errors
+    /// The error of dup(2).
+    pub fn to_handover(&self) -> io::Result<(Vec<RegionRecord>, Vec<OwnedFd>)> {
+        let memory = self.memory.memory();
+        let mut regions = Vec::new();
+        let mut files = Vec::new();
+        for mapping in &self.mappings {
+            let region = memory.find_region(GuestAddress(mapping.guest));
+            let Some(at) = region.and_then(|region| region.file_offset()) else {
+                continue;
+            };
+            regions.push(RegionRecord {
+                front_end: mapping.front_end,
+                guest: mapping.guest,
+                len: mapping.len,
+                offset: at.start(),
+            });
+            files.push(at.file().try_clone()?.into());
+        }
+        Ok((regions, files))
+    }
+
     /// The guest-physical address of an address of the front end.
     ///
     /// # Errors
@@ -130,6 +164,22 @@ impl MemoryTable {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .replace(memory);
+    }
+}
+
+/// A region of guest memory apart from its descriptor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RegionRecord {
+    front_end: u64,
+    guest: u64,
+    len: u64,
+    /// Of its start in the file.
+    offset: u64,
+}
+
+impl From<RegionRecord> for VhostUserMemoryRegion {
+    fn from(record: RegionRecord) -> Self {
+        Self::new(record.guest, record.len, record.front_end, record.offset)
     }
 }
 

@@ -134,6 +134,14 @@ impl Message {
         }
     }
 
+    /// The rest of messages that were partly written.
+    pub const fn rest(bytes: Vec<u8>) -> Self {
+        Self {
+            bytes,
+            files: Vec::new(),
+        }
+    }
+
     /// A request without the acknowledgement flag.
     pub fn request(request: FrontendReq, body: &[u8]) -> Self {
         Self::new(request.into(), 0, body)
@@ -240,6 +248,33 @@ impl Assembler {
             self.bytes.resize(HEADER_LEN, 0);
         }
         &mut self.bytes[self.filled..]
+    }
+
+    /// The bytes and descriptors of a message that has not arrived completely.
+    pub fn into_parts(mut self) -> (Vec<u8>, Vec<OwnedFd>) {
+        self.bytes.truncate(self.filled);
+        (self.bytes, self.files)
+    }
+
+    /// Continues a message of which these bytes and descriptors have arrived.
+    ///
+    /// # Errors
+    /// [`Malformed`]: they are not the start of one message.
+    pub fn from_parts(mut bytes: &[u8], files: Vec<OwnedFd>) -> Result<Self, Malformed> {
+        let mut assembler = Self {
+            files,
+            ..Self::default()
+        };
+        while !bytes.is_empty() {
+            let space = assembler.space();
+            let (now, rest) = bytes.split_at(bytes.len().min(space.len()));
+            space[..now.len()].copy_from_slice(now);
+            if let Some(message) = assembler.advance(now.len(), Vec::new())? {
+                return Err(Malformed::Body(message.header().code));
+            }
+            bytes = rest;
+        }
+        Ok(assembler)
     }
 
     /// True between two messages, when no byte of the next one has arrived.

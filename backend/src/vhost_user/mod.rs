@@ -11,6 +11,8 @@
 //! rings ([`ring`]). [`device`] is the port as a device of `vhost-user-backend`. All of this runs on the server's
 //! thread; no packets pass here.
 //!
+//! A server, with the front end that it serves, can continue in another process ([`requests`]).
+//!
 //! When the front end disconnects, its rings stop and its memory is unmapped. The port keeps leases, listening sockets
 //! and flows for the next front end.
 
@@ -18,6 +20,7 @@ pub mod connection;
 pub mod device;
 pub mod memory;
 pub mod message;
+pub mod requests;
 pub mod ring;
 pub mod server;
 pub mod session;
@@ -25,4 +28,5 @@ pub mod socket;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 
-pub use server::{Endpoint, Lifetime, ServeError, Server, StopHandle};
+pub use requests::{HandOverError, HandedOver, StopHandle};
+pub use server::{Endpoint, Lifetime, ServeError, Server};

@@ -9,9 +9,13 @@
 //! sends the *available* index, which would lose every receive buffer posted before.
 
 use super::memory::Memory;
+use crate::config::handover::{Descriptors, HandoverError, next_of};
 use crate::virtio::MAX_RING_SIZE;
 use crate::worker::RingSetup;
+use serde::{Deserialize, Serialize};
 use std::fs::File;
+use std::io;
+use std::os::fd::OwnedFd;
 use vhost_user_backend::{VringMutex, VringT};
 use virtio_queue::Error as QueueError;
 
@@ -40,7 +44,7 @@ enum Phase {
 }
 
 /// Guest-physical addresses of the three parts of a ring.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Addresses {
     /// Descriptor table.
     pub descriptors: u64,
@@ -50,11 +54,27 @@ pub struct Addresses {
     pub used: u64,
 }
 
+/// A ring apart from its eventfds.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RingRecord {
+    enabled: bool,
+    size: Option<u16>,
+    addresses: Option<Addresses>,
+    next_avail: u16,
+    has_kick: bool,
+    has_call: bool,
+    has_error: bool,
+}
+
+/// The rings, for messages.
+const RINGS: &str = "the rings of the front end";
+
 /// One ring: its parameters from the front end, and whether its worker runs it.
 pub struct Ring {
     queue: VringMutex<Memory>,
     host: Box<dyn RingHost>,
     phase: Phase,
+    enabled: bool,
     /// Number of descriptors. `None` if it is not set, or not a power of two.
     size: Option<u16>,
     addresses: Option<Addresses>,
@@ -76,6 +96,7 @@ impl Ring {
             queue: VringMutex::new(memory, MAX_RING_SIZE)?,
             host,
             phase: Phase::Stopped,
+            enabled: false,
             size: None,
             addresses: None,
             next_avail: 0,
@@ -87,6 +108,7 @@ impl Ring {
 
     /// SET_VRING_ENABLE
     pub fn set_enabled(&mut self, enabled: bool) {
+        self.enabled = enabled;
         self.host.set_enabled(enabled);
     }
 
@@ -158,6 +180,57 @@ impl Ring {
         self.kick = None;
         self.call = None;
         self.next_avail
+    }
+
+    /// Stops the ring for another process. Descriptors: its kick, call and error eventfds, as far as it has them.
+    pub fn hand_over(&mut self, descriptors: &mut Vec<OwnedFd>) -> RingRecord {
+        self.pause();
+        self.phase = Phase::Stopped;
+        let mut push = |file: &mut Option<File>| {
+            let file = file.take();
+            let has = file.is_some();
+            descriptors.extend(file.map(OwnedFd::from));
+            has
+        };
+        RingRecord {
+            enabled: self.enabled,
+            size: self.size,
+            addresses: self.addresses,
+            next_avail: self.next_avail,
+            has_kick: push(&mut self.kick),
+            has_call: push(&mut self.call),
+            has_error: push(&mut self.error),
+        }
+    }
+
+    /// Sets up a ring that another process has handed over, and starts it if it ran there.
+    ///
+    /// # Errors
+    /// [`HandoverError`]
+    pub fn take_over(&mut self, record: &RingRecord, descriptors: &mut Descriptors) -> Result<(), HandoverError> {
+        let mut next = |has: bool| {
+            let file = has.then(|| next_of(RINGS, descriptors)).transpose()?;
+            Ok::<_, HandoverError>(file.map(File::from))
+        };
+        let [kick, call, error] = [next(record.has_kick)?, next(record.has_call)?, next(record.has_error)?];
+        self.set_enabled(record.enabled);
+        if let Some(size) = record.size {
+            self.set_size(size);
+        }
+        if let Some(addresses) = record.addresses {
+            let set = self.set_addresses(addresses);
+            set.map_err(|why| HandoverError::System {
+                what: RINGS,
+                source: io::Error::other(why),
+            })?;
+        }
+        self.set_base(record.next_avail);
+        self.set_error(error);
+        self.call = call;
+        if kick.is_some() {
+            self.set_kick(kick);
+        }
+        Ok(())
     }
 
     /// Restores the initial state, for a device reset or a front end that is gone.

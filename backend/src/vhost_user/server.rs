@@ -3,8 +3,11 @@
 //! One front end is served at a time. The next one waits in the socket's queue. The port keeps its state from one front
 //! end to the next.
 
-use super::connection::{self, Ended};
-use super::socket::{Ready, Watch, wait};
+use super::connection::{Connection, Ended};
+use super::requests::{HandedOver, ServerRecord, SourceRecord, StopHandle};
+use super::socket::{Watch, wait};
+use crate::config::handover::{Descriptors, Handover as _, HandoverError, next_of};
+use crate::config::payload::Sealed;
 use crate::port::Port;
 use crate::sys::listening_socket::{BindError, ListeningSocket};
 use socket2::{Domain, SockRef, Type};
@@ -14,7 +17,6 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
-use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 /// Mode of a socket file: the user and group of this process may connect.
 const SOCKET_MODE: u32 = 0o660;
@@ -32,6 +34,8 @@ pub enum Endpoint {
     Connect(PathBuf),
     /// An open socket: connected to a front end, or listening for them.
     Fd(OwnedFd),
+    /// What another process has handed over, with the front end that it served.
+    TakenOver(Box<HandedOver>),
 }
 
 /// How long a server serves.
@@ -63,29 +67,12 @@ pub enum ServeError {
     /// A worker of the port has ended early.
     #[error("{0}; the port is no longer served")]
     Failed(String),
+    /// The server of another process cannot be continued.
+    #[error(transparent)]
+    TakeOver(#[from] HandoverError),
     /// A system call failed.
     #[error("cannot wait for front ends: {0}")]
     System(#[from] io::Error),
-}
-
-/// Ends a server from another thread or a signal handler.
-#[derive(Clone, Debug)]
-pub struct StopHandle(Arc<EventFd>);
-
-impl StopHandle {
-    /// Ends the server: it closes the connection to the front end and removes the socket
-    /// file. Safe in a signal handler: one write(2) to an eventfd.
-    pub fn stop(&self) {
-        // The write fails only when the counter is full. The server is already stopping then.
-        let _ = self.0.write(1);
-    }
-}
-
-impl AsRawFd for StopHandle {
-    /// The eventfd. Writing a 64-bit 1 in native byte order has the same effect as [`stop`](Self::stop).
-    fn as_raw_fd(&self) -> RawFd {
-        self.0.as_raw_fd()
-    }
 }
 
 #[derive(Debug)]
@@ -103,6 +90,8 @@ enum Source {
 /// Serves the front ends of one port.
 pub struct Server {
     source: Source,
+    /// The front end that another process served until now.
+    front: Option<Connection>,
     port: Arc<Port>,
     lifetime: Lifetime,
     stop: StopHandle,
@@ -116,6 +105,7 @@ impl Server {
     /// # Errors
     /// [`ServeError`]; nothing is left behind.
     pub fn bind(endpoint: Endpoint, port: Arc<Port>, lifetime: Lifetime) -> Result<Self, ServeError> {
+        let mut front = None;
         let source = match endpoint {
             Endpoint::Listen(path) => Source::Listener(ListeningSocket::bind(&path, SOCKET_MODE)?),
             Endpoint::Connect(path) => Source::Connect {
@@ -123,12 +113,22 @@ impl Server {
                 delay: Duration::ZERO,
             },
             Endpoint::Fd(fd) => adopt(fd)?,
+            Endpoint::TakenOver(server) => {
+                let (record, mut descriptors) = server.split();
+                let source = Source::take_over(record.source, &mut descriptors)?;
+                let served = record
+                    .front
+                    .map(|record| Connection::take_over(&port, record, &mut descriptors));
+                front = served.transpose()?;
+                source
+            }
         };
-        let stop = StopHandle(Arc::new(EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?));
+        let stop = StopHandle::new()?;
         let ended = stop.clone();
         port.health().tell(Box::new(move || ended.stop()));
         Ok(Self {
             source,
+            front,
             port,
             lifetime,
             stop,
@@ -157,17 +157,36 @@ impl Server {
     }
 
     fn serve_all(&mut self) -> Result<(), ServeError> {
-        while let Some(front) = self.next_front()? {
+        loop {
+            let connected = match self.front.take() {
+                Some(connection) => Ok(connection),
+                None => match self.next_front()? {
+                    Next::Front(stream) => Connection::new(&self.port, stream),
+                    Next::Interrupted if !self.hands_over(None) => continue,
+                    Next::Interrupted | Next::End => return Ok(()),
+                },
+            };
+            let ended = connected.and_then(|mut connection| {
+                let ended = connection.run(self.stop.interrupts())?;
+                Ok((ended, connection))
+            });
+            let ended = match ended {
+                Ok((Ended::Interrupted, connection)) => {
+                    if self.hands_over(Some(connection)) {
+                        return Ok(());
+                    }
+                    continue;
+                }
+                ended => ended.map(|(ended, _)| ended),
+            };
             let name = &self.port.config().name;
-            let ended = connection::serve(&self.port, front, self.stop.as_raw_fd());
             match &ended {
-                Ok(Ended::Stopped) => break,
                 Ok(Ended::Silent) => log::debug!("port {name}: a peer connected and left without a message"),
-                Ok(Ended::Closed) => log::info!("port {name}: the front end has gone"),
+                Ok(_) => log::info!("port {name}: the front end has gone"),
                 Err(why) => log::warn!("port {name}: the connection to the front end ended: {why}"),
             }
             if self.lifetime == Lifetime::OneOff && !matches!(ended, Ok(Ended::Silent)) {
-                break;
+                return Ok(());
             }
             if let Source::Connect { delay, .. } = &mut self.source {
                 // A front end that repeatedly hangs up at once must not cause a busy loop.
@@ -178,16 +197,85 @@ impl Server {
                 };
             }
         }
-        Ok(())
     }
 
-    /// The next front end; `None` if stopped, or if no more can arrive.
-    fn next_front(&mut self) -> Result<Option<UnixStream>, ServeError> {
+    /// Handles an interrupt of `served` or of the wait for the next front end. True if the server ends: it was stopped,
+    /// or another process continues. Otherwise it serves the same front end again.
+    fn hands_over(&mut self, served: Option<Connection>) -> bool {
+        let Some(request) = self.stop.take_request() else {
+            self.front = served.filter(|_| !self.stop.is_stopped());
+            return self.front.is_none() && self.stop.is_stopped();
+        };
+        let front = match served.map(Connection::hand_over).transpose() {
+            Ok(front) => front,
+            Err((busy, connection)) => {
+                self.front = Some(*connection);
+                // If the caller has given up, nothing was handed over.
+                let _ = request.send(Err(busy.into()));
+                return false;
+            }
+        };
+        let source = std::mem::replace(&mut self.source, Source::Connected(None));
+        let (source, mut descriptors) = source.into_handover();
+        let (front, of_front) = front.unzip();
+        descriptors.extend(of_front.into_iter().flatten());
+        let record = Sealed(ServerRecord { source, front });
+        // If the caller has given up, the descriptors close here, as at the end of the process.
+        let _ = request.send(Ok(HandedOver { record, descriptors }));
+        true
+    }
+
+    fn next_front(&mut self) -> Result<Next, ServeError> {
         match &mut self.source {
-            Source::Connected(stream) => Ok(stream.take()),
-            Source::Listener(socket) => accept(socket.listener(), self.stop.as_raw_fd()),
-            Source::Connect { path, delay } => connect(path, delay, self.lifetime, self.stop.as_raw_fd()),
+            Source::Connected(stream) => Ok(stream.take().map_or(Next::End, Next::Front)),
+            Source::Listener(socket) => accept(socket.listener(), &self.stop),
+            Source::Connect { path, delay } => connect(path, delay, self.lifetime, &self.stop),
         }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.stop.end();
+    }
+}
+
+/// Result of the wait for a front end.
+enum Next {
+    Front(UnixStream),
+    /// No more can arrive.
+    End,
+    /// There is a request of another thread.
+    Interrupted,
+}
+
+impl Source {
+    fn into_handover(self) -> (SourceRecord, Vec<OwnedFd>) {
+        match self {
+            Self::Listener(socket) => {
+                let (record, descriptors) = socket.into_handover();
+                (SourceRecord::Listener(record), descriptors)
+            }
+            Self::Connect { path, .. } => (SourceRecord::Connect(path), Vec::new()),
+            Self::Connected(stream) => (
+                SourceRecord::Connected(stream.is_some()),
+                stream.into_iter().map(Into::into).collect(),
+            ),
+        }
+    }
+
+    fn take_over(record: SourceRecord, descriptors: &mut Descriptors) -> Result<Self, HandoverError> {
+        Ok(match record {
+            SourceRecord::Listener(record) => Self::Listener(ListeningSocket::take_over(record, descriptors)?),
+            SourceRecord::Connect(path) => Self::Connect {
+                path,
+                delay: Duration::ZERO,
+            },
+            SourceRecord::Connected(waits) => {
+                let stream = waits.then(|| next_of("a connection", descriptors)).transpose()?;
+                Self::Connected(stream.map(Into::into))
+            }
+        })
     }
 }
 
@@ -203,25 +291,21 @@ fn adopt(fd: OwnedFd) -> Result<Source, ServeError> {
     Ok(Source::Listener(ListeningSocket::adopt(fd.into())?))
 }
 
-fn accept(listener: &UnixListener, stop: RawFd) -> Result<Option<UnixStream>, ServeError> {
+fn accept(listener: &UnixListener, stop: &StopHandle) -> Result<Next, ServeError> {
     loop {
-        let watch = |fd| Watch {
-            fd,
-            read: true,
-            write: false,
-        };
-        let [stopped, _] = wait([watch(stop), watch(listener.as_raw_fd())], -1)?;
-        if stopped.readable {
-            return Ok(None);
+        let [stopped, asked] = stop.interrupts().map(reads);
+        let [stopped, asked, _] = wait([stopped, asked, reads(listener.as_raw_fd())], -1)?;
+        if stopped.readable || asked.readable {
+            return Ok(Next::Interrupted);
         }
         match listener.accept() {
-            Ok((stream, _)) => return Ok(Some(stream)),
+            Ok((stream, _)) => return Ok(Next::Front(stream)),
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
             // The lack of descriptors or memory may be temporary. The front end waits in the queue.
             Err(e) => {
                 log::warn!("cannot accept a front end: {e}; trying again");
                 if pause(stop, RETRY_MAX)? {
-                    return Ok(None);
+                    return Ok(Next::Interrupted);
                 }
             }
         }
@@ -229,16 +313,11 @@ fn accept(listener: &UnixListener, stop: RawFd) -> Result<Option<UnixStream>, Se
 }
 
 /// Connects after `delay`, and retries after increasing delays.
-fn connect(
-    path: &Path,
-    delay: &mut Duration,
-    lifetime: Lifetime,
-    stop: RawFd,
-) -> Result<Option<UnixStream>, ServeError> {
+fn connect(path: &Path, delay: &mut Duration, lifetime: Lifetime, stop: &StopHandle) -> Result<Next, ServeError> {
     // This check is made even without a delay: a stopped server does not connect again.
     while !pause(stop, *delay)? {
         match UnixStream::connect(path) {
-            Ok(stream) => return Ok(Some(stream)),
+            Ok(stream) => return Ok(Next::Front(stream)),
             Err(source) if lifetime == Lifetime::OneOff => {
                 return Err(ServeError::Connect {
                     path: path.to_owned(),
@@ -250,23 +329,27 @@ fn connect(
         }
         *delay = longer(*delay);
     }
-    Ok(None)
+    Ok(Next::Interrupted)
 }
 
 fn longer(delay: Duration) -> Duration {
     (delay * 2).clamp(RETRY_FIRST, RETRY_MAX)
 }
 
-/// Waits for `duration`. True if the server was stopped meanwhile.
-fn pause(stop: RawFd, duration: Duration) -> io::Result<bool> {
-    let watch = Watch {
-        fd: stop,
+/// Waits; true if there is a request meanwhile.
+fn pause(stop: &StopHandle, duration: Duration) -> io::Result<bool> {
+    let millis = i32::try_from(duration.as_millis()).unwrap_or(i32::MAX);
+    let ready = wait(stop.interrupts().map(reads), millis)?;
+    Ok(ready.iter().any(|ready| ready.readable))
+}
+
+/// Waits until there is something to read.
+const fn reads(fd: RawFd) -> Watch {
+    Watch {
+        fd,
         read: true,
         write: false,
-    };
-    let millis = i32::try_from(duration.as_millis()).unwrap_or(i32::MAX);
-    let [Ready { readable, .. }] = wait([watch], millis)?;
-    Ok(readable)
+    }
 }
 
 #[cfg(test)]

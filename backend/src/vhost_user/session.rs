@@ -15,12 +15,17 @@
 //! | a broken one | memory beyond all addresses, or beyond the end of its file | refused |
 //! | a broken one | a log longer than its file, or too short for the memory | refused |
 
+mod handover;
+
+pub use handover::{Busy, SessionRecord};
+
 use super::memory::MemoryTable;
 use super::message::{Malformed, Message};
 use super::ring::{Addresses, Ring, RingHost};
 use crate::packet::MacAddr;
 use crate::virtio::{DirtyBitmap, MAX_RING_SIZE};
 use std::fs::File;
+use std::io;
 use std::os::fd::OwnedFd;
 use vhost::vhost_user::message::{
     FrontendReq as Req, VhostUserConfig, VhostUserLog, VhostUserMemory, VhostUserMemoryRegion,
@@ -170,6 +175,10 @@ pub struct Session<D: NetDevice> {
     /// Features accepted by SET_FEATURES.
     features: Option<u64>,
     protocol: Protocol,
+    /// A copy of the back channel, for another process.
+    back_channel: Option<OwnedFd>,
+    /// True once another process continues the session.
+    handed_over: bool,
 }
 
 impl<D: NetDevice> std::fmt::Debug for Session<D> {
@@ -195,6 +204,8 @@ impl<D: NetDevice> Session<D> {
             owned: false,
             features: None,
             protocol: Protocol::empty(),
+            back_channel: None,
+            handed_over: false,
         })
     }
 
@@ -284,9 +295,8 @@ impl<D: NetDevice> Session<D> {
             }
             Req::NET_SET_MTU => Ok(Outcome::Done(self.device.set_mtu(request.body_u64()?))),
             Req::SET_BACKEND_REQ_FD => {
-                let channel = request.files.pop();
-                let taken = channel.map(|channel| self.device.set_back_channel(channel));
-                Ok(Outcome::Done(taken.is_some()))
+                let set = request.files.pop().map(|channel| self.set_back_channel(channel));
+                Ok(Outcome::Done(set.is_some_and(|set| set.is_ok())))
             }
             Req::GET_MAX_MEM_SLOTS => question(request, MEMORY_SLOTS),
             Req::SET_LOG_BASE => {
@@ -296,6 +306,12 @@ impl<D: NetDevice> Session<D> {
             }
             _ => Err(Refused::Unknown(header.code)),
         }
+    }
+
+    fn set_back_channel(&mut self, channel: OwnedFd) -> io::Result<()> {
+        self.back_channel = Some(channel.try_clone()?);
+        self.device.set_back_channel(channel);
+        Ok(())
     }
 
     fn set_features(&mut self, features: u64) -> Result<Outcome, Refused> {
@@ -423,8 +439,11 @@ impl<D: NetDevice> Session<D> {
 }
 
 impl<D: NetDevice> Drop for Session<D> {
-    /// Stops the rings and releases the memory of the front end, which is gone.
+    /// Stops the rings and releases the memory of the front end, which is gone, unless another process serves it now.
     fn drop(&mut self) {
+        if self.handed_over {
+            return;
+        }
         self.device.detach();
         self.rings.iter_mut().for_each(Ring::reset);
         self.device.acked_features(0);

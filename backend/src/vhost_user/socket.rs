@@ -1,10 +1,12 @@
 //! Messages over a non-blocking Unix socket, and waiting for several descriptors.
 
 use super::message::{Assembler, FILES_MAX, Malformed, Message};
+use crate::config::handover::{Descriptors, HandoverError, next_of};
+use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
-use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
+use std::{io, iter};
 use vmm_sys_util::sock_ctrl_msg::ScmSocket;
 
 /// Result of a non-blocking read.
@@ -124,6 +126,49 @@ impl MessageSocket {
             }
         }
         Ok(())
+    }
+}
+
+/// What is on its way through a socket: bytes of messages that have not been read or written completely.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InTransit {
+    /// The start of a message of the peer.
+    incoming: Vec<u8>,
+    /// Descriptors that arrived with it.
+    files: usize,
+    /// Answers that the peer has not read.
+    outgoing: Vec<u8>,
+}
+
+impl MessageSocket {
+    /// The socket for another process. Descriptors: the stream, then those of an incomplete message. Answers have none.
+    pub fn into_handover(self) -> (InTransit, Vec<OwnedFd>) {
+        let mut outgoing: Vec<u8> = self.outgoing.iter().flat_map(Message::bytes).copied().collect();
+        outgoing.drain(..self.sent);
+        let (incoming, files) = self.incoming.into_parts();
+        let transit = InTransit {
+            incoming,
+            files: files.len(),
+            outgoing,
+        };
+        (transit, iter::once(self.stream.into()).chain(files).collect())
+    }
+
+    /// Continues where another process stopped.
+    ///
+    /// # Errors
+    /// [`HandoverError`]
+    pub fn take_over(transit: InTransit, descriptors: &mut Descriptors) -> Result<Self, HandoverError> {
+        let what = "the connection to the front end";
+        let system = |source| HandoverError::System { what, source };
+        let mut socket = Self::new(next_of(what, descriptors)?.into()).map_err(system)?;
+        let files = (0..transit.files).map(|_| next_of(what, descriptors));
+        let incoming = Assembler::from_parts(&transit.incoming, files.collect::<Result<_, _>>()?);
+        socket.incoming = incoming.map_err(|e| system(io::Error::other(e)))?;
+        if !transit.outgoing.is_empty() {
+            socket.queue(Message::rest(transit.outgoing));
+        }
+        Ok(socket)
     }
 }
 

@@ -10,7 +10,7 @@ use echo::Echo;
 use hawser_backend::config::{MasqueradeConfig, ModeConfig, PaceConfig, PolicyConfig, PortConfig};
 use hawser_backend::packet::MacAddr;
 use hawser_backend::port::Port;
-use hawser_backend::vhost_user::{Endpoint, Lifetime, ServeError, Server, StopHandle};
+use hawser_backend::vhost_user::{Endpoint, HandedOver, Lifetime, ServeError, Server, StopHandle};
 use hawser_testkit::frontend::{Vmm, VmmConfig};
 use std::num::NonZeroU16;
 use std::os::unix::net::UnixStream;
@@ -32,7 +32,7 @@ pub(crate) struct Backend {
     pub path: PathBuf,
     stop: StopHandle,
     thread: Option<JoinHandle<Result<(), ServeError>>>,
-    _dir: tempfile::TempDir,
+    dir: tempfile::TempDir,
 }
 
 impl Backend {
@@ -43,15 +43,47 @@ impl Backend {
     pub(crate) fn start_for(queue_pairs: u16, lifetime: Lifetime) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("nic.sock");
-        let port = Arc::new(Port::with_modes(config(queue_pairs), &mut |_| Ok(Box::new(Echo::default()))).unwrap());
-        let server = Server::bind(Endpoint::Listen(path.clone()), Arc::clone(&port), lifetime).unwrap();
+        Self::serve(Endpoint::Listen(path.clone()), port(queue_pairs), lifetime, dir, path)
+    }
+
+    /// Another port that continues with the server of this one, as in another process.
+    pub(crate) fn handed_over(self) -> Self {
+        let queue_pairs = self.port.config().queue_pairs.get();
+        self.handed_to(port(queue_pairs))
+    }
+
+    /// The same port with the server that was handed over, as after an upgrade that failed.
+    pub(crate) fn handed_back(self) -> Self {
+        let port = Arc::clone(&self.port);
+        self.handed_to(port)
+    }
+
+    fn handed_to(mut self, port: Arc<Port>) -> Self {
+        let handed = self.stop.hand_over().unwrap();
+        self.thread.take().unwrap().join().unwrap().unwrap();
+        let record = serde_json::to_string(&handed.record).unwrap();
+        let endpoint = Endpoint::TakenOver(Box::new(HandedOver {
+            record: serde_json::from_str(&record).unwrap(),
+            descriptors: handed.descriptors,
+        }));
+        let dir = std::mem::replace(&mut self.dir, tempfile::tempdir().unwrap());
+        Self::serve(endpoint, port, Lifetime::Persistent, dir, self.path.clone())
+    }
+
+    /// Handle that stops the server.
+    pub(crate) fn stop_handle(&self) -> StopHandle {
+        self.stop.clone()
+    }
+
+    fn serve(endpoint: Endpoint, port: Arc<Port>, lifetime: Lifetime, dir: tempfile::TempDir, path: PathBuf) -> Self {
+        let server = Server::bind(endpoint, Arc::clone(&port), lifetime).unwrap();
         let stop = server.stop_handle();
         Self {
             port,
             path,
             stop,
             thread: Some(std::thread::spawn(move || server.run())),
-            _dir: dir,
+            dir,
         }
     }
 
@@ -81,6 +113,11 @@ impl Drop for Backend {
             }
         }
     }
+}
+
+fn port(queue_pairs: u16) -> Arc<Port> {
+    let make = Port::with_modes(config(queue_pairs), &mut |_| Ok(Box::new(Echo::default())));
+    Arc::new(make.unwrap())
 }
 
 fn config(queue_pairs: u16) -> PortConfig {
