@@ -1,6 +1,6 @@
 //! A point on a monotonic clock, as a plain value.
 //!
-//! Protocol code never reads a clock: its caller passes the time, so tests run in virtual time.
+//! Protocol code never reads a clock. Its caller passes the time, so tests run in virtual time.
 
 use std::ops::{Add, Sub};
 use std::time::Duration;
@@ -20,7 +20,7 @@ impl Instant {
         self.0
     }
 
-    /// Time passed since `earlier`; zero if `earlier` is later.
+    /// Time that has passed since `earlier`; zero if `earlier` is later.
     pub const fn since(self, earlier: Self) -> Duration {
         Duration::from_nanos(self.0.saturating_sub(earlier.0))
     }

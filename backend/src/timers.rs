@@ -8,12 +8,12 @@ use crate::time::Instant;
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
-/// The owner's side of the queue: the time of its current entry.
+/// The owner's side of the queue: the time of the owner's current entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Scheduled(Instant);
 
 impl Scheduled {
-    /// No entry. This takes half the space of an `Option`, and every flow has one.
+    /// Means that there is no entry. This takes half the space of an `Option`, and every flow has one.
     const NEVER: Self = Self(Instant::from_nanos(u64::MAX));
 }
 
@@ -49,12 +49,12 @@ impl<K: Copy + Ord> TimerQueue<K> {
         }
     }
 
-    /// The time of the next entry.
+    /// Time of the earliest entry.
     pub fn deadline(&self) -> Option<Instant> {
         self.heap.peek().map(|Reverse((at, _))| *at)
     }
 
-    /// Entries in the queue, including those that were replaced.
+    /// Number of entries in the queue, including those that were replaced.
     pub fn len(&self) -> usize {
         self.heap.len()
     }
@@ -64,8 +64,8 @@ impl<K: Copy + Ord> TimerQueue<K> {
         self.heap.is_empty()
     }
 
-    /// Drops stale entries if they are the majority. The holder of `owners` timers calls this now and then. Otherwise
-    /// an entry that was replaced, or whose owner has been removed, would stay until its time. `is_current` calls
+    /// Drops stale entries if they are the majority. The holder of `owners` timers calls this regularly. Otherwise an
+    /// entry that was replaced, or whose owner has been removed, would stay until its time. `is_current` calls
     /// [`Scheduled::is_at`].
     pub fn sweep(&mut self, owners: usize, mut is_current: impl FnMut(Instant, K) -> bool) {
         if self.heap.len() > 2 * owners + SPARE {
@@ -84,13 +84,13 @@ impl<K: Copy + Ord> TimerQueue<K> {
 }
 
 impl Scheduled {
-    /// True if the entry of time `at` is the current one.
+    /// True if the entry with the time `at` is the current one.
     pub fn is_at(self, at: Instant) -> bool {
         self.0 == at
     }
 
-    /// Records that the entry of time `at` was due. False if the entry is stale because an earlier
-    /// one replaced it.
+    /// Records that the entry with the time `at` was due. False if the entry is stale because an earlier one replaced
+    /// it.
     pub fn fire(&mut self, at: Instant) -> bool {
         let current = self.is_at(at);
         if current {

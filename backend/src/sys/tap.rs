@@ -245,12 +245,11 @@ impl TapQueue {
         usize::try_from(n).map_err(|_| io::Error::last_os_error())
     }
 
-    /// Reads one frame, virtio header first, and returns its length including the header. Bytes
-    /// that do not fit are lost.
+    /// Reads one frame, beginning with the virtio header, and returns its length including that header. Bytes that do
+    /// not fit are lost.
     ///
     /// # Errors
-    /// The error of readv(2): EAGAIN if there is no frame, EBADFD after the device has been
-    /// removed.
+    /// The error of readv(2): EAGAIN if there is no frame, EBADFD after the device has been removed.
     pub fn read(&self, room: &mut [GuestSliceMut<'_>]) -> io::Result<usize> {
         let count = libc::c_int::try_from(room.len()).unwrap_or(libc::c_int::MAX);
         // SAFETY: GuestSliceMut has the layout of iovec, and each guarantees writable memory.
@@ -282,8 +281,8 @@ impl Handover for TapQueue {
         (Sealed(record), vec![self.fd])
     }
 
-    /// Makes no system call, unlike [`adopt`](Self::adopt): the kernel keeps the settings of the queue, and a device
-    /// that has disappeared meanwhile may come back.
+    /// Makes no system call, unlike [`adopt`](Self::adopt). The kernel keeps the settings of the queue, and a device
+    /// that has disappeared in the meantime may come back.
     fn take_over(Sealed(record): Self::Record, descriptors: &mut Descriptors) -> Result<Self, HandoverError> {
         Ok(Self {
             fd: next_of("a queue of the device to the segment", descriptors)?,

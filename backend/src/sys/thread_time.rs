@@ -1,4 +1,4 @@
-//! Processor time of a thread.
+//! Processor time of the calling thread.
 
 use std::time::Duration;
 

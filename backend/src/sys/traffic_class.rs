@@ -30,7 +30,7 @@ pub fn watch_traffic_class(socket: &Socket, domain: Domain, watch: bool) -> io::
     }
 }
 
-/// DSCP and ECN in IP_TOS, a byte, or IPV6_TCLASS, a C `int`.
+/// Reads DSCP and ECN from IP_TOS, which is a byte, or IPV6_TCLASS, which is a C `int`.
 pub(super) fn received_class(level: libc::c_int, kind: libc::c_int, data: &[u8]) -> Option<u8> {
     match (level, kind) {
         (libc::SOL_IP, libc::IP_TOS) => data.first().copied(),
@@ -39,7 +39,7 @@ pub(super) fn received_class(level: libc::c_int, kind: libc::c_int, data: &[u8])
     }
 }
 
-/// The value that [`set_traffic_class`] has set.
+/// The value that [`set_traffic_class`] has set on the socket.
 ///
 /// # Errors
 /// The error of getsockopt(2).

@@ -1,25 +1,25 @@
-//! Completes checksums for guests that did not negotiate GUEST_CSUM: a checksum that a mode left
-//! partial, or only marked as valid, is computed before the frame is written.
+//! Completes checksums for guests that did not negotiate GUEST_CSUM. A checksum that a mode left partial, or only
+//! marked as valid, is computed before the frame is written.
 
 use crate::frame::{Checksum, GuestSlice, Offload, copy_from_guest};
 use crate::packet::checksum::Sum;
 use crate::packet::{Head, protocol};
 
-/// Bytes summed at a time; even, so that no 16-bit word is split.
+/// Number of bytes summed at a time. It is even, so that no 16-bit word is split.
 const CHUNK: usize = 2048;
 
 /// Position of a frame's checksum, and the initial sum.
 struct Field {
-    /// Offset in the frame where the sum starts.
+    /// Offset in the frame at which the sum starts.
     start: usize,
     /// Offset of the checksum field in the frame.
     at: usize,
     initial: Sum,
 }
 
-/// Completes the L4 checksum of a frame of `head` followed by the first `len` bytes of `payload`,
-/// and returns the offload that remains for the guest: none, except where the checksum cannot be
-/// computed (headers outside `head`, fragments, protocols without a checksum).
+/// Completes the L4 checksum of a frame that consists of `head` and the first `len` bytes of `payload`. Returns the
+/// offload that remains for the guest: none, except where the checksum cannot be computed (headers outside `head`,
+/// fragments, protocols without a checksum).
 pub fn complete(offload: Offload, head: &mut [u8], payload: &[GuestSlice<'_>], len: usize) -> Offload {
     let field = match offload.checksum {
         Checksum::Complete => return offload,

@@ -2,7 +2,7 @@ use super::*;
 use proptest::prelude::*;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// A frame of `protocol` whose L4 part is `l4`, checksum field zero.
+/// A frame of `protocol` whose L4 part is `l4`, with a checksum field of zero.
 fn frame(v6: bool, proto: u8, l4: &[u8]) -> Vec<u8> {
     let mut frame = vec![0; 12];
     if v6 {
@@ -76,7 +76,7 @@ proptest! {
             Offload::VALID
         };
         let whole = frame(v6, proto, &l4);
-        // The head ends somewhere after the checksum; the rest is in two pieces.
+        // The head ends somewhere after the checksum. The rest is in two pieces.
         let split = (start + split).min(whole.len());
         let (head, payload) = whole.split_at(split);
         let mut head = head.to_vec();

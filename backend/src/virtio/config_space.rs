@@ -5,18 +5,18 @@ use std::num::NonZeroU16;
 
 /// VIRTIO_NET_S_LINK_UP
 const STATUS_LINK_UP: u16 = 1;
-/// Unknown "speed" and "duplex" (5.1.4).
+/// Value for an unknown "speed" or "duplex" (5.1.4).
 const SPEED_UNKNOWN: u32 = u32::MAX;
 const DUPLEX_UNKNOWN: u8 = 0xff;
 
 /// Properties of a NIC that the driver sees.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DeviceConfig {
-    /// MAC address; `None` if the front end or the guest chooses it.
+    /// MAC address. `None` if the front end or the guest chooses it.
     pub mac: Option<MacAddr>,
     /// MTU, in bytes of IP packet.
     pub mtu: u16,
-    /// Offered queue pairs, each of one receive and one transmit queue.
+    /// Offered queue pairs. Each consists of one receive and one transmit queue.
     pub queue_pairs: NonZeroU16,
 }
 
@@ -26,7 +26,7 @@ pub struct DeviceConfig {
 pub struct ConfigSpace([u8; Self::LEN]);
 
 impl ConfigSpace {
-    /// Bytes of the fields that hawser sets.
+    /// Length in bytes of the fields that hawser sets.
     pub const LEN: usize = 17;
 
     /// The configuration space for `config` and the state of the link.
@@ -42,7 +42,7 @@ impl ConfigSpace {
         Self(bytes)
     }
 
-    /// Reads `size` bytes from `offset`; zeros beyond the known fields.
+    /// Reads `size` bytes, starting at `offset`. Bytes beyond the known fields are zero.
     pub fn read(&self, offset: u32, size: u32) -> Vec<u8> {
         let known = usize::try_from(offset)
             .ok()

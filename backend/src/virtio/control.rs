@@ -1,10 +1,9 @@
 //! The control queue (5.1.6.5), on which the driver sends commands.
 //!
-//! Commands are rare and small. A command is executed only if the driver has acknowledged its
-//! feature; any other is answered with an error. Each part of a command is copied out of guest
-//! memory once and checked on the copy. Address tables are read up to [`MAC_TABLE_MAX`] entries;
-//! for a longer table only that fact is kept. Most front ends serve this queue themselves and
-//! enable rings instead.
+//! Commands are rare and small. A command is executed only if the driver has acknowledged its feature. Any other
+//! command is answered with an error. Each part of a command is copied out of guest memory once and checked on the
+//! copy. Address tables are read up to [`MAC_TABLE_MAX`] entries. For a longer table, only the fact that it is longer
+//! is kept. Most front ends serve this queue themselves and enable rings instead.
 
 use super::features::Features;
 use super::memory::GuestMap;
@@ -45,13 +44,13 @@ mod class {
     pub(super) const OFFLOADS_SET: u8 = 0;
 }
 
-/// Commands served in one turn, while frames wait.
+/// Maximum commands served in one turn, while frames wait.
 const ORDERS_PER_TURN: usize = 64;
 
-/// Addresses kept per table. Linux has no limit; QEMU keeps 64.
+/// Maximum addresses kept per table. Linux has no limit; QEMU keeps 64.
 pub const MAC_TABLE_MAX: usize = 256;
 
-/// Frames that the driver wants in addition to those for its own MAC (commands of class RX).
+/// A receive mode: frames that the driver wants in addition to those for its own MAC (commands of class RX).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RxMode {
     /// All frames.
@@ -68,48 +67,48 @@ pub enum RxMode {
     NoBroadcast,
 }
 
-/// A MAC filter table.
+/// A MAC filter table of the driver.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum MacTable {
-    /// No address.
+    /// The table has no address.
     #[default]
     Empty,
     /// These addresses, at most [`MAC_TABLE_MAX`].
     Some(Vec<MacAddr>),
-    /// More addresses than are kept: any address may be among them.
+    /// The table has more addresses than are kept, so any address may be in it.
     TooMany,
 }
 
-/// A command of the driver.
+/// A command from the driver.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Order {
-    /// Use this many queue pairs.
+    /// Uses this many queue pairs.
     QueuePairs(u16),
-    /// Enables or disables a receive mode.
+    /// Switches a receive mode on (true) or off.
     Receive(RxMode, bool),
-    /// Also receive frames for these unicast and multicast addresses.
+    /// Replaces the MAC filter tables.
     MacTables {
-        /// Unicast addresses.
+        /// Unicast addresses to receive.
         unicast: MacTable,
-        /// Multicast addresses.
+        /// Multicast addresses to receive.
         multicast: MacTable,
     },
     /// Sets the MAC address of the NIC.
     MacAddress(MacAddr),
-    /// Starts (true) or stops receiving this VLAN.
+    /// Starts (true) or stops receiving frames of this VLAN.
     Vlan(u16, bool),
-    /// The guest has announced itself as requested.
+    /// Reports that the guest has announced itself as requested.
     Announced,
-    /// The offloads accepted on the receive side, as feature bits.
+    /// Sets the offloads accepted on the receive side, as feature bits.
     Offloads(u64),
 }
 
-/// What remains to be done after a turn of the queue.
+/// Work that remains after a turn of the queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Served {
-    /// The driver wants an interrupt for the answers.
+    /// True if the driver wants an interrupt for the answers.
     pub call: bool,
-    /// There may be more commands: the queue is served again without a kick.
+    /// True if there may be more commands. The queue is then served again without a kick.
     pub more: bool,
 }
 
@@ -141,17 +140,17 @@ impl Control {
         self.ring.set_features(features);
     }
 
-    /// The position from which a successor continues.
+    /// The addresses of the queue, and the position from which a successor continues.
     pub const fn layout(&self) -> RingLayout {
         self.ring.layout()
     }
 
-    /// Descriptors visited in the last turn.
+    /// Number of descriptors visited in the last turn.
     pub const fn visited(&self) -> usize {
         self.ring.visited()
     }
 
-    /// Answers commands; `act` returns whether it executed the command.
+    /// Answers commands. `act` executes a command and returns whether it did so.
     ///
     /// # Errors
     /// The queue is broken and must stop.
@@ -160,7 +159,7 @@ impl Control {
         let mut orders = 0;
         let result = loop {
             match self.ring.pop(&mut self.segments) {
-                // Frames are served in between, however fast the guest posts commands.
+                // Frames are served in between, no matter how fast the guest posts commands.
                 Ok(Some(chain)) => {
                     let written = self.answer(chain.first + chain.readable, act);
                     self.ring.push_used(chain.head, written);
@@ -184,8 +183,8 @@ impl Control {
         })
     }
 
-    /// Executes the command in the buffers before `writable` and writes the answer into those after
-    /// it; returns the bytes written.
+    /// Executes the command in the buffers before `writable` and writes the answer into the buffers after it. Returns
+    /// the number of bytes written.
     fn answer(&mut self, writable: usize, act: &mut dyn FnMut(Order) -> bool) -> u32 {
         // A command without room for an answer is not executed.
         if writable == self.segments.len() {
@@ -204,7 +203,7 @@ impl Control {
     }
 }
 
-/// The bytes of a command, each read once, from the front.
+/// Reads the bytes of a command from the front, each byte once.
 struct Request<'g> {
     slices: &'g [GuestSlice<'g>],
     at: usize,
@@ -274,7 +273,7 @@ impl Request<'_> {
         features.has(feature).then_some(Order::Receive(mode, on != 0))
     }
 
-    /// One `virtio_net_ctrl_mac`: the number of entries, then the entries.
+    /// Reads one `virtio_net_ctrl_mac`: the number of entries, then the entries.
     fn table(&mut self) -> Option<MacTable> {
         let entries = usize::try_from(u32::from_le_bytes(self.take()?)).ok()?;
         let bytes = entries.checked_mul(size_of::<MacAddr>())?;

@@ -36,7 +36,7 @@ impl Guest {
         }
     }
 
-    /// Posts a command with room for the answer; returns the address of the answer.
+    /// Posts a command with room for the answer, and returns the address of the answer.
     fn order(&mut self, request: &[u8]) -> u64 {
         let address = self.memory.take(request.len() as u64 + 64, 16);
         self.memory.write(address, request);
@@ -58,7 +58,7 @@ impl Guest {
         ack
     }
 
-    /// Whether the driver needs an interrupt (`None`: the queue is broken), and the commands.
+    /// Whether the driver needs an interrupt (`None` if the queue is broken), and the commands.
     fn serve(&mut self) -> (Option<bool>, Vec<Order>) {
         let mut orders = Vec::new();
         let told = self.control.serve(&mut |order| {
@@ -235,7 +235,7 @@ fn a_turn_takes_so_many_orders_and_looks_at_so_many_descriptors_and_no_more() {
     let mut driver = DriverRing::new(&mut memory, 256);
     let features = Features(ALL.0 | 1 << virtio_bindings::virtio_ring::VIRTIO_RING_F_INDIRECT_DESC);
     let mut control = Control::new(Arc::clone(&memory.map), driver.layout, features).unwrap();
-    // The longest possible chain, of empty buffers.
+    // The longest possible chain consists of empty buffers.
     let nothing = Buffer {
         address: 0x100,
         len: 0,

@@ -1,9 +1,9 @@
-//! The log of pages that hawser wrote, for live migration (vhost-user "Migration").
+//! The log of pages that hawser has written, for live migration (vhost-user "Migration").
 //!
-//! The front end shares one bitmap for all guest memory, with a bit per 4 KiB page of
-//! guest-physical address. Each memory region marks its own part ([`DirtyBitmap`]); a region
-//! without a log costs a relaxed load per write. Regions of a later memory table inherit the log
-//! ([`DirtyBitmap::inherit`]). The ring decides whether pages are marked at all (feature LOG_ALL).
+//! The front end shares one bitmap for all guest memory, with a bit per 4 KiB page of guest-physical address. Each
+//! memory region marks its own part ([`DirtyBitmap`]). A region without a log costs a relaxed load per write. Regions
+//! of a later memory table inherit the log ([`DirtyBitmap::inherit`]). The ring decides whether pages are marked at all
+//! (feature LOG_ALL).
 
 use std::fs::File;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
@@ -12,22 +12,22 @@ use vm_memory::bitmap::{Bitmap, BitmapSlice, NewBitmap, WithBitmapSlice};
 use vm_memory::mmap::MmapRegionError;
 use vm_memory::{Address, FileOffset, GuestMemoryRegion, MmapRegion, VolatileMemory};
 
-/// Bytes per bit of the log (VHOST_LOG_PAGE).
+/// Number of bytes that one bit of the log stands for (VHOST_LOG_PAGE).
 const PAGE: u64 = 4096;
-/// Pages per byte of the log.
+/// Number of pages that one byte of the log stands for.
 const PAGES_PER_BYTE: u64 = 8;
 
-/// The log of one memory region; clones share it.
+/// The log of one memory region. Clones share it.
 #[derive(Clone, Debug, Default)]
 pub struct DirtyBitmap {
     shared: Arc<Shared>,
-    /// Offset of this slice in its region.
+    /// Offset of the slice in its region.
     offset: u64,
 }
 
 #[derive(Debug, Default)]
 struct Shared {
-    /// True once there is a log; a write without a log reads only this.
+    /// True once there is a log. A write without a log reads only this flag.
     active: AtomicBool,
     log: RwLock<Option<RegionLog>>,
 }
@@ -47,7 +47,7 @@ pub struct RegionLog {
 pub struct SharedLog(MmapRegion);
 
 impl SharedLog {
-    /// Maps `len` bytes of `file` from `offset`.
+    /// Maps `len` bytes of `file`, starting at `offset`.
     ///
     /// # Errors
     /// The error of mmap(2).
@@ -56,7 +56,7 @@ impl SharedLog {
         MmapRegion::from_file(FileOffset::new(file, offset), len).map(Self)
     }
 
-    /// A log of `len` bytes that is not shared with a front end.
+    /// Creates a log of `len` bytes that is not shared with a front end.
     ///
     /// # Errors
     /// The error of mmap(2).
@@ -65,21 +65,21 @@ impl SharedLog {
         MmapRegion::new(len).map(Self)
     }
 
-    /// Bytes of the bitmap.
+    /// Length of the bitmap in bytes.
     pub fn size(&self) -> usize {
         self.0.size()
     }
 
-    /// The byte for eight pages; `None` beyond the end.
+    /// The byte for eight pages. `None` beyond the end of the bitmap.
     pub fn byte(&self, index: usize) -> Option<&AtomicU8> {
         self.0.get_atomic_ref(index).ok()
     }
 }
 
 impl DirtyBitmap {
-    /// Inherits the log of a region in an earlier memory table, unless this region has one;
-    /// `region` is the region of this bitmap. A log that is too short for the region is not
-    /// inherited: the front end sends a longer one before it relies on it.
+    /// Inherits the log of a region in an earlier memory table, unless this region already has one. `region` is the
+    /// region of this bitmap. A log that is too short for the region is not inherited: the front end sends a longer one
+    /// before it relies on it.
     pub fn inherit(&self, earlier: &Self, region: &impl GuestMemoryRegion) {
         if self.shared.active.load(Ordering::Relaxed) {
             return;
@@ -101,7 +101,7 @@ impl DirtyBitmap {
         self.shared.active.store(true, Ordering::Release);
     }
 
-    /// Marks `len` bytes from `offset` in the region.
+    /// Marks `len` bytes of the region, starting at `offset`.
     pub fn mark(&self, offset: u64, len: u64) {
         self.with_log(|log| log.mark(self.offset.saturating_add(offset), len));
     }
@@ -121,7 +121,7 @@ impl DirtyBitmap {
 }
 
 impl RegionLog {
-    /// The part of `pages` for `region`; `None` if the bitmap ends before the region does.
+    /// The part of `pages` for `region`. `None` if the bitmap ends before the region does.
     pub fn new(region: &impl GuestMemoryRegion, pages: &Arc<SharedLog>) -> Option<Self> {
         let (start, len) = (region.start_addr().raw_value(), region.len());
         let needed = start.checked_add(len)?.div_ceil(PAGE * PAGES_PER_BYTE);
@@ -240,7 +240,7 @@ mod tests {
     fn the_log_outlives_a_moment_without_memory() {
         let before = TestMemory::new(0x10_000);
         let log = DirtyLog::attach(&before);
-        // Replaces the only region, which is removed first.
+        // This replaces the only region, which is removed first.
         let without = GuestMap::new(Arc::new(GuestMemoryMmap::new()), Some(&before.map));
         let after = TestMemory::new(0x10_000);
         let map = GuestMap::new(Arc::clone(&after.memory), Some(&without));

@@ -13,7 +13,7 @@ use virtio_bindings::virtio_net::{
 };
 use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
 
-/// VHOST_F_LOG_ALL: pages that hawser writes are logged while this is acknowledged.
+/// VHOST_F_LOG_ALL: while it is acknowledged, pages that hawser writes are logged.
 pub const LOG_ALL: u64 = 1 << 26;
 /// VHOST_USER_F_PROTOCOL_FEATURES.
 pub const PROTOCOL_FEATURES: u64 = 1 << 30;
@@ -26,7 +26,7 @@ pub const GUEST_OFFLOADS: u64 = 1 << VIRTIO_NET_F_GUEST_CSUM
     | 1 << VIRTIO_NET_F_GUEST_USO4
     | 1 << VIRTIO_NET_F_GUEST_USO6;
 
-/// The features a NIC offers.
+/// The features that a NIC offers.
 pub fn offered(config: DeviceConfig) -> u64 {
     let mut features = LOG_ALL | PROTOCOL_FEATURES;
     for bit in [
@@ -68,7 +68,7 @@ pub fn offered(config: DeviceConfig) -> u64 {
     features
 }
 
-/// Acknowledged feature bits.
+/// The acknowledged feature bits.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Features(pub u64);
 
@@ -83,9 +83,9 @@ impl Features {
         self.0 & LOG_ALL != 0
     }
 
-    /// Offloads that the guest accepts on receive.
+    /// The offloads that the guest accepts on its receive side.
     pub const fn guest_caps(self) -> GuestCaps {
-        // Every segmentation offload needs GUEST_CSUM (5.1.3.1), so a driver without GUEST_CSUM gets none.
+        // Every segmentation offload needs GUEST_CSUM (5.1.3.1), so a driver without it gets none.
         let checksum = self.has(VIRTIO_NET_F_GUEST_CSUM);
         GuestCaps {
             checksum,
@@ -104,7 +104,7 @@ pub(crate) mod tests {
     use crate::packet::MacAddr;
     use std::num::NonZeroU16;
 
-    /// A NIC with this many queue pairs.
+    /// The configuration of a NIC with this many queue pairs.
     pub(crate) fn device(queue_pairs: u16) -> DeviceConfig {
         DeviceConfig {
             mac: None,

@@ -1,19 +1,19 @@
 //! A snapshot of guest memory: the mapping of guest-physical addresses.
 //!
 //! A ring caches the region of its last translation, so most translations need only one comparison. The snapshot keeps
-//! the mapping alive ([`Arc`]); a new memory table creates a new snapshot, and the worker reports when it has released
+//! the mapping alive ([`Arc`]). A new memory table creates a new snapshot, and the worker reports when it has released
 //! the old one.
 
 use super::DirtyBitmap;
 use std::sync::Arc;
 use vm_memory::{Address, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
 
-/// One immutable table of guest memory.
+/// An immutable memory table of the guest.
 #[derive(Debug)]
 pub struct GuestMap {
-    /// Sorted by guest-physical address; regions never overlap.
+    /// Regions of the table, sorted by guest-physical address. They never overlap.
     regions: Vec<Region>,
-    /// The log of an earlier table, for a later one to inherit: this table may have no region.
+    /// Log of an earlier table, kept for a later table to inherit, because this table may have no region.
     earlier_log: Option<DirtyBitmap>,
     memory: Arc<GuestMemoryMmap<DirtyBitmap>>,
 }
@@ -26,12 +26,12 @@ struct Region {
     log: DirtyBitmap,
 }
 
-// SAFETY: the pointers are addresses in a shared mapping that `memory` keeps alive; nothing in it belongs to a thread.
+// SAFETY: the pointers are addresses in a shared mapping that `memory` keeps alive. Nothing in it belongs to a thread.
 unsafe impl Send for GuestMap {}
 // SAFETY: as above; all access through them is by raw pointer or atomic.
 unsafe impl Sync for GuestMap {}
 
-/// The region of one map in which the last address was found; empty at first.
+/// The region of one map in which the last address was found. It is empty at first.
 #[derive(Clone, Copy, Debug)]
 pub struct RegionCache {
     start: u64,
@@ -50,7 +50,7 @@ impl Default for RegionCache {
 }
 
 impl RegionCache {
-    /// Like [`GuestMap::find`], but in this region only.
+    /// Does the same as [`GuestMap::find`], but in this region only.
     #[inline]
     fn at(&self, address: u64) -> Option<(*mut u8, u64)> {
         let offset = address.wrapping_sub(self.start);
@@ -65,8 +65,8 @@ impl RegionCache {
 }
 
 impl GuestMap {
-    /// Creates a snapshot of `memory`. If writes to the `earlier` one are logged, the log continues
-    /// for the new regions.
+    /// Creates a snapshot of `memory`. If writes to the `earlier` snapshot are logged, the log continues for the new
+    /// regions.
     pub fn new(memory: Arc<GuestMemoryMmap<DirtyBitmap>>, earlier: Option<&Self>) -> Self {
         let earlier_log = earlier.and_then(Self::active_log).cloned();
         let mut regions: Vec<Region> = memory
@@ -92,19 +92,19 @@ impl GuestMap {
         }
     }
 
-    /// A log that other tables can inherit.
+    /// A log that later tables can inherit, if there is one.
     fn active_log(&self) -> Option<&DirtyBitmap> {
         let own = self.regions.iter().map(|r| &r.log).find(|log| log.is_active());
         own.or(self.earlier_log.as_ref())
     }
 
-    /// The memory behind the snapshot.
+    /// The memory on which the snapshot is based.
     pub const fn memory(&self) -> &Arc<GuestMemoryMmap<DirtyBitmap>> {
         &self.memory
     }
 
-    /// Host address of guest-physical `address`, and the number of bytes from there to the end of
-    /// its region (at least one); `None` if it is not mapped. `cache` must belong to this map.
+    /// Host address of the guest-physical `address`, and the number of bytes from there to the end of its region (at
+    /// least one). `None` if the address is not mapped. `cache` must belong to this map.
     #[inline]
     pub fn find(&self, cache: &mut RegionCache, address: u64) -> Option<(*mut u8, u64)> {
         cache.at(address).or_else(|| self.find_elsewhere(cache, address))
@@ -112,7 +112,7 @@ impl GuestMap {
 
     #[cold]
     fn find_elsewhere(&self, cache: &mut RegionCache, address: u64) -> Option<(*mut u8, u64)> {
-        // The last region that starts at or before the address.
+        // This is the last region that starts at or before the address.
         let index = self.regions.partition_point(|r| r.start <= address).checked_sub(1)?;
         let region = &self.regions[index];
         let found = RegionCache {

@@ -11,11 +11,11 @@ use virtio_bindings::virtio_net::{
     VIRTIO_NET_F_MRG_RXBUF,
 };
 
-/// Bytes of the header with `num_buffers`: VERSION_1 or MRG_RXBUF.
+/// Length of the header with `num_buffers` (VERSION_1 or MRG_RXBUF), in bytes.
 pub const HEADER_LEN: usize = 12;
-// Bridge mode copies headers between rings and TAP queues.
+// Bridge mode copies headers between rings and TAP queues without conversion.
 const _: () = assert!(HEADER_LEN == crate::sys::tap::HEADER_LEN);
-/// Bytes of the header of a legacy driver without MRG_RXBUF.
+/// Length of the header of a legacy driver without MRG_RXBUF, in bytes.
 pub const LEGACY_HEADER_LEN: usize = 10;
 
 /// VIRTIO_NET_HDR_F_NEEDS_CSUM
@@ -30,15 +30,15 @@ const GSO_TCPV4: u8 = 1;
 const GSO_TCPV6: u8 = 4;
 /// VIRTIO_NET_HDR_GSO_UDP_L4
 const GSO_UDP_L4: u8 = 5;
-/// VIRTIO_NET_HDR_GSO_ECN, a bit beside the type
+/// VIRTIO_NET_HDR_GSO_ECN, a bit that is combined with the type
 const GSO_ECN: u8 = 0x80;
 
-/// Offset of the checksum in a TCP header.
+/// Offset of the checksum field in a TCP header.
 const TCP_CHECKSUM: u16 = 16;
-/// Offset of the checksum in a UDP header.
+/// Offset of the checksum field in a UDP header.
 const UDP_CHECKSUM: u16 = 6;
 
-/// Bytes of header in front of each frame, in both directions.
+/// Length of the header in front of each frame, in both directions, in bytes.
 pub const fn header_len(features: Features) -> usize {
     if features.has(VIRTIO_F_VERSION_1) || features.has(VIRTIO_NET_F_MRG_RXBUF) {
         HEADER_LEN
@@ -47,12 +47,11 @@ pub const fn header_len(features: Features) -> usize {
     }
 }
 
-/// Checks the offload that the guest requests for a frame with this `head` (its first bytes), except
-/// for the frame's protocol ([`Offload::suits`]).
+/// Checks the offload that the guest requests for a frame whose first bytes are `head`. The frame's protocol is checked
+/// elsewhere ([`Offload::suits`]).
 ///
 /// # Errors
-/// [`DropReason::BadOffload`]: the request uses a feature that was not negotiated, or points
-/// outside the head.
+/// [`DropReason::BadOffload`]: the request uses a feature that was not negotiated, or points outside the head.
 pub fn decode(header: &[u8; LEGACY_HEADER_LEN], head: &[u8], features: Features) -> Result<Offload, DropReason> {
     let [flags, gso, ..] = *header;
     if flags & NEEDS_CSUM == 0 && gso == GSO_NONE {
@@ -151,7 +150,7 @@ pub fn encode(offload: Offload, head: &[u8], num_buffers: u16, caps: GuestCaps) 
     header
 }
 
-/// `hdr_len`: bytes of all headers of a frame to segment.
+/// The value of `hdr_len`: the length of all headers of a frame to be segmented.
 fn headers_len(start: u16, gso: u8, head: &[u8]) -> u16 {
     const UDP_HEADER: u16 = 8;
     const TCP_DATA_OFFSET: usize = 12;

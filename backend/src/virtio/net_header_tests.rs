@@ -96,13 +96,13 @@ fn what_was_not_negotiated_is_refused() {
 #[test]
 fn claims_that_make_no_sense_are_refused() {
     for (header, ethertype) in [
-        // Segmentation without a checksum, with size zero, or of an unknown kind.
+        // The request is for segmentation without a checksum, with size zero, or of an unknown kind.
         (raw(0, 1, 1460, 34, 16), 0x0800),
         (raw(1, 1, 0, 34, 16), 0x0800),
         (raw(1, 3, 1460, 34, 6), 0x0800),
         (raw(1, 0x80, 1460, 34, 16), 0x0800),
         (raw(1, 0x85, 1200, 34, 6), 0x0800),
-        // The checksum field of another protocol, another IP version.
+        // The checksum field is that of another protocol or IP version.
         (raw(1, 1, 1460, 34, 6), 0x0800),
         (raw(1, 5, 1200, 34, 16), 0x0800),
         (raw(1, 1, 1460, 34, 16), 0x86dd),

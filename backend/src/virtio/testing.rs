@@ -15,11 +15,11 @@ pub const WRITE: u16 = 2;
 /// VRING_DESC_F_INDIRECT
 pub const INDIRECT: u16 = 4;
 
-/// Memory of a fake guest, and an allocator for it.
+/// The memory of a fake guest, with an allocator.
 pub struct TestMemory {
-    /// The memory.
+    /// Memory shared by guest and device.
     pub memory: Arc<GuestMemoryMmap<DirtyBitmap>>,
-    /// Its snapshot for the device.
+    /// The device's snapshot of the memory.
     pub map: Arc<GuestMap>,
     next: u64,
 }
@@ -46,10 +46,10 @@ fn mapped(regions: &[(u64, usize)]) -> GuestMemoryMmap<DirtyBitmap> {
     }
 
     let region = |&(at, len): &(u64, usize)| {
-        // Never freed: a snapshot may live longer than this memory.
+        // The pages are never freed, because a snapshot may live longer than this memory.
         let pages = vec![Page { _bytes: [0; 4096] }; len.div_ceil(4096)].leak();
         let builder = MmapRegionBuilder::new_with_bitmap(len, DirtyBitmap::with_len(len));
-        // SAFETY: the pages are at least `len` bytes, and are never freed.
+        // SAFETY: the pages have at least `len` bytes, and they are never freed.
         let builder = unsafe { builder.with_raw_mmap_pointer(pages.as_mut_ptr().cast()) };
         let builder = builder.with_mmap_prot(libc::PROT_READ | libc::PROT_WRITE);
         GuestRegionMmap::new(builder.build().expect("a region"), GuestAddress(at)).expect("a region")
@@ -58,12 +58,12 @@ fn mapped(regions: &[(u64, usize)]) -> GuestMemoryMmap<DirtyBitmap> {
 }
 
 impl TestMemory {
-    /// One region of `len` bytes from address 0.
+    /// Creates one region of `len` bytes at address 0.
     pub fn new(len: usize) -> Self {
         Self::with_regions(&[(0, len)])
     }
 
-    /// Regions of (address, length).
+    /// Creates regions, each given by address and length.
     pub fn with_regions(regions: &[(u64, usize)]) -> Self {
         let memory = Arc::new(mapped(regions));
         Self {
@@ -80,7 +80,7 @@ impl TestMemory {
         at
     }
 
-    /// A copy of guest memory.
+    /// Returns a copy of guest memory.
     pub fn read(&self, address: u64, len: usize) -> Vec<u8> {
         let mut bytes = vec![0; len];
         self.memory
@@ -103,7 +103,7 @@ impl TestMemory {
     }
 }
 
-/// A dirty log like one shared by a front end.
+/// A dirty log like the one that a front end shares.
 pub struct DirtyLog(Arc<SharedLog>);
 
 debug_fields!(DirtyLog {});
@@ -132,20 +132,20 @@ impl DirtyLog {
     }
 }
 
-/// A buffer of a chain.
+/// A buffer that a driver posts as part of a chain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Buffer {
     /// Guest-physical address.
     pub address: u64,
-    /// Bytes.
+    /// Length in bytes.
     pub len: u32,
-    /// The device may write it.
+    /// True if the device may write to it.
     pub writable: bool,
 }
 
 /// The driver's side of one ring.
 pub struct DriverRing {
-    /// Addresses of the ring.
+    /// Addresses of the ring, and its first position.
     pub layout: RingLayout,
     next_descriptor: u16,
     avail_idx: u16,
@@ -192,7 +192,7 @@ impl DriverRing {
         memory.write(table + 16 * u64::from(index), &bytes);
     }
 
-    /// Posts a chain of `buffers`; returns its head.
+    /// Posts a chain of `buffers`, and returns its head.
     pub fn post(&mut self, memory: &TestMemory, buffers: &[Buffer]) -> u16 {
         let mask = self.layout.size - 1;
         let head = self.next_descriptor & mask;
@@ -207,13 +207,13 @@ impl DriverRing {
         head
     }
 
-    /// Posts a chain with its buffers in an indirect table; returns its head.
+    /// Posts a chain whose buffers are in an indirect table, and returns its head.
     pub fn post_indirect(&mut self, memory: &mut TestMemory, buffers: &[Buffer]) -> u16 {
         let table = memory.take(16 * buffers.len() as u64, 16);
         self.post_table(memory, table, buffers)
     }
 
-    /// Does the same with the table at `table`.
+    /// Posts the indirect table at address `table`.
     pub fn post_table(&mut self, memory: &TestMemory, table: u64, buffers: &[Buffer]) -> u16 {
         for (index, buffer) in (0u16..).zip(buffers) {
             let is_last = usize::from(index) + 1 == buffers.len();
@@ -239,7 +239,7 @@ impl DriverRing {
         self.set_avail_idx(memory, self.avail_idx.wrapping_add(1));
     }
 
-    /// Sets the available index, whether or not entries exist.
+    /// Sets the available index, regardless of whether the entries exist.
     pub fn set_avail_idx(&mut self, memory: &TestMemory, index: u16) {
         self.avail_idx = index;
         memory.write_u16(self.layout.available + 2, index);
@@ -265,7 +265,7 @@ impl DriverRing {
         memory.read_u16(self.layout.used)
     }
 
-    /// The used index.
+    /// The used index of the ring.
     pub fn used_idx(&self, memory: &TestMemory) -> u16 {
         memory.read_u16(self.layout.used + 2)
     }

@@ -12,18 +12,18 @@ use crate::counters::{Count, Counters, DropReason};
 use crate::frame::{Budget, GuestBurst, GuestFrame, HEAD_MAX, Offload, copy_from_guest};
 use crate::packet::{EthernetHeader, Head};
 
-/// Maximum chains in one burst. A larger burst offers more datagrams of one flow to merge.
+/// Maximum chains in one burst. A larger burst gives more datagrams of one flow that can be merged.
 pub const BURST: usize = 256;
-/// A burst ends with the chain that reaches this many bytes, so that the guest gets large buffers
-/// back while others are processed.
+/// A burst ends with the chain that reaches this many bytes, so that the guest gets large buffers back while others are
+/// processed.
 const BYTE_BUDGET: usize = 4 * 1024 * 1024;
 /// A burst ends early when it has this many buffers.
 const SEGMENT_BUDGET: usize = 2048;
-/// A burst ends early when it has visited this many descriptors, empty ones included.
+/// A burst ends early when it has visited this many descriptors, including empty ones.
 const VISIT_BUDGET: usize = SEGMENT_BUDGET;
-/// Longest frame: an IP packet of 65535 bytes, its Ethernet header and a VLAN tag.
+/// Length of the longest frame: an IP packet of 65535 bytes, its Ethernet header and a VLAN tag.
 const MAX_FRAME: usize = 65535 + EthernetHeader::LEN + 4;
-/// Bytes copied of every chain: its virtio header and the frame's head.
+/// Number of bytes copied of every chain: its virtio header and the frame's head.
 const COPY: usize = HEADER_LEN + HEAD_MAX;
 
 /// The transmit side of a queue pair while its ring runs.
@@ -34,7 +34,7 @@ pub struct Transmit {
     segments: Segments,
     chains: Vec<Chain>,
     copies: Vec<[u8; COPY]>,
-    /// Empty between bursts.
+    /// Frames of the current burst. Empty between bursts.
     frames: Vec<GuestFrame<'static>>,
 }
 
@@ -42,21 +42,21 @@ debug_fields!(Transmit { ring });
 
 /// A valid chain's frame, according to its virtio header and descriptors.
 struct Checked {
-    /// Bytes of the frame's head that were copied, after the virtio header.
+    /// Number of bytes of the frame's head that were copied, after the virtio header.
     head: usize,
     len: usize,
     offload: Offload,
 }
 
-/// A chain without a valid frame.
+/// A chain that does not contain a valid frame.
 struct Malformed {
     reason: DropReason,
-    /// Bytes of its head that were copied.
+    /// Number of bytes of the head that were copied.
     head: usize,
 }
 
 impl Transmit {
-    /// Takes frames from `ring`.
+    /// Creates the transmit side for frames from `ring`.
     pub fn new(ring: Ring, features: Features) -> Self {
         Self {
             ring,
@@ -69,12 +69,12 @@ impl Transmit {
         }
     }
 
-    /// The ring.
+    /// The ring from which frames are taken.
     pub const fn ring(&mut self) -> &mut Ring {
         &mut self.ring
     }
 
-    /// Maximum chains of a burst.
+    /// Maximum chains in a burst.
     pub fn most(&self) -> usize {
         usize::from(self.ring.size() / 2).clamp(1, BURST)
     }
@@ -105,7 +105,7 @@ impl Transmit {
         let result = self.take_chains(budget);
         self.show(counters, admit, malformed, act);
         for chain in &self.chains {
-            // The device writes nothing into a transmit buffer.
+            // The device does not write to a transmit buffer.
             self.ring.push_used(chain.head, 0);
         }
         self.ring.publish();
@@ -183,7 +183,7 @@ impl Transmit {
     }
 }
 
-/// Copies the head of a chain's frame to `copy`, its virtio header included, and checks both.
+/// Copies the head of a chain's frame, including its virtio header, to `copy`, and checks both.
 #[inline]
 fn check(chain: &Chain, part: &Part<'_>, features: Features, copy: &mut [u8; COPY]) -> Result<Checked, Malformed> {
     let header_len = net_header::header_len(features);
@@ -219,7 +219,7 @@ fn malformed(
     }
 }
 
-/// Turns a list into an empty list with the same allocation and another lifetime. The standard library collects in
+/// Converts a list into an empty list with the same allocation and another lifetime. The standard library collects in
 /// place, because the layouts are equal.
 fn recycle<'b>(mut frames: Vec<GuestFrame<'_>>) -> Vec<GuestFrame<'b>> {
     frames.clear();

@@ -48,7 +48,7 @@ impl Guest {
         }
     }
 
-    /// Posts `bytes` in buffers of these lengths; the last buffer takes the rest.
+    /// Posts `bytes` in buffers of these lengths. The last buffer takes the rest.
     fn post(&mut self, bytes: &[u8], cuts: &[usize]) -> u16 {
         let mut buffers = Vec::new();
         let mut rest = bytes;
@@ -314,7 +314,7 @@ fn a_malformed_frame_is_reported_with_the_part_of_a_head_it_has() {
     let frame = [vec![0; 12], vec![7; 60]].concat();
     guest.post(&frame[..12], &[]);
     guest.post(&[vec![0; 12], vec![7; MAX_FRAME + 1]].concat(), &[]);
-    // An offload that is not valid.
+    // This offload is not valid.
     guest.post(&[vec![1, 0x7f], vec![0; 10], vec![7; 60]].concat(), &[]);
     guest.post(&frame, &[]);
     let told = RefCell::new(Vec::new());

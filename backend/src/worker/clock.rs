@@ -1,4 +1,4 @@
-//! Reads the monotonic clock as the values that protocol code receives.
+//! Reads the monotonic clock. Protocol code receives the values as arguments.
 
 use crate::time::Instant;
 use std::sync::OnceLock;

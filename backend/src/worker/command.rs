@@ -1,8 +1,8 @@
-//! Commands from the vhost-user side to a worker, and their transport.
+//! Commands from the vhost-user side to a worker, and the channel that carries them.
 //!
-//! A command travels through a channel, and an eventfd in the worker's epoll instance announces it. Commands that
-//! revoke memory or rings wait until the worker has released them. A change of features waits until it is in effect,
-//! because a migration relies on every later write being logged.
+//! An eventfd in the worker's epoll instance announces a command. Commands that revoke memory or rings wait until the
+//! worker has released them. A change of features waits until it is in effect, because a migration relies on every
+//! later write being logged.
 
 use crate::config::Rates;
 use crate::mode::ModeCommand;
@@ -15,21 +15,21 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
-/// The purpose of a ring.
+/// The use of a ring.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum RingRole {
-    /// Frames to the guest.
+    /// Carries frames to the guest.
     Receive,
-    /// Frames from the guest.
+    /// Carries frames from the guest.
     Transmit,
-    /// The control queue; only worker 0 has one.
+    /// Carries commands of the driver. Only worker 0 has this ring.
     Control,
 }
 
 /// A ring as the front end describes it.
 #[derive(Debug)]
 pub struct RingSetup {
-    /// Descriptors in the ring: a power of two, 1 to [`crate::virtio::MAX_RING_SIZE`].
+    /// Number of descriptors: a power of two from 1 to [`crate::virtio::MAX_RING_SIZE`].
     pub size: u16,
     /// Guest-physical address of the descriptor table.
     pub descriptors: u64,
@@ -47,12 +47,12 @@ pub struct RingSetup {
     pub error: Option<File>,
 }
 
-/// Rate limits that the workers of a port share; `None` where there is no limit.
+/// Rate limits that the workers of a port share. `None` means no limit.
 #[derive(Clone, Debug, Default)]
 pub struct Limits {
-    /// Limit for frames to the guest.
+    /// Limit on frames to the guest.
     pub to_guest: Option<Arc<Limiter>>,
-    /// Limit for frames from the guest.
+    /// Limit on frames from the guest.
     pub from_guest: Option<Arc<Limiter>>,
 }
 
@@ -66,7 +66,7 @@ impl Limits {
     }
 }
 
-/// One command to a worker.
+/// A command to a worker.
 pub(super) enum Command {
     SetMemory(Option<Arc<GuestMap>>, SyncSender<()>),
     SetFeatures(u64, SyncSender<()>),
@@ -78,24 +78,24 @@ pub(super) enum Command {
     SetError(RingRole, Option<File>),
     SetLink(bool),
     SetRates(Limits),
-    /// A command for the mode; without a reply if the sender does not wait.
+    /// A command for the mode. There is no reply channel if the sender does not wait.
     Mode(ModeCommand, Option<SyncSender<io::Result<()>>>),
     Exit,
 }
 
-/// The sending end, one per handle.
+/// The sending end. Each handle has one.
 pub(super) struct CommandSender {
     channel: Sender<Command>,
     bell: Arc<EventFd>,
 }
 
-/// The worker's end.
+/// The receiving end, which the worker has.
 pub(super) struct CommandReceiver {
     channel: Receiver<Command>,
     bell: Arc<EventFd>,
 }
 
-/// A connected pair.
+/// Creates a connected pair of ends.
 pub(super) fn command_channel() -> io::Result<(CommandSender, CommandReceiver)> {
     let bell = Arc::new(EventFd::new(EFD_NONBLOCK)?);
     let (sender, receiver) = channel();
@@ -107,17 +107,17 @@ pub(super) fn command_channel() -> io::Result<(CommandSender, CommandReceiver)> 
 }
 
 impl CommandSender {
-    /// Sends without waiting. A worker that has ended needs no commands.
+    /// Sends a command without waiting. A worker that has ended needs no commands.
     pub(super) fn send(&self, command: Command) {
         if self.channel.send(command).is_ok() {
-            // Fails only if the counter is full, in which case the eventfd is already readable.
+            // This fails only if the counter is full. The eventfd is already readable then.
             let _ = self.bell.write(1);
         }
     }
 
-    /// Sends and waits for the answer; `None` if the worker has ended, which the channel reports immediately. There is
-    /// no time limit, because a turn of the worker is bounded and a caller that continued without the answer would
-    /// misinform the front end.
+    /// Sends a command and waits for the answer. `None` if the worker has ended, which the channel reports immediately.
+    /// There is no time limit, because a turn of the worker is bounded and a caller that continued without the answer
+    /// would misinform the front end.
     pub(super) fn ask<T>(&self, command: impl FnOnce(SyncSender<T>) -> Command) -> Option<T> {
         let (reply, answer) = sync_channel(1);
         self.send(command(reply));
@@ -126,14 +126,14 @@ impl CommandSender {
 }
 
 impl CommandReceiver {
-    /// The next command, if any.
+    /// Takes the next command, if there is one.
     pub(super) fn next(&self) -> Option<Command> {
         self.channel.try_recv().ok()
     }
 
-    /// Clears the eventfd. Call it before taking commands.
+    /// Clears the eventfd. Call this before taking commands.
     pub(super) fn silence(&self) {
-        // Fails if no command has arrived since, which does no harm.
+        // This fails if no command has arrived since, which does no harm.
         let _ = self.bell.read();
     }
 }

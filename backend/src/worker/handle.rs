@@ -1,4 +1,4 @@
-//! The vhost-user side's handle to a worker.
+//! The handle by which the vhost-user side controls a worker.
 
 use super::command::{Command, CommandSender, Limits, RingRole, RingSetup};
 use crate::mode::ModeCommand;
@@ -33,7 +33,7 @@ impl WorkerHandle {
     }
 
     /// Replaces the worker's memory table. Returns when the old table is no longer used. Running rings are translated
-    /// again; a ring that is no longer mapped stops until a table maps it again.
+    /// again. A ring that is no longer mapped stops until a later table maps it again.
     pub fn set_memory(&self, map: Arc<GuestMap>) {
         self.commands.ask(|reply| Command::SetMemory(Some(map), reply));
     }
@@ -43,8 +43,8 @@ impl WorkerHandle {
         self.commands.ask(|reply| Command::SetMemory(None, reply));
     }
 
-    /// Sets the features that the guest acknowledged. Returns when running rings use them: after
-    /// LOG_ALL is acknowledged to the front end, every write is logged.
+    /// Sets the features that the guest acknowledged. Returns when running rings use them: once LOG_ALL is acknowledged
+    /// to the front end, every write is logged.
     pub fn set_features(&self, features: u64) {
         self.commands.ask(|reply| Command::SetFeatures(features, reply));
     }
@@ -59,13 +59,13 @@ impl WorkerHandle {
         self.commands.send(Command::StartRing(role, Box::new(setup)));
     }
 
-    /// Stops a ring and returns the index of the next available entry for a successor; `None` if it
-    /// was never started (or the worker has ended).
+    /// Stops a ring and returns the index of the next available entry for a successor. `None` if the ring was never
+    /// started, or the worker has ended.
     pub fn stop_ring(&self, role: RingRole) -> Option<u16> {
         self.commands.ask(|reply| Command::StopRing(role, reply)).flatten()
     }
 
-    /// Enables or disables a ring, whether or not it is started. A disabled receive ring gets no frames; frames in a
+    /// Enables or disables a ring, whether or not it is started. A disabled receive ring gets no frames. Frames in a
     /// transmit ring that is disabled while it runs are discarded after a moment.
     pub fn set_enabled(&self, role: RingRole, enabled: bool) {
         self.commands.send(Command::SetEnabled(role, enabled));
@@ -91,7 +91,7 @@ impl WorkerHandle {
         self.commands.send(Command::SetRates(limits));
     }
 
-    /// Passes a command to the mode.
+    /// Passes a command to the mode without waiting for it.
     pub fn command_mode(&self, command: ModeCommand) {
         self.commands.send(Command::Mode(command, None));
     }

@@ -1,11 +1,11 @@
-//! Failure of a port. If a worker ends without a command to do so, its queue pair and all its flows are lost, so the
-//! port has failed.
+//! Records the failure of a port. If a worker ends without a command to do so, its queue pair and all its flows are
+//! lost, so the port has failed.
 
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 type Listener = Box<dyn Fn() + Send>;
 
-/// Failure of a port's workers, if any.
+/// Health of a port's workers.
 #[derive(Default)]
 pub struct Health {
     failure: OnceLock<String>,
@@ -15,7 +15,7 @@ pub struct Health {
 debug_fields!(Health { failure });
 
 impl Health {
-    /// The reason why the first worker failed; `None` while all of them run.
+    /// The reason why the first worker failed. `None` while all of them run.
     pub fn failure(&self) -> Option<&str> {
         self.failure.get().map(String::as_str)
     }
@@ -32,7 +32,7 @@ impl Health {
     /// Records that a worker has failed.
     pub(crate) fn fail(&self, why: String) {
         let listener = self.lock();
-        // Only the first reason counts: later failures may be its consequences.
+        // Only the first reason is kept, because later failures may be its consequences.
         if self.failure.set(why).is_ok()
             && let Some(listener) = &*listener
         {

@@ -1,12 +1,12 @@
-//! One thread per queue pair: rings, sockets and timers of one mode.
+//! One thread per queue pair, which serves the rings, sockets and timers of one mode.
 //!
 //! In each turn the worker sleeps briefly if the last turn moved much data, then waits for events (without a limit if
 //! no timer is set, so that an idle guest causes no wake-ups). It handles commands and lets the mode handle its
 //! sockets. It drains the transmit ring in a few bursts at most, so that sockets get their share, and runs timers.
 //! Finally it publishes all used buffers together, and interrupts the guest once if the guest wants that.
 //!
-//! Kicks of the transmit ring are enabled only while the worker sleeps, kicks of the receive ring
-//! only while a frame waits for receive buffers (`NoRoom`).
+//! Kicks of the transmit ring are enabled only while the worker sleeps. Kicks of the receive ring are enabled only
+//! while a frame waits for receive buffers (`NoRoom`).
 
 mod clock;
 mod command;
@@ -54,32 +54,32 @@ use to_guest::ToGuest;
 
 /// Maximum bursts of the transmit ring in one turn.
 const BURSTS_PER_TURN: usize = 4;
-/// A turn takes no further burst once the transmit ring has used this much time, because frames that each open a
-/// connection cost a hundred times as much as others.
+/// Time after which a turn takes no further burst of the transmit ring. Frames that each open a connection cost a
+/// hundred times as much as others.
 const BURST_TIME: Duration = Duration::from_micros(500);
-/// Time after which frames in a disabled transmit ring are discarded. It is long enough for a ring that the front end
-/// disables in order to stop it, which keeps its frames.
+/// Time after which frames in a disabled transmit ring are discarded. A front end that disables a ring in order to stop
+/// it does so within this time, and the ring then keeps its frames.
 const RETIRED: Duration = Duration::from_millis(100);
 /// Maximum events handled in one turn.
 const EVENTS_PER_TURN: usize = 64;
 
-/// Parts of a worker.
+/// The parts from which a worker is made.
 pub struct WorkerSpec {
     /// Name of the port.
     pub name: String,
     /// Number of the worker in its port.
     pub index: usize,
-    /// Checks on frames from the guest.
+    /// Rules for frames from the guest.
     pub admission: Admission,
-    /// Checks on frames to the guest; without a rule all pass.
+    /// Rule for frames to the guest. Without a rule all frames pass.
     pub to_guest: Option<Arc<dyn Rule>>,
-    /// Rate limits.
+    /// Rate limits of the port.
     pub limits: Limits,
     /// Record of the addresses that the guest uses.
     pub snooping: Arc<Snooping>,
-    /// State of the guest's NIC, which all workers of the port share.
+    /// State of the guest's NIC, shared by all workers of the port.
     pub nic: Arc<NicState>,
-    /// Record of the port's health, to which an unexpected end of the worker is reported.
+    /// Record of the port's health. An unexpected end of the worker is reported to it.
     pub health: Arc<Health>,
     /// Capture of the port's frames.
     pub capture: Arc<Capture>,
@@ -89,7 +89,7 @@ pub struct WorkerSpec {
     pub poller: Poller,
     /// Counters of the worker.
     pub counters: Arc<Counters>,
-    /// The mode.
+    /// The mode that handles the guest's frames.
     pub mode: Box<dyn Mode>,
 }
 
@@ -98,7 +98,7 @@ debug_fields!(WorkerSpec { name, index });
 /// Starts a worker.
 ///
 /// # Errors
-/// If the system has no descriptor or thread left, or `start` fails.
+/// The system has no descriptor or thread left, or `start` fails.
 pub fn spawn(spec: WorkerSpec, start: &ThreadStart) -> io::Result<WorkerHandle> {
     let (sender, receiver) = command_channel()?;
     spec.poller
@@ -110,7 +110,7 @@ pub fn spawn(spec: WorkerSpec, start: &ThreadStart) -> io::Result<WorkerHandle> 
         .spawn(move || {
             let outcome = start.run();
             let started = outcome.is_ok();
-            // The caller waits for this.
+            // The caller waits for this message.
             let _ = tell.send(outcome);
             if started {
                 let lifeline = Lifeline::new(&spec);
@@ -121,7 +121,7 @@ pub fn spawn(spec: WorkerSpec, start: &ThreadStart) -> io::Result<WorkerHandle> 
     Ok(WorkerHandle::new(sender, thread))
 }
 
-/// The kernel keeps only 15 bytes of a name, and the number that distinguishes threads must be among them.
+/// The kernel keeps only 15 bytes of a name. The number that distinguishes threads must be among them.
 fn thread_name(port: &str, index: usize) -> String {
     format!("{port:.12}-{index}")
 }
@@ -166,7 +166,7 @@ enum Link {
     Down,
 }
 
-/// False after the command to end.
+/// Whether the worker continues. It ends on a command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Flow {
     Continue,
@@ -176,7 +176,7 @@ enum Flow {
 struct Worker {
     name: String,
     nic: Arc<NicState>,
-    /// The version of the NIC settings that this worker applies.
+    /// Version of the NIC settings that this worker applies.
     nic_version: u64,
     capture: CaptureTap,
     poller: Poller,
@@ -188,7 +188,7 @@ struct Worker {
     commands: CommandReceiver,
     map: Option<Arc<GuestMap>>,
     features: Features,
-    /// By [`RingRole`].
+    /// One slot for each [`RingRole`].
     slots: [Slot; 3],
     transmit: Option<Transmit>,
     receive: Receive<ToGuest>,
@@ -196,11 +196,11 @@ struct Worker {
     link: Link,
     /// Time at which the front end disabled the running transmit ring.
     retired_at: Option<Instant>,
-    /// False while the operator has set the link down.
+    /// Down while the operator has set the link down.
     admin: Link,
     pace: Pace,
     moderation: Moderation,
-    /// Totals up to the previous turn.
+    /// Totals up to the end of the previous turn.
     moved: wait::Totals,
 }
 
@@ -241,7 +241,7 @@ impl Worker {
         }
     }
 
-    /// Runs turns until the command to end.
+    /// Runs turns until a command ends the worker.
     fn run(mut self) -> io::Result<()> {
         let mut buffer = EventBuffer::with_capacity(EVENTS_PER_TURN);
         let mut events = Vec::with_capacity(EVENTS_PER_TURN);
@@ -263,7 +263,7 @@ impl Worker {
         }
     }
 
-    /// Time until the next timer; `None` without one.
+    /// Time until the next timer. `None` without a timer.
     fn timeout(&self, now: Instant) -> Option<Duration> {
         let is_due = |role: RingRole| self.slots[role as usize].is_running() && self.slots[role as usize].due;
         let may_send = self.from_guest.opens_at().is_none();
@@ -315,7 +315,7 @@ impl Worker {
         self.slots[role as usize].due = true;
     }
 
-    /// Handles commands.
+    /// Handles the commands that have arrived.
     fn apply(&mut self, now: Instant) -> Flow {
         self.commands.silence();
         while let Some(command) = self.commands.next() {
@@ -368,7 +368,7 @@ impl Worker {
         }
     }
 
-    /// All work after the events of one wait.
+    /// Does all work that follows the events of one wait.
     fn turn(&mut self, now: Instant) {
         self.use_room(now);
         self.drain_transmit(now);
@@ -384,7 +384,7 @@ impl Worker {
         self.take_stock();
     }
 
-    /// Updates the gauges.
+    /// Updates the gauges of the worker.
     fn take_stock(&self) {
         let flows = self.mode.flow_count();
         let levels = [
@@ -439,7 +439,7 @@ impl Worker {
                         self.mode.on_burst(now, burst, &mut self.receive);
                         return self.mode.after_burst(now, &mut self.receive);
                     }
-                    // Pass frames one by one, so that a capture shows which frame is dropped.
+                    // Frames are passed one by one, so that a capture shows which frame is dropped.
                     for frame in burst {
                         self.counters.take_last_drop();
                         self.receive.passage_mut().capture.hold();
@@ -468,8 +468,8 @@ impl Worker {
         }
     }
 
-    /// Takes the frames of a disabled transmit ring, as the protocol requires (vhost-user, "Ring states"): a guest that
-    /// has disabled the pair would otherwise wait for these frames forever, and not send them on another pair.
+    /// Takes the frames of a disabled transmit ring, as the protocol requires (vhost-user, "Ring states"). Otherwise a
+    /// guest that has disabled the pair would wait for these frames forever, and not send them on another pair.
     fn discard(&mut self, now: Instant) {
         let slot = &mut self.slots[RingRole::Transmit as usize];
         let is_time = self.retired_at.is_some_and(|at| now.since(at) >= RETIRED);
@@ -496,7 +496,7 @@ impl Worker {
         }
     }
 
-    /// Informs the mode that there is room again, or lets it do deferred work.
+    /// Tells the mode that there is room again, or lets it do deferred work.
     fn use_room(&mut self, now: Instant) {
         let slot = &mut self.slots[RingRole::Receive as usize];
         let has_room = std::mem::take(&mut slot.due) && self.receive.is_starved();
@@ -540,7 +540,7 @@ impl Worker {
         }
     }
 
-    /// Informs the mode when the guest's driver starts and stops.
+    /// Tells the mode when the guest's driver starts and stops.
     fn update_link(&mut self, now: Instant) {
         let up = [RingRole::Receive, RingRole::Transmit]
             .iter()

@@ -4,45 +4,44 @@
 //! fewer and longer turns are cheaper for both sides. So the worker rests between turns until about a [`Goal`] has
 //! accumulated, like the adaptive interrupt moderation of network cards.
 //!
-//! If a flow's window is smaller than the goal, a rest delays the flow itself; if turns are long anyway, larger ones
+//! If a flow's window is smaller than the goal, a rest delays the flow itself. If turns are long anyway, larger ones
 //! exceed the caches and cost more per byte. The worker can detect neither directly, so it runs a trial that alternates
-//! short periods with and without rests. Rests continue if they save processor time without loss of throughput;
-//! otherwise they stop until the next trial, and each failed trial lengthens the time to the next one.
+//! short periods with and without rests. Rests continue if they save processor time without loss of throughput.
+//! Otherwise they stop until the next trial, and each failed trial lengthens the time to the next one.
 //!
 //! Only turns with large frames count as bulk, because a queue of small frames would overflow during a rest.
 
 use crate::time::Instant;
 use std::time::Duration;
 
-/// A turn is bulk if one direction moves at least this many bytes,
+/// Minimum number of bytes in one direction for which a turn counts as bulk.
 const BULK: u64 = 64 * 1024;
-/// in frames of at least this mean length.
+/// Minimum mean frame length in that direction for which a turn counts as bulk.
 const LARGE: u64 = 4096;
-/// Bytes that a turn should move, from and to the guest: measurements showed no gain beyond this. Frames from the guest
-/// wait in guest memory and are not copied twice.
+/// Number of bytes that a turn should move from and to the guest. Measurements showed no gain beyond this. Frames from
+/// the guest wait in guest memory and are not copied twice.
 const GOAL: Goal = Goal {
     from_guest: 1024 * 1024,
     to_guest: 512 * 1024,
 };
-/// Divisor of the longest rest: the step by which each turn lengthens or shortens the rest.
+/// Divisor of the longest rest. The result is the step by which each turn lengthens or shortens the rest.
 const STEPS: u32 = 32;
-/// Shorter rests are skipped, because a timer costs as much.
+/// Rests shorter than this are skipped, because a timer costs as much.
 const SHORTEST: Duration = Duration::from_micros(10);
-/// One period of a trial, which lasts several turns.
+/// Length of one period of a trial, in which there are several turns.
 const MOMENT: Duration = Duration::from_millis(2);
-/// Periods of a trial, half of them with rests. Slow changes of load affect both halves equally.
+/// Number of periods of a trial. Half of them have rests. Slow changes of load affect both halves equally.
 const MOMENTS: u32 = 32;
-/// Rests must save this fraction (1/n) of the worker's processor time per byte,
+/// Rests must save at least one part in this many of the worker's processor time per byte.
 const GAIN: u64 = 8;
-/// and rates that differ by less than this fraction count as equal.
+/// Rates that differ by less than one part in this many count as equal.
 const TOLERANCE: u64 = 32;
 /// Time from a successful trial to the next one.
 const CONFIDENCE: Duration = Duration::from_secs(1);
-/// Time from a failed trial to the next one, at first and at most.
+/// Initial and maximum time from a failed trial to the next one.
 const LEAST_PATIENCE: Duration = Duration::from_millis(250);
 const MOST_PATIENCE: Duration = Duration::from_secs(8);
-/// After this time without bulk, earlier results are discarded. A flow starts without rests for
-/// half this time.
+/// After this time without bulk, earlier results are discarded. A flow starts without rests for half this time.
 const PAUSE: Duration = Duration::from_millis(32);
 
 #[derive(Clone, Copy, Debug)]
@@ -59,7 +58,7 @@ pub(super) struct Moved {
 }
 
 impl Moved {
-    /// The difference to `before`.
+    /// The frames and bytes moved since `before`.
     pub(super) const fn since(self, before: Self) -> Self {
         Self {
             frames: self.frames - before.frames,
@@ -72,7 +71,7 @@ impl Moved {
     }
 }
 
-/// Bytes moved, and the time this took.
+/// Bytes moved, and the time that this took.
 #[derive(Clone, Copy, Debug, Default)]
 struct Effort {
     bytes: u64,
@@ -88,12 +87,12 @@ impl Effort {
         self.busy += other.busy;
     }
 
-    /// Bytes per second.
+    /// Throughput in bytes per second.
     fn rate(self) -> u64 {
         self.bytes.saturating_mul(1_000_000) / micros(self.time).max(1)
     }
 
-    /// Worker nanoseconds per megabyte.
+    /// Cost in nanoseconds of the worker per megabyte.
     fn cost(self) -> u64 {
         micros(self.busy).saturating_mul(1_000_000_000) / self.bytes.max(1)
     }
@@ -103,7 +102,7 @@ fn micros(time: Duration) -> u64 {
     u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
 
-/// Periods with and without rests.
+/// A comparison of periods with and without rests.
 #[derive(Clone, Copy, Debug, Default)]
 struct Trial {
     moments: u32,
@@ -135,9 +134,9 @@ impl Trial {
 /// The current verdict on rests.
 #[derive(Clone, Copy, Debug)]
 enum Phase {
-    /// Rests do not pay, or the trial has not run yet.
+    /// There are no rests, because they do not pay or were not tried yet.
     Without,
-    /// Rests pay.
+    /// There are rests, because they pay.
     With,
     Trial(Trial),
 }
@@ -153,7 +152,7 @@ pub(super) struct Moderation {
     until: Instant,
     /// End of the last period, and the worker's processor time at that moment.
     mark: (Instant, Duration),
-    /// Bytes moved since `mark`.
+    /// Number of bytes moved since `mark`.
     bytes: u64,
     /// End of the last bulk turn.
     last_bulk: Instant,
@@ -162,8 +161,8 @@ pub(super) struct Moderation {
 }
 
 impl Moderation {
-    /// Starts without rests; later ones last at most `longest`. The kernel adds its timer slack to
-    /// each rest, 50 µs by default.
+    /// Creates a moderation that starts without rests. Later rests last at most `longest`. The kernel adds its timer
+    /// slack to each rest, 50 µs by default.
     pub(super) fn new(longest: Duration) -> Self {
         Self {
             longest,
@@ -177,8 +176,8 @@ impl Moderation {
         }
     }
 
-    /// Length of the rest after a turn that ended at `now` and moved these bytes; `busy` returns
-    /// the worker's processor time so far and is called some hundred times a second.
+    /// Length of the rest after a turn that ended at `now` and moved these bytes. `busy` returns the worker's processor
+    /// time so far and is called some hundred times a second.
     pub(super) fn rest(
         &mut self,
         now: Instant,
@@ -217,8 +216,7 @@ impl Moderation {
         }
     }
 
-    /// The next rest, a step longer if the turn moved less than the goal, a step shorter if it
-    /// moved more.
+    /// The next rest. It is a step longer if the turn moved less than the goal, and a step shorter if it moved more.
     fn adjust(&mut self, from_guest: Moved, to_guest: Moved) -> Option<Duration> {
         let step = self.longest / STEPS;
         let is_enough = from_guest.bytes >= GOAL.from_guest || to_guest.bytes >= GOAL.to_guest;

@@ -4,14 +4,14 @@ const LONGEST: Duration = Duration::from_micros(150);
 const TURN: Duration = Duration::from_micros(100);
 const NOTHING: Moved = Moved { frames: 0, bytes: 0 };
 
-/// A flow to the guest, in virtual time.
+/// A simulated flow to the guest, in virtual time.
 struct Flow {
     moderation: Moderation,
     now: Instant,
     busy: Duration,
-    /// Bytes per second, given the current rest.
+    /// Rate in bytes per second, given the current rest.
     rate: fn(Duration) -> u64,
-    /// Fixed processor time of a turn; each byte takes a tenth of a nanosecond in addition.
+    /// Fixed processor time of a turn. Each byte takes another tenth of a nanosecond.
     turn: Duration,
 }
 
@@ -26,7 +26,7 @@ impl Flow {
         }
     }
 
-    /// The rests during this many turns of GSO frames.
+    /// Returns the rests during this many turns of GSO frames.
     fn run(&mut self, turns: u32) -> Vec<Duration> {
         let mut rest = Duration::ZERO;
         let turn = |_| {
@@ -42,7 +42,7 @@ impl Flow {
         (0..turns).map(turn).collect()
     }
 
-    /// The rest once it has settled.
+    /// Returns the rest once it has settled.
     fn settle(&mut self) -> Duration {
         self.run(10_000);
         let rests = self.run(20_000);
@@ -54,7 +54,7 @@ fn steady(_: Duration) -> u64 {
     1_500_000_000
 }
 
-/// A rate limited by the window: 100 kB per turn, however long the turn.
+/// The rate of a flow that is limited by its window: 100 kB per turn, however long the turn.
 fn by_window(rest: Duration) -> u64 {
     100_000 * 1_000_000 / micros(TURN + rest)
 }
@@ -119,7 +119,7 @@ fn small_frames_and_small_turns_are_not_kept_waiting() {
         frames: 2,
         bytes: 130_000,
     };
-    // Skip the trial's periods without rests.
+    // The trial's periods without rests are skipped.
     while flow.run(1)[0] < LONGEST {}
     let mut rest = |moved| flow.moderation.rest(flow.now, moved, || flow.busy);
     assert_eq!(rest([acknowledgment, acknowledgment]), None);

@@ -1,7 +1,7 @@
-//! State of the guest's NIC, set by its driver on the control queue: receive filters, offloads and MAC.
+//! State of the guest's NIC, which the driver sets on the control queue: receive filters, offloads and MAC.
 //!
-//! One worker serves the control queue, and all workers apply the settings: each compares a version
-//! number once per turn.
+//! One worker serves the control queue, and all workers apply the settings. Each compares a version number once per
+//! turn.
 
 use super::receive_filter::{Asked, ReceiveFilter};
 use crate::config::{MacCheck, PortConfig};
@@ -12,38 +12,38 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use virtio_bindings::virtio_net::{VIRTIO_NET_F_CTRL_GUEST_OFFLOADS, VIRTIO_NET_F_CTRL_RX, VIRTIO_NET_F_CTRL_VLAN};
 
-/// The NIC of a port.
+/// State of a port's NIC.
 #[derive(Debug)]
 pub struct NicState {
-    /// The configured MAC.
+    /// MAC from the configuration.
     mac: Option<MacAddr>,
-    /// True if the driver may change it.
+    /// True if the driver may change the MAC.
     may_rename: bool,
     queue_pairs: u16,
     settings: Mutex<Settings>,
-    /// Counts changes of the settings.
+    /// Incremented whenever the settings change.
     version: AtomicU64,
 }
 
-/// Settings of a driver.
+/// Settings made by a driver.
 #[derive(Clone, Debug)]
 struct Settings {
     asked: Asked,
-    /// Acknowledged offloads that the driver has left enabled.
+    /// Offloads that the driver has acknowledged and left enabled.
     offloads: Option<u64>,
 }
 
-/// Settings that a worker applies to its receive side.
+/// Settings of the NIC that a worker applies to its receive side.
 #[derive(Clone, Debug)]
 pub struct ReceiveSettings {
     /// Frames that the driver wants.
     pub filter: ReceiveFilter,
-    /// The acknowledged features, without offloads that the driver has disabled.
+    /// Acknowledged features, without the offloads that the driver has disabled.
     pub features: Features,
 }
 
 impl NicState {
-    /// The NIC of a port before any driver has changed it.
+    /// Creates the state before any driver has changed it.
     pub fn new(config: &PortConfig) -> Self {
         let is_checked = config.mac.is_some() && config.policy.mac_check == MacCheck::Enforced;
         Self {
@@ -63,7 +63,7 @@ impl NicState {
         });
     }
 
-    /// Applies a command of a driver that has acknowledged `features`. False if it is refused.
+    /// Applies a command from a driver that has acknowledged `features`. False if the command is refused.
     pub fn apply(&self, order: Order, features: Features) -> bool {
         self.change(|settings| match order {
             // The front end enables the rings of the pairs in use; nothing changes here.
@@ -93,12 +93,12 @@ impl NicState {
         })
     }
 
-    /// The current MAC, if known.
+    /// The current MAC, if it is known.
     pub fn mac(&self) -> Option<MacAddr> {
         self.settings.lock().unwrap_or_else(PoisonError::into_inner).asked.mac
     }
 
-    /// Number of changes so far.
+    /// Number of changes of the settings so far.
     pub fn version(&self) -> u64 {
         self.version.load(Ordering::Acquire)
     }

@@ -62,7 +62,7 @@ fn filters_hold_for_the_driver_that_set_them() {
     assert!(takes(&card, all(), OTHER), "no driver has set a filter");
     assert!(card.apply(Order::Receive(RxMode::Promiscuous, false), all()));
     assert!(!takes(&card, all(), OTHER));
-    // A driver without filters, such as a boot ROM, gets everything.
+    // A driver without filters, such as a boot ROM, receives every frame.
     assert!(takes(&card, without(VIRTIO_NET_F_CTRL_RX), OTHER));
     assert!(!takes(&card, all(), OTHER));
     let table = Order::MacTables {
@@ -103,7 +103,7 @@ fn offloads_are_narrowed_to_what_the_driver_says_and_never_widened() {
         card.state(all()).features.guest_caps(),
         crate::frame::GuestCaps::default()
     );
-    // The feature is not acknowledged, or not an offload.
+    // The driver has not acknowledged the feature, or the bit is not an offload.
     assert!(!card.apply(Order::Offloads(some), without(VIRTIO_NET_F_GUEST_TSO4)));
     assert!(!card.apply(Order::Offloads(1 << VIRTIO_NET_F_MTU), all()));
     assert!(

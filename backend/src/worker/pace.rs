@@ -10,33 +10,33 @@
 use crate::time::Instant;
 use std::time::Duration;
 
-/// Bytes in recent turns, with less weight for older turns, from which traffic counts as bulk.
+/// Number of bytes in recent turns from which traffic counts as bulk. Older turns have less weight.
 const BULK: u64 = 32 * 1024;
 /// Maximum number of quick answers required before the worker stays awake again.
 const MOST_PATIENCE: u32 = 256;
 
-/// Frames in one direction, without any in the other, from which traffic counts as one-way.
+/// Number of frames in one direction, without any in the other, from which traffic counts as one-way.
 const MONOLOGUE: u64 = 32;
 
 /// A summary of recent waits.
 #[derive(Debug)]
 pub(super) struct Pace {
-    /// Longest time to stay awake; an answer within this time is quick. Zero turns polling off.
+    /// Longest time to stay awake. An answer within this time is quick. Zero disables polling.
     limit: Duration,
-    /// Bytes moved recently.
+    /// Number of bytes moved recently.
     recent: u64,
-    /// Frames from the guest since the last frame to it.
+    /// Number of frames from the guest since the last frame to it.
     from_guest: u64,
-    /// Frames to the guest since the last frame from it.
+    /// Number of frames to the guest since the last frame from it.
     to_guest: u64,
-    /// Consecutive quick answers.
+    /// Number of consecutive quick answers.
     quick: u32,
-    /// Quick answers required before the worker stays awake.
+    /// Number of quick answers required before the worker stays awake.
     patience: u32,
 }
 
 impl Pace {
-    /// A pace that stays awake for at most `limit`.
+    /// A pace that keeps the worker awake for at most `limit`.
     pub(super) const fn new(limit: Duration) -> Self {
         Self {
             limit,
@@ -84,7 +84,7 @@ impl Pace {
         self.patience = (self.patience * 2).min(MOST_PATIENCE);
     }
 
-    /// Records an event after `waited`, during part of which the worker slept.
+    /// Records an event that arrived after `waited`, when the worker had slept for a part of that time.
     pub(super) fn woken(&mut self, waited: Duration) {
         self.quick = if waited < self.limit {
             self.quick.saturating_add(1)

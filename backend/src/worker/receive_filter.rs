@@ -17,20 +17,20 @@ pub enum ReceiveFilter {
     /// Accepts every frame.
     #[default]
     Everything,
-    /// Accepts the frames that the driver requested.
+    /// Accepts the frames that the driver has requested.
     Asked(Box<Asked>),
 }
 
 /// The filters that a driver has set.
 #[derive(Clone, Debug)]
 pub struct Asked {
-    /// The NIC's own MAC; if it is unknown, frames to any unicast address are accepted.
+    /// MAC of the NIC. If it is unknown, frames to any unicast address are accepted.
     pub mac: Option<MacAddr>,
-    /// The receive modes that are on.
+    /// Receive modes that are on, one per bit.
     modes: u8,
     unicast: MacTable,
     multicast: MacTable,
-    /// `None`: the driver does not filter VLANs.
+    /// VLANs that the driver wants. `None`: it does not filter VLANs.
     vlans: Option<VlanSet>,
 }
 
@@ -166,7 +166,7 @@ mod tests {
         bytes
     }
 
-    /// Returns whether broadcast, multicast, the NIC's own and another address are accepted.
+    /// Returns whether each of these is accepted: broadcast, multicast, the NIC's own address, and another address.
     fn taken(filter: &ReceiveFilter) -> [bool; 4] {
         [MacAddr::BROADCAST, GROUP, OWN, OTHER].map(|mac| filter.takes(&frame(mac, None)))
     }

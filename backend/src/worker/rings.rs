@@ -1,4 +1,4 @@
-//! Starts and stops rings.
+//! Starts and stops the rings of a worker.
 
 use super::command::{RingRole, RingSetup};
 use super::slot::RingState;
@@ -119,7 +119,7 @@ impl Worker {
         }
     }
 
-    /// Runs the frame rings that the front end has enabled or, if the link is down, none.
+    /// Runs the frame rings that the front end has enabled, or none if the link is down.
     pub(super) fn set_link(&mut self, up: bool) {
         self.admin = if up { Link::Up } else { Link::Down };
         for role in [RingRole::Receive, RingRole::Transmit] {
@@ -143,7 +143,7 @@ impl Worker {
         }
         if let Err(error) = self.run_ring(role, Arc::clone(map), layout) {
             self.fail(role, &*error);
-            // A front end that replaces a region removes it first, then adds the new one.
+            // A front end that replaces a region removes it first and then adds the new one.
             self.slots[role as usize].state = RingState::Unmapped;
             return;
         }
@@ -189,8 +189,8 @@ impl Worker {
             self.retired_at = None;
         }
         if let Some(kick) = &slot.kick {
-            // The front end keeps the descriptor open, so closing this copy would not end the
-            // watch. Fails only if the descriptor was never watched.
+            // The front end keeps the descriptor open, so closing this copy would not end the watch. This fails only if
+            // the descriptor was never watched.
             let _ = self.poller.remove(kick);
         }
         let layout = match role {
@@ -216,7 +216,7 @@ impl Worker {
         slot.state = RingState::Broken;
         self.counters.count_drop(DropReason::BrokenRing);
         slot.report_error();
-        // This is logged once per start of the ring.
+        // This is logged once for each start of the ring.
         log::warn!("{}: the {} ring stops: {error}", self.name, role.name());
     }
 

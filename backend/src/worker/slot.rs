@@ -1,4 +1,4 @@
-//! State of a ring apart from the ring itself.
+//! The state of a ring apart from the ring itself.
 
 use super::command::RingSetup;
 use crate::counters::{Count, Counters};
@@ -6,38 +6,38 @@ use crate::virtio::ring::RingLayout;
 use std::fs::File;
 use std::io::Write;
 
-/// State of a ring.
+/// Whether a ring runs and, if it does not, why.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum RingState {
-    /// The front end has not started it.
+    /// The front end has not started the ring.
     #[default]
     Absent,
-    /// Started, but disabled or without memory.
+    /// The ring is started, but disabled or without memory.
     Stopped,
-    /// The worker serves it.
+    /// The worker serves the ring.
     Running,
-    /// Outside the current memory; a later memory table may contain it again.
+    /// The ring is outside the current memory. A later memory table may contain it again.
     Unmapped,
-    /// It was found inconsistent, and is ignored until it is started again.
+    /// The ring was found inconsistent, and is ignored until it is started again.
     Broken,
 }
 
-/// One ring of a worker.
+/// A ring of a worker, and its state.
 #[derive(Debug, Default)]
 pub(super) struct Slot {
     pub(super) state: RingState,
     pub(super) enabled: bool,
-    /// Addresses and position; while the ring runs, the live ring has the current position.
+    /// Addresses and position of the ring. While it runs, the live ring has the current position.
     pub(super) layout: Option<RingLayout>,
     pub(super) kick: Option<File>,
     call: Option<File>,
     error: Option<File>,
-    /// True if there is work that needs no kick.
+    /// True if there is work that does not need a kick.
     pub(super) due: bool,
 }
 
 impl Slot {
-    /// Applies the front end's description of the ring.
+    /// Applies the front end's description of a ring.
     pub(super) fn set_up(&mut self, setup: RingSetup) {
         self.layout = Some(RingLayout {
             size: setup.size,
@@ -56,7 +56,7 @@ impl Slot {
         self.state = RingState::Stopped;
     }
 
-    /// Removes the ring, because the front end has disconnected or stopped it.
+    /// Removes the ring, because the front end has disconnected or stopped it. Returns its position.
     pub(super) fn tear_down(&mut self) -> Option<u16> {
         let next_avail = self.layout.take().map(|l| l.next_avail);
         self.kick = None;
@@ -65,7 +65,7 @@ impl Slot {
         next_avail
     }
 
-    /// Retries a ring that could not be mapped.
+    /// Marks a ring that could not be mapped to be tried again.
     pub(super) fn retry(&mut self) {
         if self.state == RingState::Unmapped {
             self.state = RingState::Stopped;
@@ -76,7 +76,7 @@ impl Slot {
         self.state == RingState::Running
     }
 
-    /// Replaces the call eventfd, and signals it once: an interrupt may have gone to the old eventfd, to which the
+    /// Replaces the call eventfd, and signals it once. An interrupt may have gone to the old eventfd, to which the
     /// guest no longer listens.
     pub(super) fn set_call(&mut self, call: Option<File>) {
         self.call = never_waiting(call);
@@ -89,7 +89,7 @@ impl Slot {
         self.error = never_waiting(error);
     }
 
-    /// Interrupts the guest.
+    /// Interrupts the guest through the call eventfd.
     pub(super) fn call(&self) {
         signal(self.call.as_ref());
     }
@@ -108,8 +108,8 @@ impl Slot {
     }
 }
 
-/// Makes writes fail instead of blocking. Front ends usually set this on their eventfds, but User-Mode Linux passes
-/// pipes, and a full pipe to a stopped guest would block the worker forever.
+/// Makes writes fail instead of blocking. Front ends usually set this on their eventfds. User-Mode Linux passes pipes,
+/// and a full pipe to a stopped guest would block the worker forever.
 fn never_waiting(file: Option<File>) -> Option<File> {
     if let Some(file) = &file
         && let Err(error) = rustix::io::ioctl_fionbio(file, true)
@@ -119,8 +119,8 @@ fn never_waiting(file: Option<File>) -> Option<File> {
     file
 }
 
-/// Adds one to an eventfd. Fails only if the counter is full, in which case the other side was notified long ago, or if
-/// the front end passed another kind of file, which harms only its own guest.
+/// Adds one to an eventfd. This fails only if the counter is full, in which case the other side was notified long ago,
+/// or if the front end passed another kind of file, which harms only its own guest.
 fn signal(eventfd: Option<&File>) {
     if let Some(mut file) = eventfd {
         let _ = file.write(&1u64.to_ne_bytes());

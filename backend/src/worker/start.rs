@@ -1,4 +1,4 @@
-//! An action that a worker's thread runs before its work, by which the port's owner confines the thread.
+//! An action that a worker's thread runs before its work. The port's owner uses it to confine the thread.
 
 use std::fmt;
 use std::io;
@@ -6,12 +6,12 @@ use std::sync::Arc;
 
 type Action = dyn Fn() -> io::Result<()> + Send + Sync;
 
-/// An action that each worker's thread runs first; none by default.
+/// An action that each worker's thread runs first. By default there is none.
 #[derive(Clone, Default)]
 pub struct ThreadStart(Option<Arc<Action>>);
 
 impl ThreadStart {
-    /// Runs `action`; if it fails, the worker is not started.
+    /// Runs `action` on each thread. If it fails, the worker is not started.
     pub fn new(action: impl Fn() -> io::Result<()> + Send + Sync + 'static) -> Self {
         Self(Some(Arc::new(action)))
     }

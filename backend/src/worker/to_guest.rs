@@ -10,15 +10,15 @@ use crate::policy::rate::Gate;
 use crate::virtio::receive::Passage;
 use std::sync::Arc;
 
-/// The stages of one worker.
+/// The stages as one worker applies them.
 pub(super) struct ToGuest {
-    /// Rate limit.
+    /// Applies the rate limit.
     pub gate: Gate,
-    /// Decides which frames may pass; without a rule all frames pass.
+    /// Decides which frames may pass. Without a rule all frames pass.
     pub rule: Option<Arc<dyn Rule>>,
-    /// Frames that the driver wants.
+    /// Selects the frames that the driver wants.
     pub filter: ReceiveFilter,
-    /// Capture of the frames.
+    /// Captures the frames.
     pub capture: CaptureTap,
 }
 
@@ -79,7 +79,7 @@ mod tests {
     use crate::virtio::ring::Ring;
     use crate::virtio::testing::{Buffer, DriverRing, TestMemory};
 
-    /// A rule that refuses multicast.
+    /// A rule that drops multicast frames.
     struct NoGroups;
 
     impl Rule for NoGroups {

@@ -1,4 +1,4 @@
-//! The wait between two turns, either polling or asleep with all wake-ups enabled.
+//! The wait between two turns. The worker either polls, or sleeps with all wake-ups enabled.
 
 use super::moderation::Moved;
 use super::{EventBuffer, Link, Readiness, RingRole, Token, Transmit, Worker, clock};
@@ -9,17 +9,17 @@ use std::io;
 use std::thread;
 use std::time::Duration;
 
-/// Bytes that take as long to move as the fixed work per frame.
+/// Number of bytes whose transfer takes as long as the fixed work per frame.
 const FRAME: u64 = 512;
 
-/// Totals since the start.
+/// Totals of the worker since its start.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Totals {
     from_guest: Moved,
     to_guest: Moved,
 }
 
-/// Events of one wait.
+/// The events of one wait.
 pub(super) type Events = Vec<(Token, Readiness)>;
 
 impl Worker {
@@ -56,7 +56,7 @@ impl Worker {
         Ok(())
     }
 
-    /// Polls until an event arrives, or until `until`; true if an event arrived.
+    /// Polls until an event arrives or until `until`. True if an event arrived.
     fn look_out(&mut self, until: Instant, buffer: &mut EventBuffer, events: &mut Events) -> io::Result<bool> {
         while clock::now() < until {
             self.take_events(buffer, Some(Duration::ZERO), events)?;
@@ -76,7 +76,7 @@ impl Worker {
             .map(drop)
     }
 
-    /// Records in pace and moderation the bytes moved in the turn before `now`; returns the length of the rest. For the
+    /// Records in pace and moderation the bytes moved in the turn before `now`. Returns the length of the rest. For the
     /// pace, each frame counts as [`FRAME`] additional bytes, because many small frames are bulk too.
     fn take_note(&mut self, now: Instant) -> Option<Duration> {
         let way = |frames, bytes| Moved {
@@ -96,7 +96,7 @@ impl Worker {
         self.moderation.rest(now, [out, into], thread_time)
     }
 
-    /// True if the guest has posted frames since the last turn that may be taken.
+    /// True if the guest has posted frames since the last turn, and they may be taken.
     fn has_posted(&mut self) -> bool {
         if self.link == Link::Down || self.from_guest.opens_at().is_some() {
             return false;
@@ -106,7 +106,7 @@ impl Worker {
         posted
     }
 
-    /// Enables kicks of the transmit ring; true if the guest has posted meanwhile.
+    /// Enables kicks of the transmit ring. True if the guest has posted frames in the meantime.
     fn ask_for_kicks(&mut self) -> bool {
         let slot = &mut self.slots[RingRole::Transmit as usize];
         if self.link == Link::Down || slot.due {

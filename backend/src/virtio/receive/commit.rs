@@ -1,4 +1,4 @@
-//! Writes frames: the virtio header, the frame and the used elements.
+//! Writes frames to the guest: the virtio header, the frame and the used elements.
 
 use super::room::ReservedFrame;
 use super::{Passage, Receive};
@@ -32,12 +32,12 @@ impl<P: Passage> Receive<P> {
         while let Some(chain) = self.leftover.pop() {
             self.waiting.push_front(chain);
         }
-        // Keeps the list's allocation for the next reservation.
+        // This keeps the list's allocation for the next reservation.
         self.reservation.frames = frames;
         self.reservation.clear();
     }
 
-    /// Writes one frame; returns its first chain that was not needed.
+    /// Writes one frame. Returns the index of its first chain that was not needed.
     fn commit_frame(
         &mut self,
         frame: &ReservedFrame,
@@ -126,7 +126,7 @@ impl<P: Passage> Receive<P> {
         }
     }
 
-    /// The chains among `chains` that a frame of `total` bytes fills, at least one.
+    /// The chains among `chains` that a frame of `total` bytes fills. There is at least one.
     fn chains_for(&self, chains: Range<usize>, total: usize) -> Range<usize> {
         let (mut end, mut bytes) = (chains.start, 0);
         while end < chains.end && (bytes < total || end == chains.start) {
@@ -136,7 +136,7 @@ impl<P: Passage> Receive<P> {
         chains.start..end
     }
 
-    /// Copies `bytes` to `offset` within the bytes of `chains`.
+    /// Copies `bytes` to `offset`, counted over all bytes of `chains`.
     fn write(&mut self, chains: Range<usize>, mut offset: usize, mut bytes: &[u8]) {
         for chain in self.waiting.range(chains) {
             for slice in self.segments.slices_mut(chain.segments()) {
@@ -180,7 +180,7 @@ impl<P: Passage> Receive<P> {
 
 fn copy_at(slice: &mut GuestSliceMut<'_>, offset: usize, bytes: &[u8]) -> usize {
     let room = slice.len() - offset;
-    // SAFETY: the part lies in the slice, which is borrowed exclusively meanwhile.
+    // SAFETY: the part lies in the slice, which is borrowed exclusively for the duration of the write.
     let mut part = unsafe { GuestSliceMut::new(slice.as_ptr().add(offset), room) };
     part.copy_from(bytes)
 }

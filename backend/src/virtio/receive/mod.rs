@@ -1,11 +1,11 @@
 //! The direction to the guest: finds room in the receive ring and writes frames into it.
 //!
-//! Chains are taken from the ring only when a mode reserves room, and wait here until a frame fills
-//! them. A reservation is a view of the waiting chains, so releasing it costs nothing. With
-//! MRG_RXBUF a frame takes as many chains as it needs, otherwise one.
+//! Chains are taken from the ring only when a mode reserves room, and wait here until a frame fills them. A reservation
+//! is a view of the waiting chains, so releasing it costs nothing. With MRG_RXBUF a frame takes as many chains as it
+//! needs, otherwise one.
 //!
-//! A frame shorter than its reservation leaves unused chains while later ones are used;
-//! [`Receive::stop`] returns those to the guest empty, as the ring has advanced past them.
+//! A frame that is shorter than its reservation leaves chains unused, while later chains may be used. [`Receive::stop`]
+//! returns the unused ones to the guest empty, because the ring has advanced past them.
 
 mod commit;
 mod passage;
@@ -32,16 +32,16 @@ pub struct Receive<P = Open> {
     mergeable: bool,
     /// Chains taken from the ring but not yet used, in ring order.
     waiting: VecDeque<Chain>,
-    /// Buffers of these chains, and of chains already used.
+    /// Buffers of these chains, and of chains that were already used.
     segments: Segments,
     reservation: room::Reservation,
-    /// Chains skipped by a commit, on their way back to `waiting`.
+    /// Chains skipped by a commit that return to `waiting`.
     leftover: Vec<Chain>,
     /// Buffer for a frame that must be complete before it is written.
     scratch: Vec<u8>,
     /// True after a request for room was refused.
     starved: bool,
-    /// Chains returned empty in this turn.
+    /// Number of chains returned empty in this turn.
     rejected: u16,
     broken: Option<RingError>,
     passage: P,
@@ -58,14 +58,14 @@ impl<P> std::fmt::Debug for Receive<P> {
 }
 
 impl Receive {
-    /// A receive side without a ring or a passage.
+    /// Creates a receive side without a ring or a passage.
     pub fn new(counters: Arc<Counters>) -> Self {
         Self::behind(Open, counters)
     }
 }
 
 impl<P: Passage> Receive<P> {
-    /// A receive side without a ring, behind `passage`.
+    /// Creates a receive side without a ring, behind `passage`.
     pub fn behind(passage: P, counters: Arc<Counters>) -> Self {
         Self {
             ring: None,
@@ -86,12 +86,12 @@ impl<P: Passage> Receive<P> {
         }
     }
 
-    /// The passage in front of the ring.
+    /// The stage in front of the ring.
     pub const fn passage(&self) -> &P {
         &self.passage
     }
 
-    /// The passage in front of the ring, mutable.
+    /// The stage in front of the ring, for changes.
     pub const fn passage_mut(&mut self) -> &mut P {
         &mut self.passage
     }
@@ -103,14 +103,14 @@ impl<P: Passage> Receive<P> {
         self.broken = None;
     }
 
-    /// Releases the ring: returns unused chains and publishes the frames written so far. Returns
-    /// the position from which a successor continues.
+    /// Releases the ring: returns unused chains and publishes the frames written so far. Returns the addresses of the
+    /// ring and the position from which a successor continues.
     pub fn stop(&mut self) -> Option<RingLayout> {
         self.reservation.clear();
         self.segments.clear();
         let mut ring = self.ring.take()?;
         while let Some(chain) = self.waiting.back() {
-            // Moving the index back can return only the most recently taken chains.
+            // Moving the index back can return only the chains that were taken most recently.
             if chain.position != ring.layout().next_avail.wrapping_sub(1) {
                 break;
             }
@@ -141,7 +141,7 @@ impl<P: Passage> Receive<P> {
         }
     }
 
-    /// Publishes the frames written so far; true if the guest wants an interrupt.
+    /// Publishes the frames written so far. True if the guest wants an interrupt.
     pub fn publish(&mut self) -> bool {
         self.rejected = 0;
         self.passage.settle();

@@ -3,8 +3,8 @@
 use crate::counters::DropReason;
 use crate::frame::{Budget, GuestSlice, Segmentation};
 
-/// Limits, filters and observers for frames to the guest. It is part of the type of the receive
-/// side, so that an absent stage costs nothing.
+/// Limits, filters and observers for frames to the guest. The passage is a type parameter of the receive side, so that
+/// an absent stage costs nothing.
 pub trait Passage {
     /// The number of frames and bytes that may pass now.
     fn budget(&self) -> Budget;
@@ -18,13 +18,13 @@ pub trait Passage {
     /// The reason for which the frame is dropped.
     fn check(&self, head: &[u8]) -> Result<(), DropReason>;
 
-    /// True if frames must be shown to an observer.
+    /// True if an observer must see the frames.
     fn is_watched(&self) -> bool;
 
-    /// Shows a frame: its header, `len` bytes of payload, and the reason if it was dropped.
+    /// Shows a frame to the observer: its header, `len` bytes of payload, and the reason if it was dropped.
     fn show(&self, head: &[u8], payload: &[GuestSlice<'_>], len: usize, dropped: Option<DropReason>);
 
-    /// Shows a frame that consists of `parts`.
+    /// Shows a frame that consists of `parts` to the observer.
     fn show_parts(&self, parts: &[&[u8]], dropped: Option<DropReason>);
 
     /// Accounts for a frame of `bytes` sent to the guest.

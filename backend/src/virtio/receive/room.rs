@@ -1,4 +1,4 @@
-//! Finds room: chains for a frame, and the payload part of their buffers.
+//! Finds room for frames: chains, and the payload part of their buffers.
 
 use super::{Passage, Receive};
 use crate::counters::DropReason;
@@ -7,13 +7,14 @@ use crate::packet::EthernetHeader;
 use crate::virtio::ring::{Chain, Segments};
 use std::ops::Range;
 
-/// Maximum payload buffers in one reservation: one recvmsg(2) takes 1024 (IOV_MAX), and a mode may add some of its own.
+/// Maximum payload buffers in one reservation. One recvmsg(2) takes 1024 (IOV_MAX), and a mode may add some of its own.
 pub const MAX_RESERVED_SEGMENTS: usize = 1000;
-/// Maximum chains of one frame. Drivers with mergeable buffers post 1.5 KiB or more per chain, so 64 KiB take about 44.
+/// Maximum chains of one frame. Drivers with mergeable buffers post at least 1.5 KiB per chain, so 64 KiB take about
+/// 44.
 const MAX_CHAINS: usize = 512;
-/// Number of buffers of waiting and used chains at which the used ones are removed.
+/// Number of buffers, of waiting and used chains together, at which the used ones are removed.
 const SWEEP_AT: usize = 4096;
-/// Maximum buffers of waiting chains.
+/// Maximum number of buffers in waiting chains.
 const MAX_WAITING_SEGMENTS: usize = 8192;
 
 /// Maximum descriptors visited in one turn. This is ten times the buffers that a guest needs for 64 connections of 64
@@ -23,7 +24,7 @@ pub(super) const VISITS_PER_TURN: usize = 32_768;
 /// Room reserved for frames: ranges of waiting chains and of payload buffers.
 #[derive(Default)]
 pub(super) struct Reservation {
-    /// Header bytes of each frame.
+    /// Length of each frame's header in bytes.
     pub(super) header: usize,
     pub(super) frames: Vec<ReservedFrame>,
     payload: Segments,
@@ -32,18 +33,18 @@ pub(super) struct Reservation {
 /// Room for one frame.
 #[derive(Clone, Debug)]
 pub(super) struct ReservedFrame {
-    /// The frame's chains in `Receive::waiting`.
+    /// Indices of the frame's chains in `Receive::waiting`.
     pub(super) chains: Range<usize>,
-    /// The frame's payload buffers in `Reservation::payload`.
+    /// Indices of the frame's payload buffers in `Reservation::payload`.
     payload: Range<usize>,
-    /// Payload bytes.
+    /// Room for payload in bytes.
     pub(super) room: usize,
 }
 
 /// Chains found for a frame.
 pub(super) struct Found {
     pub(super) chains: Range<usize>,
-    /// Total bytes in the chains.
+    /// Room in all of these chains, in bytes.
     pub(super) bytes: usize,
     /// True if there may be more chains, but the buffers are too small to reach `wanted`.
     pub(super) at_limit: bool,
@@ -89,8 +90,8 @@ impl<P: Passage> Receive<P> {
                 break;
             };
             let first = self.reservation.frames.is_empty();
-            // Later frames need all that they request; the first accepts less, so that a guest with few buffers is
-            // still served.
+            // Later frames need everything that they request. The first accepts less, so that a guest with few buffers
+            // is still served.
             if self.mergeable && found.bytes < wanted && !first {
                 break;
             }
@@ -111,7 +112,7 @@ impl<P: Passage> Receive<P> {
         }
     }
 
-    /// The part of `count` frames of up to `bytes` that may pass, at least one.
+    /// The part of `count` frames of up to `bytes` that may pass now. It is at least one.
     fn affordable(&self, count: usize, bytes: usize) -> usize {
         let budget = self.passage.budget();
         if budget == Budget::UNLIMITED {
@@ -121,8 +122,9 @@ impl<P: Passage> Receive<P> {
         count.min(usize::try_from(frames).unwrap_or(usize::MAX)).max(1)
     }
 
-    /// Finds chains, from waiting chain `from` on, for a frame of `wanted` bytes including the virtio header; fewer
-    /// bytes if the guest has not posted more, or without mergeable buffers. `None` if there are fewer than `least`.
+    /// Finds chains for a frame of `wanted` bytes including the virtio header, beginning with the waiting chain `from`.
+    /// The room is smaller if the guest has not posted more, or without mergeable buffers. `None` if it would be
+    /// smaller than `least`.
     pub(super) fn find_room(&mut self, from: usize, wanted: usize, least: usize) -> Option<Found> {
         self.sweep();
         let (mut end, mut bytes) = (from, 0);
@@ -152,13 +154,13 @@ impl<P: Passage> Receive<P> {
         chains >= MAX_CHAINS || self.segments.len() >= MAX_WAITING_SEGMENTS
     }
 
-    /// Ensures that waiting chain `index` exists, if the guest has posted one.
+    /// Ensures that the waiting chain with this index exists, if the guest has posted one.
     fn have_chain(&mut self, index: usize) -> bool {
         while self.waiting.len() <= index {
             self.sweep();
             let Some(ring) = &mut self.ring else { return false };
-            // A guest that posts only malformed chains, or long chains of empty buffers, must not hold up the worker.
-            // Chains posted meanwhile wait for the next turn.
+            // A guest that posts only malformed chains, or long chains of empty buffers, must not delay the worker.
+            // Chains posted in the meantime wait for the next turn.
             let is_spent = self.rejected > ring.size() || ring.visited() >= VISITS_PER_TURN;
             if is_spent || self.broken.is_some() {
                 return false;

@@ -20,7 +20,7 @@ struct Guest {
     driver: DriverRing,
     receive: Receive,
     counters: Arc<Counters>,
-    /// Buffers of the posted chains, by head.
+    /// The buffers of each posted chain, with the chain's head.
     posted: Vec<(u16, Vec<Buffer>)>,
 }
 
@@ -42,7 +42,7 @@ impl Guest {
         }
     }
 
-    /// Posts a chain of writable buffers of these lengths.
+    /// Posts a chain of writable buffers with these lengths.
     fn post(&mut self, lengths: &[u32]) -> u16 {
         let buffers: Vec<_> = lengths
             .iter()
@@ -73,7 +73,7 @@ impl Guest {
         bytes
     }
 
-    /// Frames that the guest received: (virtio header, frame).
+    /// Frames that the guest has received, as pairs of virtio header and frame.
     fn frames(&mut self) -> Vec<(Vec<u8>, Vec<u8>)> {
         let used = self.used();
         let mut frames = Vec::new();
@@ -89,7 +89,7 @@ impl Guest {
         frames
     }
 
-    /// Fills the payload room as the kernel does.
+    /// Fills the payload room as the kernel would.
     fn fill(slices: &mut [GuestSliceMut<'_>], mut bytes: &[u8]) {
         for slice in slices {
             let n = slice.copy_from(bytes);
@@ -368,7 +368,7 @@ fn a_guest_without_checksum_offload_gets_them_complete() {
     Guest::fill(guest.receive.payload(0), &[3; 30]);
     guest.receive.commit(&[30], &mut |_, _, head| {
         head.copy_from_slice(&udp[..42]);
-        // A checksum that a mode would leave to a guest that computes it.
+        // A mode would leave such a checksum to a guest that computes it.
         let pseudo = crate::packet::checksum::Sum::default().word(17).word(38).fold();
         head[40..42].copy_from_slice(&pseudo.to_be_bytes());
         Offload {
@@ -405,7 +405,7 @@ fn written_pages_are_logged_and_others_are_not() {
     use crate::virtio::testing::DirtyLog;
     let mut guest = Guest::new(MERGE | CSUM | LOG_ALL);
     let log = DirtyLog::attach(&guest.memory);
-    // Three buffers, each on its own pages.
+    // There are three buffers, each on its own pages.
     let pages: Vec<u64> = (0..3).map(|_| guest.memory.take(0x2000, 0x1000)).collect();
     for &address in &pages {
         let buffer = Buffer {

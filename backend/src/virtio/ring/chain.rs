@@ -6,46 +6,46 @@ use crate::frame::{GuestSlice, GuestSliceMut};
 use std::ops::Range;
 use virtio_bindings::virtio_ring::{VRING_DESC_F_INDIRECT, VRING_DESC_F_NEXT, VRING_DESC_F_WRITE};
 
-/// Maximum buffers of one chain: the limit of one readv(2) or sendmsg(2) (IOV_MAX), and of QEMU (VIRTQUEUE_MAX_SIZE).
-/// Drivers use about twenty.
+/// Maximum buffers of one chain. It is the limit of one readv(2) or sendmsg(2) (IOV_MAX), and of QEMU
+/// (VIRTQUEUE_MAX_SIZE). Drivers use about twenty.
 ///
-/// Virtio 1.3, 2.7.5.3.1, limits a chain to the queue size. Linux makes longer tables for small
-/// rings (`virtqueue_add_split` counts a table as one descriptor), so this code tolerates them.
+/// Virtio 1.3, 2.7.5.3.1, limits a chain to the queue size. Linux makes longer tables for small rings
+/// (`virtqueue_add_split` counts a table as one descriptor), so this code tolerates them.
 pub const MAX_SEGMENTS: usize = 1024;
-/// Maximum entries of an indirect table: a 16-bit `next` cannot reach more in a chain that visits no entry twice. vhost
-/// in the kernel and rust-vmm have the same limit.
+/// Maximum entries of an indirect table. A 16-bit `next` cannot reach more entries in a chain that visits no entry
+/// twice. vhost in the kernel and rust-vmm have the same limit.
 const MAX_TABLE: u32 = 65_535;
-/// Maximum descriptors that one chain may visit: descriptors of the ring, which may lead to an indirect table, plus
-/// those of the table.
+/// Maximum descriptors that one chain may visit: those of the ring, the last of which may lead to an indirect table,
+/// plus those of the table.
 pub const MAX_VISITS: usize = 2 * MAX_SEGMENTS;
 
 /// A chain taken from the ring. Its buffers are `first..first + readable + writable` of the [`Segments`] into which it
 /// was popped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Chain {
-    /// Index of its first descriptor, which identifies it in the used ring.
+    /// Index of the chain's first descriptor, which identifies the chain in the used ring.
     pub head: u16,
-    /// Index of its entry in the available ring.
+    /// Index of the chain's entry in the available ring.
     pub position: u16,
-    /// Index of its first buffer.
+    /// Index of the chain's first buffer.
     pub first: usize,
-    /// Number of readable buffers, which come first.
+    /// Number of readable buffers. They come first.
     pub readable: usize,
     /// Number of writable buffers.
     pub writable: usize,
-    /// Total bytes of its readable and writable buffers.
+    /// Total length of all buffers in bytes.
     pub len: usize,
 }
 
 impl Chain {
-    /// The range of its buffers.
+    /// Indices of the chain's buffers.
     pub const fn segments(&self) -> Range<usize> {
         self.first..self.first + self.readable + self.writable
     }
 }
 
-/// Buffers of chains in host memory, in the form that system calls take. The list is reused from
-/// burst to burst. The code that fills it from a ring empties it before the ring is released.
+/// Buffers of chains in host memory, in the form that system calls take. The list is reused from burst to burst. The
+/// code that fills it from a ring empties it before the ring is released.
 #[derive(Default)]
 pub struct Segments(Vec<libc::iovec>);
 
@@ -55,7 +55,7 @@ debug_fields!(Segments {});
 unsafe impl Send for Segments {}
 
 impl Segments {
-    /// Room for `n` buffers.
+    /// An empty list with room for `n` buffers.
     pub fn with_capacity(n: usize) -> Self {
         Self(Vec::with_capacity(n))
     }
@@ -65,17 +65,17 @@ impl Segments {
         self.0.len()
     }
 
-    /// True if there are none.
+    /// True if there are no buffers.
     pub const fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// Forgets all buffers.
+    /// Removes all buffers.
     pub fn clear(&mut self) {
         self.0.clear();
     }
 
-    /// Forgets the buffers from `len` on.
+    /// Removes all buffers except the first `len`.
     pub fn truncate(&mut self, len: usize) {
         self.0.truncate(len);
     }
@@ -90,7 +90,7 @@ impl Segments {
         });
     }
 
-    /// Removes all buffers but those of `chains`, which must be in order.
+    /// Removes all buffers except those of `chains`, which must be in order.
     pub(in crate::virtio) fn keep<'c>(&mut self, chains: impl Iterator<Item = &'c mut Chain>) {
         let mut end = 0;
         for chain in chains {
@@ -102,12 +102,12 @@ impl Segments {
         self.0.truncate(end);
     }
 
-    /// The raw entries.
+    /// The entries in this range, in raw form.
     pub(in crate::virtio) fn raw(&self, range: Range<usize>) -> &[libc::iovec] {
         &self.0[range]
     }
 
-    /// The buffers chain by chain; chains must be requested in order.
+    /// The buffers, chain by chain. Chains must be requested in order.
     pub(in crate::virtio) const fn parts(&mut self) -> Parts<'_> {
         Parts {
             rest: self.0.as_mut_slice(),
@@ -115,21 +115,21 @@ impl Segments {
         }
     }
 
-    /// Buffers to read from.
+    /// The buffers in this range, to read from.
     pub(in crate::virtio) fn slices(&self, range: Range<usize>) -> &[GuestSlice<'_>] {
         readable(&self.0[range])
     }
 
-    /// Buffers to write to.
+    /// The buffers in this range, to write to.
     pub(in crate::virtio) fn slices_mut(&mut self, range: Range<usize>) -> &mut [GuestSliceMut<'_>] {
         let part = &mut self.0[range];
-        // SAFETY: as in `slices`; guest memory is mapped writable and no Rust reference
-        // to it exists.
+        // SAFETY: the same as in `slices`. In addition, guest memory is mapped writable and no Rust reference to it
+        // exists.
         unsafe { std::slice::from_raw_parts_mut(part.as_mut_ptr().cast(), part.len()) }
     }
 }
 
-/// Buffers as slices to read from. They must be those of a [`Segments`] that stays borrowed.
+/// Converts buffers to slices to read from. They must be those of a [`Segments`] that stays borrowed.
 fn readable<'s>(part: &'s [libc::iovec]) -> &'s [GuestSlice<'s>] {
     // SAFETY: GuestSlice is repr(transparent) over iovec. A ring translated every entry within
     // its memory map, and the list is emptied before the map is released, so the memory is
@@ -162,7 +162,7 @@ impl<'s> Parts<'s> {
 pub struct Part<'s>(&'s mut [libc::iovec]);
 
 impl<'s> Part<'s> {
-    /// All buffers.
+    /// All buffers of the chain.
     #[inline]
     pub(in crate::virtio) fn slices(&self) -> &[GuestSlice<'_>] {
         readable(self.0)
@@ -185,7 +185,7 @@ impl<'s> Part<'s> {
     }
 }
 
-/// A descriptor, read once.
+/// A descriptor that was read once.
 struct Descriptor {
     address: u64,
     len: u32,
@@ -200,7 +200,7 @@ impl Descriptor {
     #[allow(clippy::cast_possible_truncation, reason = "taking a word apart")]
     unsafe fn read(ptr: *const u8) -> Self {
         let [address, rest] = if ptr.addr().is_multiple_of(8) {
-            // SAFETY: mapped as the caller guarantees, and aligned as just checked.
+            // SAFETY: the bytes are mapped, as the caller guarantees, and aligned, as was just checked.
             unsafe {
                 [
                     ptr.cast::<u64>().read_volatile(),
@@ -208,7 +208,7 @@ impl Descriptor {
                 ]
             }
         } else {
-            // SAFETY: mapped as the caller guarantees.
+            // SAFETY: the bytes are mapped, as the caller guarantees.
             unsafe { read_unaligned(ptr) }
         };
         let rest = u64::from_le(rest);
@@ -226,8 +226,8 @@ impl Descriptor {
     }
 }
 
-/// The two words of an unaligned descriptor. Only an indirect table may be unaligned, and no driver
-/// does that.
+/// Reads the two words of an unaligned descriptor. Only an indirect table may be unaligned, and no driver makes such a
+/// table.
 ///
 /// # Safety
 /// 16 bytes must be mapped at `ptr`.
@@ -241,7 +241,7 @@ unsafe fn read_unaligned(ptr: *const u8) -> [u64; 2] {
     words.map(u64::from_ne_bytes)
 }
 
-/// The table of a walk: the ring's own, or an indirect one.
+/// The table that is walked: the ring's own, or an indirect one.
 struct Table {
     base: *const u8,
     len: u32,
@@ -276,7 +276,7 @@ impl Ring {
         result.map(|()| chain)
     }
 
-    // Inlined, so that the counters stay in registers.
+    // This is inlined, so that the counters stay in registers.
     #[inline(always)]
     fn walk_into(&mut self, chain: &mut Chain, visited: &mut usize, segments: &mut Segments) -> Result<(), RingError> {
         let mut table = Table {
@@ -290,7 +290,7 @@ impl Ring {
             if u32::from(index) >= table.len {
                 return Err(RingError::DescriptorIndex(index));
             }
-            // Empty buffers count too: they take no room in the list, but they take time.
+            // Empty buffers count too. They take no room in the list, but they take time.
             if *visited == most {
                 return Err(RingError::ChainTooLong);
             }
@@ -339,8 +339,8 @@ impl Ring {
         })
     }
 
-    /// Adds the buffer of a descriptor to a list of at most `most` entries; returns the number of
-    /// entries added. An empty buffer adds none.
+    /// Adds the buffer of a descriptor to a list of at most `most` entries. Returns the number of entries added. An
+    /// empty buffer adds none.
     #[inline]
     fn translate(&mut self, descriptor: &Descriptor, most: usize, segments: &mut Segments) -> Result<usize, RingError> {
         if let Some((host, room)) = self.map.find(&mut self.cache, descriptor.address)
@@ -356,7 +356,7 @@ impl Ring {
         self.translate_parts(descriptor, most, segments)
     }
 
-    /// The slow path, for a buffer that crosses into the next region, is empty or is refused.
+    /// Handles the rare buffer that crosses into the next region, is empty or is refused.
     #[cold]
     fn translate_parts(
         &mut self,
@@ -375,7 +375,7 @@ impl Ring {
             let part = left.min(room);
             segments.0.push(libc::iovec {
                 iov_base: host.cast(),
-                // At most 32 bits, like `left`.
+                // The value has at most 32 bits, like `left`.
                 iov_len: usize::try_from(part).map_err(|_| outside)?,
             });
             left -= part;

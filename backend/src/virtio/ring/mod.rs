@@ -29,21 +29,21 @@ use virtio_bindings::virtio_ring::{
     VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC, VRING_AVAIL_F_NO_INTERRUPT, VRING_USED_F_NO_NOTIFY,
 };
 
-/// Bytes of a descriptor.
+/// Length of a descriptor in bytes.
 const DESCRIPTOR_SIZE: u64 = 16;
-/// Bytes of `flags` and `idx` in front of the entries of either ring.
+/// Length of `flags` and `idx` in front of the entries of either ring, in bytes.
 const RING_HEADER_SIZE: u64 = 4;
-/// Bytes of an entry of the available ring.
+/// Length of an entry of the available ring in bytes.
 const AVAIL_ENTRY_SIZE: u64 = 2;
-/// Bytes of an element of the used ring.
+/// Length of an element of the used ring in bytes.
 const USED_ELEMENT_SIZE: u64 = 8;
-/// Bytes of the event index after either ring.
+/// Length of the event index after either ring, in bytes.
 const EVENT_SIZE: u64 = 2;
 
 /// Addresses of a ring, and the position from which to continue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RingLayout {
-    /// Descriptors: a power of two, 1 to [`MAX_RING_SIZE`].
+    /// Number of descriptors: a power of two from 1 to [`MAX_RING_SIZE`].
     pub size: u16,
     /// Guest-physical address of the descriptor table, a multiple of 16.
     pub descriptors: u64,
@@ -55,10 +55,10 @@ pub struct RingLayout {
     pub next_avail: u16,
 }
 
-/// An error in a ring or a chain. The ring must stop.
+/// The reason why a ring must stop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RingError {
-    /// Not a power of two, or zero.
+    /// The size is zero or not a power of two.
     #[error("ring size {0} is not a power of two up to {MAX_RING_SIZE}")]
     Size(u16),
     /// A part of the ring is not aligned as 2.7 requires.
@@ -70,23 +70,23 @@ pub enum RingError {
     /// The available index is further ahead than the ring has entries.
     #[error("the available index is {0} entries ahead in a ring of {1}")]
     AvailIndex(u16, u16),
-    /// A descriptor index beyond its table.
+    /// A descriptor index is beyond its table.
     #[error("descriptor {0} is not in its table")]
     DescriptorIndex(u16),
-    /// A loop, or more descriptors than any driver uses.
+    /// A chain loops, or has more descriptors than any driver uses.
     #[error("a chain loops or is too long")]
     ChainTooLong,
-    /// A buffer outside guest memory.
+    /// A buffer is outside guest memory.
     #[error("the buffer at {0:#x} is not in guest memory")]
     OutsideMemory(u64),
-    /// A readable buffer after a writable one (2.7.4.2).
+    /// A readable buffer follows a writable one (2.7.4.2).
     #[error("a readable buffer comes after a writable one")]
     WrongOrder,
-    /// An indirect table that is nested, has a successor, was not negotiated, or whose length is not a multiple of a
+    /// An indirect table is nested, has a successor or was not negotiated, or its length is not a multiple of a
     /// descriptor (2.7.5.3.1).
     #[error("an indirect descriptor is malformed or was not negotiated")]
     Indirect,
-    /// An indirect table that is longer than any chain.
+    /// An indirect table is longer than any chain may be.
     #[error("an indirect table of {0} descriptors is longer than any chain")]
     TableTooLong(u32),
 }
@@ -97,32 +97,32 @@ pub struct Ring {
     cache: RegionCache,
     layout: RingLayout,
     mask: u16,
-    /// Host addresses of the three parts; each lies completely in one region.
+    /// Host addresses of the three parts. Each part lies completely in one region.
     descriptors: *const u8,
     available: *const u8,
     used: *mut u8,
-    /// Next available entry to take; not reduced modulo the ring's size.
+    /// Index of the next available entry to take, not reduced modulo the ring's size.
     next_avail: u16,
     /// The available index as last read.
     avail_seen: u16,
-    /// Next used element to write.
+    /// Index of the next used element to write.
     next_used: u16,
-    /// The used index that the guest sees.
+    /// Used index that the guest sees.
     published: u16,
-    /// The used index at the last decision about an interrupt; `None` before the first.
+    /// Used index at the last decision about an interrupt. `None` before the first decision.
     considered: Option<u16>,
     event_idx: bool,
     indirect: bool,
     logging: bool,
     /// True while kicks are suppressed.
     quiet: bool,
-    /// Descriptors visited since the last reset.
+    /// Number of descriptors visited since the last reset.
     visited: usize,
 }
 
 debug_fields!(Ring { next_avail, next_used });
 
-// SAFETY: the pointers lead into the mapping that `map` keeps alive, which belongs to no thread.
+// SAFETY: the pointers lead into the mapping that `map` keeps alive. It belongs to no thread.
 unsafe impl Send for Ring {}
 
 impl Ring {
@@ -142,8 +142,8 @@ impl Ring {
                 return Err(RingError::Misaligned(address));
             }
             let host = map.range(address, len).ok_or(RingError::Unmapped(address))?;
-            // Regions are mapped at page boundaries of equal offset, so this only fails for a front
-            // end that shares memory from an odd offset.
+            // Regions are mapped at page boundaries with the same offset, so this fails only for a front end that
+            // shares memory from an odd offset.
             if !(host.addr() as u64).is_multiple_of(align) {
                 return Err(RingError::Misaligned(address));
             }
@@ -175,7 +175,7 @@ impl Ring {
             visited: 0,
             map,
         };
-        // Elements that were returned before a stop or a migration stay returned.
+        // Elements that were returned before a stop or a migration are not returned again.
         let used_idx = ring.used_idx().load(Ordering::Relaxed).to_le();
         (ring.next_used, ring.published) = (used_idx, used_idx);
         ring.set_features(features);
@@ -190,8 +190,8 @@ impl Ring {
         self.logging = features.log_all();
     }
 
-    /// Addresses of the ring and the current `next_avail`, from which a new memory table or another
-    /// back end continues.
+    /// Addresses of the ring and the current `next_avail`. A ring in a new memory table, or another back end, continues
+    /// from these.
     pub const fn layout(&self) -> RingLayout {
         RingLayout {
             next_avail: self.next_avail,
@@ -199,12 +199,12 @@ impl Ring {
         }
     }
 
-    /// Descriptors in the ring.
+    /// Number of descriptors in the ring.
     pub const fn size(&self) -> u16 {
         self.layout.size
     }
 
-    /// Entries that the guest has posted but that have not been taken yet.
+    /// Number of entries that the guest has posted and that have not been taken yet.
     ///
     /// # Errors
     /// [`RingError::AvailIndex`]
@@ -220,11 +220,10 @@ impl Ring {
         Ok(posted)
     }
 
-    /// Takes the next chain and adds its buffers to `segments`; `None` if the guest
-    /// has posted none.
+    /// Takes the next chain and adds its buffers to `segments`. `None` if the guest has posted none.
     ///
     /// # Errors
-    /// Any [`RingError`] for a chain, which stays in the ring.
+    /// Any [`RingError`] for a chain. The chain then stays in the ring.
     #[inline]
     pub fn pop(&mut self, segments: &mut Segments) -> Result<Option<Chain>, RingError> {
         if self.next_avail == self.avail_seen && self.available()? == 0 {
@@ -239,8 +238,8 @@ impl Ring {
         Ok(Some(chain))
     }
 
-    /// Descriptors visited since [`forget_visited`](Self::forget_visited): the cost of taking
-    /// chains so far.
+    /// Number of descriptors visited since [`forget_visited`](Self::forget_visited). This is the cost of taking chains
+    /// so far.
     #[inline]
     pub const fn visited(&self) -> usize {
         self.visited
@@ -252,18 +251,18 @@ impl Ring {
         self.visited = 0;
     }
 
-    /// Returns the last `n` chains taken to the ring, as if they had never been taken.
+    /// Puts the `n` chains that were taken last back into the ring, as if they had never been taken.
     pub const fn unpop(&mut self, n: u16) {
         self.next_avail = self.next_avail.wrapping_sub(n);
     }
 
-    /// Writes a used element: chain `head` is done, with `len` bytes written. The guest sees it
-    /// after [`publish`](Self::publish).
+    /// Writes a used element: chain `head` is done, with `len` bytes written. The guest sees it after
+    /// [`publish`](Self::publish).
     #[inline]
     pub fn push_used(&mut self, head: u16, len: u32) {
         let offset = RING_HEADER_SIZE + u64::from(self.next_used & self.mask) * USED_ELEMENT_SIZE;
-        // SAFETY: the element lies in the used ring, which was translated as a whole. It is aligned
-        // to 4 only, hence two stores.
+        // SAFETY: the element lies in the used ring, which was translated as a whole. It is aligned only to 4, so it
+        // takes two stores.
         unsafe {
             let element = self
                 .used
@@ -312,8 +311,8 @@ impl Ring {
         }
     }
 
-    /// Requests a kick for the next chain, then checks again: true if the guest has posted chains
-    /// meanwhile (2.7.10).
+    /// Requests a kick for the next chain, then checks again. True if the guest has posted chains in the meantime
+    /// (2.7.10).
     ///
     /// # Errors
     /// [`RingError::AvailIndex`]
@@ -330,8 +329,8 @@ impl Ring {
         Ok(self.available()? != 0)
     }
 
-    /// True if the guest has posted a chain that has not been taken; also true for a malformed
-    /// index, which is reported when the chain is taken.
+    /// True if the guest has posted a chain that has not been taken. It is also true for a malformed index, which is
+    /// reported when the chain is taken.
     pub fn has_available(&mut self) -> bool {
         !matches!(self.available(), Ok(0))
     }
@@ -356,7 +355,7 @@ impl Ring {
         self.logging
     }
 
-    /// Logs that bytes of a buffer were written, by hawser or by the kernel on its behalf.
+    /// Records in the dirty log that hawser, or the kernel on its behalf, has written bytes of a buffer.
     #[inline]
     pub fn mark_written(&self, host: *const u8, len: usize) {
         if self.logging {
@@ -387,8 +386,7 @@ impl Ring {
 
     fn write_avail_event(&mut self, index: u16) {
         let offset = RING_HEADER_SIZE + u64::from(self.layout.size) * USED_ELEMENT_SIZE;
-        // SAFETY: the event index stands behind the elements of the used ring, and its
-        // two bytes were translated with it.
+        // SAFETY: the event index follows the elements of the used ring, and its two bytes were translated with them.
         unsafe {
             let event = self.used.add(usize::from(self.layout.size) * 8 + 4).cast::<u16>();
             event.write_volatile(index.to_le());

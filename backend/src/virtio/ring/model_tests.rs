@@ -1,7 +1,7 @@
 //! Compares every possible small ring with a model. A walk along a chain never loops, never leaves its table and counts
-//! correctly; indices are correct at every position of their 16-bit range.
+//! correctly. Indices are correct at every position of their 16-bit range.
 //!
-//! The model has no limit on visits: it remembers the descriptors that it has seen.
+//! The model has no limit on visits. It remembers the descriptors that it has seen.
 
 use super::tests::PLAIN;
 use super::*;
@@ -11,7 +11,7 @@ const MEMORY: usize = 0x4000;
 /// Length of every buffer that is not empty.
 const LEN: u32 = 8;
 
-/// The relevant content of one descriptor.
+/// The relevant contents of a descriptor.
 #[derive(Clone, Copy, Debug)]
 enum Entry {
     Buffer {
@@ -20,11 +20,11 @@ enum Entry {
         write: bool,
         next: Option<u16>,
     },
-    /// Leads to the second table, of this many bytes and with these additional flags.
+    /// An entry that leads to the second table, which has this many bytes and these additional flags.
     Table { bytes: u32, flags: u16 },
 }
 
-/// All possible entries of a table of `size`, with every `next` inside the table and one beyond it.
+/// All possible entries of a table of `size`, with every `next` inside the table and one `next` beyond it.
 fn entries(size: u16) -> Vec<Entry> {
     let mut all = Vec::new();
     for next in (0..=size).map(Some).chain([None]) {
@@ -57,7 +57,7 @@ struct Bench {
     segments: Segments,
 }
 
-/// Readable and writable buffers, and the bytes of both.
+/// Number of readable and of writable buffers, and the bytes of both together.
 type Walked = (usize, usize, usize);
 
 impl Bench {
@@ -73,7 +73,7 @@ impl Bench {
         }
     }
 
-    /// Address of buffer number `place`; each has its own.
+    /// Address of the buffer with number `place`. Each buffer has its own address.
     fn address(place: usize, inside: bool) -> u64 {
         let start = if inside { 0x100 } else { MEMORY as u64 };
         start + 16 * place as u64
@@ -102,7 +102,7 @@ impl Bench {
         self.memory.write(table, &bytes);
     }
 
-    /// Walks from `head` and compares with the model. `second` is the content of the second table.
+    /// Walks from `head` and compares the result with the model. `second` contains the entries of the second table.
     fn check(&mut self, first: &[Entry], second: &[Entry], head: u16) {
         self.segments.clear();
         self.ring.forget_visited();
@@ -131,8 +131,7 @@ impl Bench {
     }
 }
 
-/// Expected result of a walk from `head`: the positions and sums of the buffers; `None` for an
-/// error.
+/// Expected result of a walk from `head`: the positions of the buffers and their sums. `None` for an error.
 fn model(first: &[Entry], second: &[Entry], head: u16) -> Option<(Vec<usize>, Walked)> {
     let (mut table, mut first_place, mut is_second) = (first, 0, false);
     let (mut index, mut seen) = (usize::from(head), Vec::new());
@@ -180,7 +179,7 @@ fn model(first: &[Entry], second: &[Entry], head: u16) -> Option<(Vec<usize>, Wa
     }
 }
 
-/// Calls `check` with every table of `count` entries from `all`.
+/// Calls `check` with every table of `count` entries taken from `all`.
 fn every_table(all: &[Entry], count: usize, check: &mut dyn FnMut(&[Entry])) {
     let mut digits = vec![0; count];
     let mut table = vec![all[0]; count];
@@ -205,7 +204,7 @@ fn every_chain_of_four_descriptors_is_walked_as_the_model_says() {
     let table = bench.ring.layout().descriptors;
     every_table(&all, 4, &mut |entries| {
         bench.write(table, 0, entries);
-        // Another head is equivalent to another order of the same entries, which is also covered.
+        // Another head is equivalent to another order of the same entries, which the loop also covers.
         bench.check(entries, &[], 0);
     });
     for head in [4, 5, u16::MAX] {

@@ -280,7 +280,7 @@ fn a_chain_that_loops_is_an_error() {
         let mut memory = TestMemory::new(MEMORY);
         let mut driver = DriverRing::new(&mut memory, size);
         let mut ring = Ring::new(Arc::clone(&memory.map), driver.layout, PLAIN).unwrap();
-        // Empty buffers take no room in the list: only the visit count ends the walk.
+        // Empty buffers take no room in the list, so only the visit count ends the walk.
         for len in [0, 1] {
             let buffer = descriptor(0x10, len, false);
             DriverRing::write_descriptor(&memory, driver.layout.descriptors, 0, buffer, NEXT, 0);
@@ -317,7 +317,7 @@ fn a_chain_of_nothing_costs_no_more_than_a_chain_may() {
     let mut driver = DriverRing::new(&mut memory, 8);
     let mut ring = Ring::new(Arc::clone(&memory.map), driver.layout, PLAIN).unwrap();
     let table = memory.take(16 * 65_535, 16);
-    // Empty buffers, the last of which leads back to the first.
+    // The buffers are empty, and the last of them leads back to the first.
     for i in 0..=u16::MAX - 1 {
         DriverRing::write_descriptor(&memory, table, i, descriptor(0x100, 0, false), NEXT, (i + 1) % 65_535);
     }
@@ -326,7 +326,7 @@ fn a_chain_of_nothing_costs_no_more_than_a_chain_may() {
     driver.post_head(&memory, 0);
     assert_eq!(ring.pop(&mut Segments::default()), Err(RingError::ChainTooLong));
     assert_eq!(ring.visited(), 1 + MAX_SEGMENTS);
-    // As many descriptors in the ring before the table at most double the count.
+    // The same number of descriptors in the ring, before the table, at most doubles the count.
     assert!(ring.visited() <= MAX_VISITS);
 }
 
@@ -427,11 +427,11 @@ fn an_interrupt_is_not_lost_when_a_ring_is_taken_up_again() {
     }
 }
 
-/// Does everything a device may do with a ring; returns the number of chains.
+/// Does everything that a device may do with a ring, and returns the number of chains.
 fn exercise(ring: &mut Ring, memory: &TestMemory) -> Result<usize, RingError> {
     let mut segments = Segments::default();
     let mut chains = 0;
-    // As many as a worker takes in a few turns.
+    // This is as many as a worker takes in a few turns.
     for _ in 0..256 {
         ring.forget_visited();
         let popped = ring.pop(&mut segments);

@@ -22,10 +22,10 @@ pub(super) const EVENTS: u64 = PLAIN | 1 << VIRTIO_RING_F_EVENT_IDX;
 pub(super) const RING: u16 = 64;
 /// Longest wait for an expected event.
 pub(super) const SOON_MS: i32 = 5000;
-/// Time for which an unexpected event must not happen.
+/// Time during which an unexpected event must not happen.
 pub(super) const NEVER_MS: i32 = 50;
 
-/// Calls that the echo mode received.
+/// Calls that the echo mode has received.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum ModeCall {
     LinkUp,
@@ -44,7 +44,7 @@ pub(super) struct Echo {
     hold: Hold,
 }
 
-/// Holds the worker in a turn: the mode sends when the turn has begun, and continues when it receives.
+/// Holds the worker in a turn. The mode sends when the turn has begun, and continues when it receives.
 pub(super) type Hold = Arc<Mutex<Option<(Sender<()>, Receiver<()>)>>>;
 
 impl Echo {
@@ -120,13 +120,13 @@ impl Mode for Echo {
     }
 
     fn on_front_end_gone(&mut self, _: Instant) {
-        // The test may be over.
+        // The test may already be over.
         let _ = self.told.send(ModeCall::FrontEndGone);
     }
 
     fn on_link_down(&mut self, _: Instant) {
         self.waiting.clear();
-        // The test may be over.
+        // The test may already be over.
         let _ = self.told.send(ModeCall::LinkDown);
     }
 }
@@ -142,7 +142,7 @@ pub(super) fn eventfd() -> File {
     }
 }
 
-/// True if `file` becomes readable in time; empties it.
+/// True if `file` becomes readable in time. Empties the file.
 pub(super) fn rings(mut file: &File, timeout_ms: i32) -> bool {
     let mut poll = libc::pollfd {
         fd: file.as_raw_fd(),
@@ -154,7 +154,7 @@ pub(super) fn rings(mut file: &File, timeout_ms: i32) -> bool {
     ready && file.read(&mut [0; 8]).is_ok()
 }
 
-/// One ring as the guest and its VMM see it.
+/// A ring as the guest and its VMM see it.
 pub(super) struct End {
     pub driver: DriverRing,
     pub kick: File,
@@ -197,7 +197,7 @@ pub(super) struct Guest {
     pub transmit: End,
     pub told: Receiver<ModeCall>,
     pub port: Port,
-    /// Addresses of receive buffers by head.
+    /// Addresses of receive buffers, by the head of their chain.
     pub buffers: Vec<u64>,
     pub hold: Hold,
 }
@@ -236,7 +236,7 @@ impl Guest {
         Self::new().up(features)
     }
 
-    /// A guest with running rings, whose worker stays awake for `limit` during a rapid exchange.
+    /// A guest with running rings. Its worker stays awake for `limit` during a rapid exchange.
     pub(super) fn awake_for(limit: Duration, features: u64) -> Self {
         let mut config = port(1);
         config.pace.busy_poll = limit;
@@ -245,7 +245,7 @@ impl Guest {
         guest
     }
 
-    /// The same guest with running rings.
+    /// Starts the rings of the guest.
     pub(super) fn up(self, features: u64) -> Self {
         let guest = self;
         let worker = guest.worker();
@@ -308,7 +308,7 @@ impl Guest {
         self.transmit.kick();
     }
 
-    /// Sends a frame that holds the worker in its turn. The receiver reports when that turn has begun; the sender lets
+    /// Sends a frame that holds the worker in its turn. The receiver reports when that turn has begun. The sender lets
     /// the worker continue.
     pub(super) fn hold_the_worker(&mut self) -> (Receiver<()>, Sender<()>) {
         let ((busy, is_busy), (let_go, resume)) = (channel(), channel());
@@ -317,12 +317,12 @@ impl Guest {
         (is_busy, let_go)
     }
 
-    /// Returns when the worker's turn has ended, because commands are handled between turns.
+    /// Returns when the worker's turn has ended: commands are handled between turns.
     pub(super) fn settle(&self) {
         assert_eq!(self.worker().stop_ring(RingRole::Control), None);
     }
 
-    /// Frames echoed so far.
+    /// Takes the frames echoed so far.
     pub(super) fn frames(&mut self) -> Vec<Vec<u8>> {
         let mut frames = Vec::new();
         let mut missing = 0u16;
@@ -340,7 +340,7 @@ impl Guest {
         frames
     }
 
-    /// Waits for `count` frames.
+    /// Waits for `count` frames and returns them.
     pub(super) fn wait_frames(&mut self, count: usize) -> Vec<Vec<u8>> {
         let mut frames = Vec::new();
         loop {
@@ -378,7 +378,7 @@ pub(super) fn frame(id: u8, len: usize) -> Vec<u8> {
 }
 
 impl Guest {
-    /// A fresh receive ring with all of its buffers free.
+    /// Creates a new receive ring with all of its buffers free.
     pub(super) fn renew_receive_ring(&mut self) {
         self.worker().stop_ring(RingRole::Receive);
         assert_eq!(self.hears(), ModeCall::LinkDown);

@@ -38,7 +38,7 @@ fn frames_go_in_and_come_back_whole_and_in_order() {
     }
 }
 
-/// Number of interrupts for this many frames that are sent together and echoed.
+/// Number of interrupts that this many frames cause if they are sent together and echoed.
 fn interrupts_for(frames: u8) -> u64 {
     let mut guest = Guest::awake_for(Duration::ZERO, PLAIN);
     guest.post_receive(usize::from(frames) + 1, 1536);
@@ -244,7 +244,7 @@ fn once_logging_is_on_every_write_is_logged() {
 #[test]
 fn a_call_descriptor_without_a_reader_does_not_hold_the_worker() {
     let mut guest = Guest::started(PLAIN);
-    // A pipe as User-Mode Linux passes it: writes block while it is full.
+    // User-Mode Linux passes such a pipe: writes block while it is full.
     let (_unread, call) = io::pipe().unwrap();
     let call = File::from(OwnedFd::from(call));
     guest

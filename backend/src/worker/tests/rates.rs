@@ -1,4 +1,5 @@
-//! Tests of a port's rates with the worker's clock. The bounds are wide; the tests of the buckets check exact values.
+//! Tests of a port's rate limits with the worker's clock. The bounds are wide. The tests of the buckets check exact
+//! values.
 
 use super::*;
 use crate::config::{PortConfig, Rate, RateLimit, Rates};
@@ -19,7 +20,7 @@ fn limited(rates: Rates) -> PortConfig {
     config
 }
 
-/// Time for thirty frames in each direction.
+/// Time that thirty frames in each direction take.
 fn echo_thirty(guest: &mut Guest) -> Duration {
     guest.post_receive(40, 1536);
     let sent: Vec<_> = (0..30).map(|i| frame(i, 60)).collect();

@@ -1,4 +1,4 @@
-//! Rings and buffers that a well-behaved driver never posts.
+//! Tests with rings and buffers that a well-behaved driver never posts.
 
 use super::*;
 
@@ -101,7 +101,7 @@ fn a_turn_looks_at_so_many_descriptors_and_the_next_continues() {
         };
         MAX_SEGMENTS
     ];
-    // Buffers too small for a frame: each is returned.
+    // These buffers are too small for a frame, so each is returned.
     buffers[0].len = 4;
     for _ in 0..200 {
         guest.driver.post_table(&guest.memory, table, &buffers);

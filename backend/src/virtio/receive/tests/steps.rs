@@ -1,12 +1,12 @@
-//! Property tests: any sequence of steps of a mode, into buffers of any shape.
+//! Property tests: a mode may take any sequence of steps, into buffers of any shape.
 
 use super::*;
 
-/// One step of a mode.
+/// A step of a mode.
 #[derive(Clone, Debug)]
 enum Step {
     Send(usize),
-    /// Header, payload room, frames, and the used part of the room in percent.
+    /// Length of the header, payload room, number of frames, and the used part of the room in percent.
     Bulk(usize, usize, usize, usize),
     Abandon(usize, usize),
 }
@@ -20,7 +20,7 @@ fn any_step() -> impl Strategy<Value = Step> {
 }
 
 impl Guest {
-    /// Executes a step; returns the frames that it sent.
+    /// Executes a step, and returns the frames that it sent.
     fn step(&mut self, step: &Step, salt: usize) -> Vec<Vec<u8>> {
         match *step {
             Step::Send(len) => {
@@ -52,7 +52,7 @@ impl Guest {
                     payload,
                     count,
                 };
-                // A reservation that is not used.
+                // This reservation is not used.
                 let _ = self.receive.reserve(layout);
                 Vec::new()
             }
