@@ -1,8 +1,7 @@
 //! MACs and addresses of a plan's NICs.
 //!
-//! Before a plan is served, the claims of its NICs go to the store ([`settle`]). The resulting
-//! leases go into the plan as if the manifest contained them: a `macAddress`, and `static`
-//! addresses in place of `host-local` ranges. Later steps do not depend on leases.
+//! Before a plan is served, the claims of its NICs go to the store ([`settle`]), and the resulting leases go into the
+//! plan. The crate `hawser_leases` decides both; here the store is found and opened.
 
 pub(crate) mod args;
 mod preview;
@@ -11,17 +10,11 @@ pub(crate) use preview::preview;
 
 use self::args::{StoreArgs, StorePlace};
 use crate::failure::Failure;
-use hawser_manifest::nic::AttachmentSpec;
-use hawser_manifest::objects::cni::Segment;
-use hawser_manifest::objects::ipam::{self, Ipam};
-use hawser_manifest::plan::layer2::Layer2Plan;
-use hawser_manifest::plan::{LeaseScope, NicPlan, VmPlan};
-use hawser_packet::MacRange;
-use hawser_store::agreement;
-use hawser_store::claim::{self, AddressClaim, Choice, Claim, MacClaim};
-use hawser_store::range::AddressRange;
+use hawser_leases::apply;
+use hawser_manifest::objects::ipam::Ipam;
+use hawser_manifest::plan::{NicPlan, VmPlan};
+use hawser_store::Lease;
 use hawser_store::sqlite::{Access, Sqlite};
-use hawser_store::{Lease, NetworkRecord, Segment as LeaseSegment, Store, VmName};
 use std::ffi::OsString;
 use std::fs::DirBuilder;
 use std::os::unix::fs::DirBuilderExt as _;
@@ -36,124 +29,13 @@ pub(crate) fn settle(plan: &mut VmPlan, args: &StoreArgs) -> Result<(), Failure>
         return plan.nics.iter_mut().try_for_each(without_store);
     }
     let mut store = open(args, Access::Make)?;
-    for lease in reserve(&mut store, plan, &args.pool(plan.mac_range))? {
+    let leases = hawser_leases::reserve(&mut store, plan, &args.pool(plan.mac_range));
+    for lease in leases.map_err(Failure::runtime)? {
         log::info!("interface {}: lease of {}", lease.holder.interface, held(&lease));
         let nic = plan.nics.iter_mut().find(|nic| nic.name == lease.holder.interface);
         nic.into_iter().for_each(|nic| apply(nic, &lease));
     }
     Ok(())
-}
-
-/// The leases of a plan's NICs, in their order.
-pub(crate) fn reserve(store: &mut impl Store, plan: &VmPlan, pool: &MacRange) -> Result<Vec<Lease>, Failure> {
-    let vm = VmName {
-        namespace: plan.namespace.clone(),
-        name: plan.name.clone(),
-    };
-    let (claims, networks) = (claims(&vm, plan), networks(plan));
-    let leases = store.step(|ledger| {
-        agreement::agree(ledger, &vm, &networks)?;
-        claim::claim(ledger, &vm, &claims, &plan.absent, pool)
-    });
-    leases.map_err(Failure::runtime)
-}
-
-/// The networks that span nodes, as this plan has them.
-fn networks(plan: &VmPlan) -> Vec<NetworkRecord> {
-    let plans = plan.nics.iter().filter_map(|nic| nic.mode.layer2());
-    let record = |plan: &Layer2Plan| {
-        Some(NetworkRecord {
-            name: plan.network.network.clone(),
-            vni: plan.tunnel.vni?,
-            subnets: plan.network.subnets().collect(),
-        })
-    };
-    plans.filter_map(record).collect()
-}
-
-fn claims(vm: &VmName, plan: &VmPlan) -> Vec<Claim> {
-    plan.nics.iter().filter_map(|nic| claim_of(vm, nic)).collect()
-}
-
-/// The claim of a NIC; `None` if it shares the lease of another NIC.
-fn claim_of(vm: &VmName, nic: &NicPlan) -> Option<Claim> {
-    let (segment, addresses) = match nic.mode.lease_scope()? {
-        LeaseScope::Vm => (LeaseSegment::OfVm(vm.clone()), Vec::new()),
-        LeaseScope::Segment(segment) => (segment_of(segment), addresses(&segment.ipam)),
-        LeaseScope::Network(plan) => (
-            LeaseSegment::Network(plan.network.network.clone()),
-            addresses(&plan.ipam),
-        ),
-    };
-    Some(Claim {
-        interface: nic.name.clone(),
-        network: nic.network.clone(),
-        segment,
-        mac: match nic.mac {
-            Some(mac) => MacClaim::Explicit(mac),
-            None if nic.mode.derives_mac() => MacClaim::OfAddress,
-            None if nic.has_own_mac() => MacClaim::Pool,
-            None => MacClaim::Segment,
-        },
-        addresses,
-    })
-}
-
-/// The L2 segment of a NIC. Several networks of the manifests can be on the same segment.
-fn segment_of(segment: &Segment) -> LeaseSegment {
-    let kind = match segment.attachment {
-        AttachmentSpec::Bridge(_) => "bridge",
-        _ => "link",
-    };
-    let vlan = segment.rules.as_ref().and_then(|rules| rules.vlan);
-    let vlan = vlan.map(|vlan| format!(" VLAN {vlan}")).unwrap_or_default();
-    LeaseSegment::ThisNode(format!("{kind} {}{vlan}", segment.attachment.way().link))
-}
-
-fn addresses(ipam: &Ipam) -> Vec<AddressClaim> {
-    match ipam {
-        Ipam::None | Ipam::Dhcp => Vec::new(),
-        Ipam::Static { addresses, .. } => addresses.iter().map(|a| AddressClaim::Fixed(a.address)).collect(),
-        Ipam::HostLocal(ranges) | Ipam::Whereabouts(ranges) => {
-            let one_of =
-                |set: &Vec<ipam::Range>| AddressClaim::OneOf(set.iter().map(range).collect(), choice(ranges.choice));
-            let named = ranges.addresses.iter().map(|a| AddressClaim::Fixed(a.address));
-            ranges.ranges.iter().map(one_of).chain(named).collect()
-        }
-    }
-}
-
-fn range(range: &ipam::Range) -> AddressRange {
-    let ipam::Range {
-        subnet,
-        first,
-        last,
-        gateway,
-    } = *range;
-    AddressRange {
-        subnet,
-        first,
-        last,
-        gateway,
-    }
-}
-
-const fn choice(choice: ipam::Choice) -> Choice {
-    match choice {
-        ipam::Choice::Next => Choice::Next,
-        ipam::Choice::Lowest => Choice::Lowest,
-        ipam::Choice::LowestAnywhere => Choice::LowestAnywhere,
-    }
-}
-
-/// Writes a lease into the plan.
-fn apply(nic: &mut NicPlan, lease: &Lease) {
-    if let Some(ipam) = nic.mode.ipam_mut()
-        && let Ipam::HostLocal(ranges) | Ipam::Whereabouts(ranges) = ipam
-    {
-        *ipam = ranges.given(&lease.addresses);
-    }
-    nic.mac = nic.mac.or(lease.mac).or_else(|| nic.mode.mac());
 }
 
 /// Checks that a NIC does not need the store, which is off.

@@ -3,7 +3,7 @@
 use crate::cli::ManifestArgs;
 use crate::cli::leases::{LeasesCommand, ListLeases, ReleaseLeases, ReserveLeases};
 use crate::failure::Failure;
-use crate::leases::{held, open, reserve};
+use crate::leases::{held, open};
 use crate::validate;
 use hawser_store::sqlite::Access;
 use hawser_store::{Lease, Ledger, Store as _, StoreError};
@@ -32,11 +32,8 @@ fn allocate(args: &ReserveLeases) -> Result<(), Failure> {
     let plans = validate::check_all(&manifest)?.map_err(validate::tell_rejected)?;
     let mut store = open(&args.store, Access::Make)?;
     for plan in &plans {
-        let of_vm = |failure| match failure {
-            Failure::Runtime(message) => Failure::runtime(format_args!("{}/{}: {message}", plan.namespace, plan.name)),
-            failure => failure,
-        };
-        let leases = reserve(&mut store, plan, &args.store.pool(plan.mac_range)).map_err(of_vm)?;
+        let of_vm = |error| Failure::runtime(format_args!("{}/{}: {error}", plan.namespace, plan.name));
+        let leases = hawser_leases::reserve(&mut store, plan, &args.store.pool(plan.mac_range)).map_err(of_vm)?;
         crate::output::print(&text(&leases))?;
     }
     Ok(())

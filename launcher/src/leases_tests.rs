@@ -3,11 +3,15 @@
 use super::*;
 use crate::cli::Cli;
 use clap::Parser as _;
+use hawser_leases::reserve;
 use hawser_manifest::nic::StaticAddress;
 use hawser_manifest::objects::SourceFile;
 use hawser_manifest::plan::options::PlanOptions;
 use hawser_manifest::plan::{NicMode, PlanSetup};
+use hawser_packet::MacRange;
 use hawser_store::Holder;
+use hawser_store::Segment as LeaseSegment;
+use hawser_store::claim::{Claim, MacClaim};
 use std::path::Path;
 
 /// The plan of a VM with one interface on a network of this configuration.
@@ -30,8 +34,7 @@ fn planned(interface: &str, config: &str) -> VmPlan {
 }
 
 fn claim(interface: &str, config: &str) -> Claim {
-    let vm: VmName = "default/vm".parse().unwrap();
-    claim_of(&vm, &planned(interface, config).nics[0]).unwrap()
+    hawser_leases::claims(&planned(interface, config)).remove(0)
 }
 
 #[test]
@@ -493,10 +496,10 @@ fn networks_of_one_node_have_identifiers_of_their_own() {
     let mut store = Sqlite::open(&folder.path().join("store.db"), Access::Make).unwrap();
     reserve(&mut store, &on_network("a", "blue", 7), &MacRange::DEFAULT).unwrap();
     let taken = reserve(&mut store, &on_network("b", "red", 7), &MacRange::DEFAULT).unwrap_err();
-    let taken = format!("{taken:?}");
+    let taken = taken.to_string();
     assert!(taken.contains("which is that of network blue"), "{taken}");
     let other = reserve(&mut store, &on_network("b", "blue", 8), &MacRange::DEFAULT).unwrap_err();
-    let other = format!("{other:?}");
+    let other = other.to_string();
     assert!(other.contains("all VMs of a network must agree"), "{other}");
     reserve(&mut store, &on_network("b", "red", 8), &MacRange::DEFAULT).unwrap();
 }

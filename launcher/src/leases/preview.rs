@@ -1,13 +1,14 @@
 //! Reads the leases for a plan without changing the store, for `--dry-run` and `--print-args`.
 
 use super::args::{StoreArgs, StorePlace};
-use super::{apply, claims, default_file, without_store};
+use super::{default_file, without_store};
 use crate::failure::Failure;
+use hawser_leases::{apply, claims, vm_of};
 use hawser_manifest::plan::VmPlan;
 use hawser_store::claim::{self, AddressClaim, Claim, MacClaim};
 use hawser_store::memory::Memory;
 use hawser_store::sqlite::{Access, Sqlite};
-use hawser_store::{Lease, Store as _, VmName};
+use hawser_store::{Lease, Store as _};
 use std::path::Path;
 
 /// The leases with which a plan would be served.
@@ -38,11 +39,7 @@ pub(crate) fn preview(plan: &VmPlan, args: &StoreArgs) -> Result<Preview, Failur
         None => default_file(Access::Read)?,
     };
     let stored = read(&file)?;
-    let vm = VmName {
-        namespace: plan.namespace.clone(),
-        name: plan.name.clone(),
-    };
-    let claims = claims(&vm, plan);
+    let (vm, claims) = (vm_of(plan), claims(plan));
     let mut copy = Memory::new(stored.clone());
     let pool = args.pool(plan.mac_range);
     let leases = claim::claim(&mut copy, &vm, &claims, &plan.absent, &pool).map_err(Failure::runtime)?;
