@@ -64,6 +64,8 @@ counters! {
         SpoofedArp = "spoofed_arp",
         /// A neighbour message claims an address or a MAC that is not the guest's.
         SpoofedNeighbour = "spoofed_neighbour",
+        /// A packet of an address family that is closed to the guest, because the guest has no address in it.
+        ClosedFamily = "closed_family",
         /// The guest tried to act as a DHCP or DHCPv6 server.
         DhcpGuard = "dhcp_guard",
         /// The guest tried to act as a router, by an advertisement or a redirect.
@@ -160,6 +162,16 @@ counters! {
         TunnelSpoofedMac = "tunnel_spoofed_mac",
         /// A peer sent a frame from a MAC that has since moved to another peer.
         TunnelStaleEpoch = "tunnel_stale_epoch",
+        /// An ARP packet of a peer claims an address or a MAC that is not its sender's.
+        TunnelSpoofedArp = "tunnel_spoofed_arp",
+        /// A neighbour message of a peer claims an address or a MAC that is not its sender's.
+        TunnelSpoofedNeighbour = "tunnel_spoofed_neighbour",
+        /// A guest behind a peer tried to act as a DHCP or DHCPv6 server of a network that assigns addresses itself.
+        TunnelDhcpGuard = "tunnel_dhcp_guard",
+        /// A guest behind a peer tried to act as a router of a network that has a gateway.
+        TunnelRouterGuard = "tunnel_router_guard",
+        /// The transport of a frame from the tunnel cannot be determined, and a guard depends on it.
+        TunnelHiddenTransport = "tunnel_hidden_transport",
         /// A frame through the tunnel was marked by a congested router, and its sender does not understand marks (RFC 6040).
         TunnelCongestion = "tunnel_congestion",
         /// A frame is larger than the tunnel's path can carry.
@@ -172,6 +184,8 @@ counters! {
         TunnelFloodLimited = "tunnel_flood_limited",
         /// A multicast of the guest to a group that no endpoint of the tunnel wants.
         MulticastUnwanted = "multicast_unwanted",
+        /// A frame to a group that bridges do not forward (01:80:c2:00:00:00 to 01:80:c2:00:00:0f), in either direction.
+        ReservedGroup = "reserved_group",
         /// A malformed message about multicast groups (IGMP, MLD).
         BadGroupMessage = "bad_group_message",
     }
@@ -259,6 +273,8 @@ counters! {
         MulticastLeaves = "multicast_leaves",
         /// Times the table of multicast groups had no room for an endpoint; all get all groups for a while.
         MulticastTableFull = "multicast_table_full",
+        /// Announcements to the guest that the MAC of another guest's address is new.
+        NeighbourAnnouncements = "neighbour_announcements",
         /// Queries for multicast groups that the gateway sent.
         GroupQueries = "group_queries",
     }

@@ -9,7 +9,7 @@
 //! its outer source is an endpoint of the network and its inner source MAC is bound there. Epochs fence off the old
 //! location after a move: frames with an epoch lower than the known one are refused.
 
-use crate::config::PeerConfig;
+use crate::config::{Families, PeerConfig};
 use crate::counters::DropReason;
 use crate::packet::MacAddr;
 use crate::packet::geneve::{FrameOption, Vni};
@@ -102,6 +102,8 @@ struct Place {
     /// Index in `endpoints`.
     peer: u32,
     epoch: Option<u32>,
+    /// Families in which the interface has an address.
+    families: Families,
 }
 
 /// Properties of a peer, or of all peers with one address.
@@ -208,8 +210,12 @@ impl Table {
                 errors.push(error);
                 false
             });
-            for address in binding.addresses.iter().filter(|_| counts) {
-                match table.addresses.entry(address.to_canonical()) {
+            let place = table.macs.get_mut(&binding.mac).filter(|_| counts);
+            let Some(place) = place else { continue };
+            for address in binding.addresses.iter().map(IpAddr::to_canonical) {
+                place.families.ipv4 |= address.is_ipv4();
+                place.families.ipv6 |= address.is_ipv6();
+                match table.addresses.entry(address) {
                     Entry::Vacant(entry) => {
                         entry.insert(binding.mac);
                     }
@@ -241,7 +247,8 @@ impl Table {
         let peer = peer.ok_or(TableError::NoPeer { mac, endpoint })?;
         match self.macs.entry(mac) {
             Entry::Vacant(entry) => {
-                entry.insert(Place { peer, epoch });
+                let families = Families::default();
+                entry.insert(Place { peer, epoch, families });
             }
             Entry::Occupied(entry) if entry.get().epoch != epoch => return Ok(false),
             Entry::Occupied(entry) if entry.get().peer != peer => {
@@ -285,6 +292,42 @@ impl Table {
     /// The MAC of the interface with this address.
     pub fn mac_of(&self, address: IpAddr) -> Option<MacAddr> {
         self.addresses.get(&address.to_canonical()).copied()
+    }
+
+    /// The MAC that answers for `address`: that of the interface with this address or, for a link-local address, that of
+    /// the interface from whose MAC it is made.
+    pub fn neighbour(&self, address: IpAddr) -> Option<MacAddr> {
+        self.mac_of(address).or_else(|| match address {
+            IpAddr::V6(address) => MacAddr::of_link_local(address).filter(|mac| self.macs.contains_key(mac)),
+            IpAddr::V4(_) => None,
+        })
+    }
+
+    /// The addresses that another MAC had in an earlier table, and then those that had none, each with its MAC now.
+    pub fn moved_since<'a>(&'a self, earlier: &'a Self) -> impl Iterator<Item = (IpAddr, MacAddr)> + 'a {
+        let of = move |was_known: bool| {
+            self.addresses.iter().filter_map(move |(address, mac)| {
+                let before = earlier.addresses.get(address);
+                (before.is_some() == was_known && before != Some(mac)).then_some((*address, *mac))
+            })
+        };
+        of(true).chain(of(false))
+    }
+
+    /// Whether the interface `mac` may claim `address`: no other interface has it, and if the table has addresses of
+    /// `mac` in this family, it is one of them. Interfaces choose their own link-local addresses, except those that are
+    /// made from the MAC of another.
+    pub fn may_claim(&self, mac: MacAddr, address: IpAddr) -> bool {
+        let address = address.to_canonical();
+        if let Some(owner) = self.addresses.get(&address) {
+            return *owner == mac;
+        }
+        match address {
+            IpAddr::V6(v6) if v6.is_unicast_link_local() => {
+                MacAddr::of_link_local(v6).is_none_or(|owner| owner == mac || !self.macs.contains_key(&owner))
+            }
+            _ => !self.macs.get(&mac).is_some_and(|place| place.families.has(address)),
+        }
     }
 
     /// The bindings: endpoint, MAC and addresses of each interface.

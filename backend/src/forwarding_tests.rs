@@ -96,6 +96,63 @@ fn known_addresses_of_both_families_have_their_mac() {
 }
 
 #[test]
+fn an_interface_may_claim_its_own_addresses_and_none_of_another() {
+    let peers = [
+        hawser("192.0.2.1:6081"),
+        hawser("192.0.2.2:6081"),
+        kernel("192.0.2.9:6081"),
+    ];
+    let ipv4_only = Binding {
+        addresses: vec![ip("10.0.0.4")],
+        ..binding(4, "192.0.2.2:6081", None)
+    };
+    let bindings = [
+        binding(1, "192.0.2.1:6081", None),
+        binding(2, "192.0.2.2:6081", None),
+        ipv4_only,
+    ];
+    let (table, errors) = Table::of(BLUE, own(), peers, bindings);
+    assert_eq!(errors, []);
+    let may = |last, address: &str| table.may_claim(mac(last), ip(address));
+    for own in [
+        "10.0.0.1",
+        "::ffff:10.0.0.1",
+        "fd00::1",
+        "fe80::ff:fe00:1",
+        "fe80::1:2:3:4",
+    ] {
+        assert!(may(1, own), "{own}");
+    }
+    for other in [
+        "10.0.0.2",
+        "fd00::2",
+        "fe80::ff:fe00:2",
+        "10.0.0.77",
+        "fd00::77",
+        "0.0.0.0",
+    ] {
+        assert!(!may(1, other), "{other}");
+    }
+    // A family in which the network knows no address of the interface, and a host behind an endpoint with any MACs.
+    for (last, address) in [
+        (4, "fd00::77"),
+        (9, "fd00::77"),
+        (9, "10.0.0.77"),
+        (9, "fe80::ff:fe00:9"),
+    ] {
+        assert!(may(last, address), "{address}");
+    }
+    for (last, address) in [
+        (4, "10.0.0.77"),
+        (4, "fd00::1"),
+        (9, "10.0.0.1"),
+        (9, "fe80::ff:fe00:1"),
+    ] {
+        assert!(!may(last, address), "{address}");
+    }
+}
+
+#[test]
 fn a_frame_is_admitted_from_where_its_mac_is_bound_and_from_nowhere_else() {
     let table = table();
     let admit = |source: &str, last| table.admit(ip(source), mac(last), None);

@@ -21,6 +21,22 @@ impl MacAddr {
         self.0[0] & 1 != 0
     }
 
+    /// True for a group whose frames bridges do not forward, such as that of the spanning tree protocol
+    /// (01:80:c2:00:00:00 to 01:80:c2:00:00:0f, IEEE 802.1Q 8.6.3).
+    #[inline]
+    pub const fn is_bridge_group(self) -> bool {
+        matches!(self.0, [0x01, 0x80, 0xc2, 0, 0, 0..=0x0f])
+    }
+
+    /// The MAC from which a link-local address is made; `None` for an address that is made in another way.
+    #[inline]
+    pub const fn of_link_local(address: std::net::Ipv6Addr) -> Option<Self> {
+        match address.octets() {
+            [0xfe, 0x80, 0, 0, 0, 0, 0, 0, a, b, c, 0xff, 0xfe, d, e, f] => Some(Self([a ^ 2, b, c, d, e, f])),
+            _ => None,
+        }
+    }
+
     /// The link-local address made from this MAC (RFC 4291 appendix A).
     #[inline]
     pub const fn link_local(self) -> std::net::Ipv6Addr {

@@ -9,6 +9,7 @@
 //! Messages stay in our buffer until the guest has room. A cursor moves past a frame only once the frame has reached
 //! the guest or was counted as dropped. So no frame is lost, and none is delivered or counted twice.
 
+use super::claims::{Claims, has_no_claim};
 use super::groups::Groups;
 use super::outbound::transport_checksum;
 use super::view::{self, LastSender, Peers};
@@ -260,7 +261,7 @@ struct Run<'b> {
     source: Option<IpAddr>,
     outer: Ecn,
     /// The tunnel header and Ethernet header of the datagram admitted last, provided that admission depends on nothing
-    /// else. A datagram that begins with the same bytes is admitted too. Empty if there is none.
+    /// else. A datagram that begins with the same bytes is admitted too, unless it makes a claim. Empty if there is none.
     admitted: &'b [u8],
 }
 
@@ -287,10 +288,13 @@ impl<'b> Run<'b> {
         let datagram = &self.bytes[range];
         let headers = self.admitted.len();
         if headers > 0 && datagram.get(..headers) == Some(self.admitted) {
-            return Ok(Some(Arrival {
-                bytes: &datagram[headers - EthernetHeader::LEN..],
-                offload: Offload::NONE,
-            }));
+            let bytes = &datagram[headers - EthernetHeader::LEN..];
+            if has_no_claim(bytes) {
+                return Ok(Some(Arrival {
+                    bytes,
+                    offload: Offload::NONE,
+                }));
+            }
         }
         self.admit(datagram, network)
     }
@@ -333,6 +337,7 @@ pub(super) struct Network<'a> {
     pub(super) table: &'a Table,
     pub(super) peers: &'a Peers,
     pub(super) groups: &'a mut Groups,
+    pub(super) claims: &'a Claims,
 }
 
 impl Network<'_> {
@@ -371,7 +376,7 @@ impl Network<'_> {
             Ok(_) if self.groups.is_gateway(mac) && !self.groups.is_query_of_gateway(mac, frame) => {
                 return Err(DropReason::TunnelSpoofedMac);
             }
-            Ok(_) => {}
+            Ok(_) => self.claims.check_peer(self.table, mac, frame)?,
             Err(DropReason::TunnelUnknownMac) if self.groups.is_query_of_gateway(mac, frame) => {}
             Err(reason) => return Err(reason),
         }

@@ -19,9 +19,10 @@ use crate::nat::listen::ListenError;
 use crate::packet::MacAddr;
 use crate::packet::membership::is_membership;
 use crate::poller::{Readiness, Token};
-use crate::responder::{ServiceConfig, Station, is_router_solicitation};
+use crate::responder::{ServiceConfig, Station, is_router_solicitation, solicited};
 use crate::time::Instant;
 use std::io;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 /// The local station as one worker serves it.
@@ -31,6 +32,10 @@ pub(super) struct Local {
     mac: Option<MacAddr>,
     services: LocalServices,
     beyond: Beyond,
+    /// True for the first worker of a port, which tells the guest of changes.
+    is_first: bool,
+    /// True while the guest's driver is up.
+    is_up: bool,
 }
 
 /// The network beyond the station.
@@ -116,6 +121,8 @@ impl Local {
         Ok(Self {
             mac: has_subnet.then_some(mac),
             services,
+            is_first: setup.worker == 0,
+            is_up: false,
             beyond: match &mode.role {
                 NetworkRole::Primary(network) => Beyond::World(Box::new(engine(setup, network, links)?)),
                 NetworkRole::Secondary(_) => Beyond::Nothing {
@@ -133,15 +140,26 @@ impl Local {
 
     /// True for frames that the station handles.
     #[inline]
-    pub(super) fn takes(&self, frame: &GuestFrame<'_>) -> bool {
+    pub(super) fn takes(&self, frame: &GuestFrame<'_>, table: &Table) -> bool {
         match frame.parsed.destination_mac(frame.head) {
             Some(mac) if Some(mac) == self.mac => true,
             Some(mac) if mac.is_multicast() => {
-                self.services.link.wants(frame) && !is_membership(frame.head, &frame.parsed)
+                self.services.link.wants(frame)
+                    && !is_membership(frame.head, &frame.parsed)
+                    && !self.is_for_peers(frame, table)
             }
             Some(_) => false,
             None => true,
         }
+    }
+
+    /// True for a solicitation of a link-local address that a guest may have chosen itself, so that only the guests can
+    /// answer.
+    fn is_for_peers(&self, frame: &GuestFrame<'_>, table: &Table) -> bool {
+        solicited(frame.head, &frame.parsed).is_some_and(|target| {
+            let is_station = self.mac.is_some_and(|mac| mac.link_local() == target);
+            target.is_unicast_link_local() && !is_station && table.neighbour(target.into()).is_none()
+        })
     }
 
     /// True for a frame that goes to the peers as well as to the station. Without a gateway, a guest may be a router
@@ -182,6 +200,13 @@ impl Local {
         self.services.link.set_resolvers(now, resolvers);
         if let Some(engine) = self.engine() {
             engine.set_dns_forward(&resolvers.forward);
+        }
+    }
+
+    /// Tells the guest of addresses that have another MAC now.
+    pub(super) fn announce(&mut self, moved: impl Iterator<Item = (IpAddr, MacAddr)>, sink: &mut dyn GuestSink) {
+        if self.is_first && self.is_up {
+            self.services.announce(moved, sink);
         }
     }
 
@@ -252,6 +277,7 @@ impl Local {
     }
 
     pub(super) fn on_link_up(&mut self, now: Instant, sink: &mut dyn GuestSink) {
+        self.is_up = true;
         self.services.link.on_link_up(now, sink);
         if let Some(engine) = self.engine() {
             engine.on_link_up(now, sink);
@@ -259,6 +285,7 @@ impl Local {
     }
 
     pub(super) fn on_link_down(&mut self, now: Instant) {
+        self.is_up = false;
         if let Some(engine) = self.engine() {
             engine.on_link_down(now);
         }

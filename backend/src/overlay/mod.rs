@@ -7,12 +7,15 @@
 //!            inbound <-- socket <---
 //! ```
 //!
+//! In both directions, [`claims`] compares ARP and neighbour discovery with the table.
+//!
 //! Outside clients reach the guest through port forwards, which listen on sockets of the host.
 //!
 //! Each process is an endpoint of the tunnel. A frame goes to the endpoint to which its destination MAC is bound
 //! ([`forwarding`](crate::forwarding)), and is accepted only from the endpoint of its source MAC. The gateway is in
 //! every process, with the same MAC and address on all nodes, so a VM that moves has the same neighbour.
 
+mod claims;
 mod event_owner;
 mod fragments;
 mod groups;
@@ -40,6 +43,7 @@ use crate::responder::dns::Names;
 use crate::sys::datagram;
 use crate::sys::traffic_class::watch_traffic_class;
 use crate::time::Instant;
+use claims::Claims;
 use groups::Groups;
 pub use groups::Memberships;
 use inbound::{Inbound, Network};
@@ -85,6 +89,7 @@ pub struct Overlay {
     inbound: Inbound,
     outbound: Outbound,
     groups: Groups,
+    claims: Claims,
     local: Local,
     counters: Arc<Counters>,
 }
@@ -123,6 +128,7 @@ impl Overlay {
             socket,
             inbound: Inbound::new(mode.vtep, Arc::clone(&counters)),
             groups: Groups::new(memberships, mode.station_mac(), setup.worker, Arc::clone(&counters)),
+            claims: Claims::new(mode, port.mac),
             outbound: Outbound::new(sender, port.mtu, Arc::clone(&counters)),
             local: Local::new(setup, &table)?,
             view: Arc::new(TunnelView::new(Arc::clone(&peers))),
@@ -147,8 +153,9 @@ impl Overlay {
         self.local.release_listeners()
     }
 
-    /// Replaces the table. Frames that are waiting for the guest are also checked against the new table.
-    fn set_peers(&mut self, now: Instant, table: Arc<Table>) {
+    /// Replaces the table. Frames that are waiting for the guest are also checked against the new table. The guest is told of
+    /// addresses whose MAC has changed, so that its neighbour cache does not keep the old one.
+    fn set_peers(&mut self, now: Instant, table: Arc<Table>, sink: &mut dyn GuestSink) {
         let known = self.peers.table();
         if table
             .endpoints()
@@ -157,6 +164,7 @@ impl Overlay {
         {
             self.groups.on_new_endpoints(now);
         }
+        self.local.announce(table.moved_since(known), sink);
         self.peers = Arc::new(Peers::follow(Arc::clone(&table), Some(&self.peers)));
         self.outbound.set_peers(Arc::clone(&self.peers));
         self.inbound.forget_sender();
@@ -170,12 +178,17 @@ impl Overlay {
             table: self.peers.table(),
             peers: &self.peers,
             groups: &mut self.groups,
+            claims: &self.claims,
         };
         self.inbound.receive(&self.socket, &mut network, sink);
     }
 
     /// Sends a frame of the guest into the tunnel.
     fn send(&mut self, now: Instant, frame: &GuestFrame<'_>, sink: &mut dyn GuestSink) {
+        if let Err(reason) = self.claims.check_guest(self.peers.table(), frame) {
+            self.counters.count_drop(reason);
+            return;
+        }
         let sent = self.outbound.send(now, frame, self.peers.table(), &mut self.groups);
         if let Err(Refusal::TooBig { mtu }) = sent {
             self.local.report_too_big(now, frame, mtu, sink);
@@ -208,7 +221,7 @@ impl Overlay {
 
 impl Neighbours for Table {
     fn mac_of(&self, address: IpAddr) -> Option<MacAddr> {
-        self.mac_of(address)
+        self.neighbour(address)
     }
 }
 
@@ -243,11 +256,9 @@ impl Mode for Overlay {
     fn on_burst(&mut self, now: Instant, burst: &GuestBurst<'_>, sink: &mut dyn GuestSink) {
         let mut rest = burst;
         while let Some(first) = rest.first() {
-            let is_local = self.local.takes(first);
-            let count = rest
-                .iter()
-                .take_while(|frame| self.local.takes(frame) == is_local)
-                .count();
+            let takes = |frame| self.local.takes(frame, self.peers.table());
+            let is_local = takes(first);
+            let count = rest.iter().take_while(|frame| takes(frame) == is_local).count();
             let (run, others) = rest.split_at(count);
             if is_local {
                 self.local.on_packets(now, run, sink);
@@ -303,7 +314,7 @@ impl Mode for Overlay {
         self.inbound.has_backlog() || self.local.has_backlog()
     }
 
-    fn on_command(&mut self, now: Instant, command: ModeCommand, _: &mut dyn GuestSink) -> io::Result<()> {
+    fn on_command(&mut self, now: Instant, command: ModeCommand, sink: &mut dyn GuestSink) -> io::Result<()> {
         match command {
             ModeCommand::Resolvers(resolvers) => {
                 self.local.set_resolvers(now, &resolvers);
@@ -311,7 +322,7 @@ impl Mode for Overlay {
             }
             ModeCommand::Forwards(change) => self.local.change_forwards(change),
             ModeCommand::Peers(table) => {
-                self.set_peers(now, table);
+                self.set_peers(now, table, sink);
                 Ok(())
             }
             ModeCommand::Segment(_) => Err(io::ErrorKind::Unsupported.into()),

@@ -1,16 +1,21 @@
 //! The services of the local station: those of any gateway, and DNS for the names of the network.
 
 use crate::config::{Layer2Config, NetworkRole};
-use crate::counters::Counters;
+use crate::counters::{Count, Counters};
 use crate::forwarding::Table;
 use crate::frame::{GuestFrame, GuestSink};
 use crate::nat::engine::{Service, Services};
 use crate::nat::services::{GatewayServices, deliver};
+use crate::packet::MacAddr;
 use crate::responder::dns::Dns;
-use crate::responder::{Answer, MAX_FRAME, Replies, ServiceConfig};
+use crate::responder::{Answer, MAX_FRAME, Replies, ServiceConfig, announce};
 use crate::time::Instant;
 use std::net::IpAddr;
 use std::sync::Arc;
+
+/// Maximum addresses that the guest is told of after one change of the table. The others become reachable when its own
+/// entries have expired.
+const ANNOUNCEMENTS: usize = 64;
 
 /// The station's services as one worker runs them.
 #[derive(Debug)]
@@ -34,6 +39,15 @@ impl LocalServices {
             replies,
             counters,
         }
+    }
+
+    /// Tells the guest of addresses that have another MAC now, as far as the number of frames is bearable for it.
+    pub(super) fn announce(&mut self, moved: impl Iterator<Item = (IpAddr, MacAddr)>, sink: &mut dyn GuestSink) {
+        for (address, mac) in moved.take(ANNOUNCEMENTS) {
+            announce(address, mac, &mut self.replies);
+            self.counters.add(Count::NeighbourAnnouncements, 1);
+        }
+        deliver(&mut self.replies, &self.counters, sink);
     }
 
     /// Replaces the peers for which the services answer.

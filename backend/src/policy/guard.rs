@@ -7,13 +7,14 @@
 //! [`DropReason::HiddenTransport`], because these are known ways around such guards (CVE-2021-27853, CVE-2021-27854,
 //! CVE-2021-27861, CVE-2021-27862).
 
-use crate::config::{AddressCheck, PolicyConfig};
+use super::claims;
+use crate::config::{AddressCheck, Families, PolicyConfig};
 use crate::counters::DropReason;
 use crate::packet::icmp::v6;
 use crate::packet::vlan::is_tag;
-use crate::packet::{ArpPacket, EtherType, EthernetHeader, Fragment, Head, MacAddr, be16, protocol};
+use crate::packet::{EtherType, EthernetHeader, Fragment, Head, MacAddr, be16, protocol};
 use ipnet::{Ipv4Net, Ipv6Net};
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// EtherType fields below this value are lengths, and LLC follows (IEEE 802.3 3.2.6).
 const MIN_ETHERTYPE: u16 = 0x0600;
@@ -28,18 +29,14 @@ const ICMP_REDIRECT: u8 = 5;
 const ICMP_ROUTER_ADVERTISEMENT: u8 = 9;
 /// Type of a version 2 multicast listener report (RFC 3810).
 const MLD2_REPORT: u8 = 143;
-/// Length of a neighbour solicitation or advertisement before its options, in bytes.
-const ND_LEN: usize = 24;
-/// Offset of the target address in a neighbour solicitation or advertisement.
-const ND_TARGET: usize = 8;
-/// Options with a link-layer address: the sender's and the target's (RFC 4861 4.6.1).
-const ND_LINK_ADDRESS: [u8; 2] = [1, 2];
 
 /// The enabled guards of a port.
 #[derive(Clone, Debug)]
-pub(super) struct Guard {
-    dhcp: bool,
-    router: bool,
+pub struct Guard {
+    /// Families in which a DHCP server is refused.
+    dhcp: Families,
+    /// Families in which a router is refused.
+    router: Families,
     addresses: Option<Addresses>,
 }
 
@@ -60,21 +57,36 @@ struct Transport<'a> {
 impl Guard {
     /// The guards that a policy enables; `None` if it enables none.
     pub(super) fn new(mac: Option<MacAddr>, policy: &PolicyConfig) -> Option<Self> {
+        let both = |on| Families { ipv4: on, ipv6: on };
         let guard = Self {
-            dhcp: policy.dhcp_guard,
-            router: policy.router_guard,
+            dhcp: both(policy.dhcp_guard),
+            router: both(policy.router_guard),
             addresses: policy.addresses.as_ref().map(|check| Addresses::new(mac, check)),
         };
-        (guard.dhcp || guard.router || guard.addresses.is_some()).then_some(guard)
+        (policy.dhcp_guard || policy.router_guard || guard.addresses.is_some()).then_some(guard)
+    }
+
+    /// Guards against DHCP servers in the families `dhcp` and routers in the families `router`; `None` without any.
+    pub fn of_roles(dhcp: Families, router: Families) -> Option<Self> {
+        (dhcp.any() || router.any()).then_some(Self {
+            dhcp,
+            router,
+            addresses: None,
+        })
     }
 
     /// Checks a frame by its first bytes, `bytes`, whose parsed form is `head`.
     ///
     /// # Errors
-    /// The role that the guest pretends to have, or [`DropReason::HiddenTransport`].
-    pub(super) fn check(&self, bytes: &[u8], head: &Head) -> Result<(), DropReason> {
+    /// The role that the guest pretends to have, [`DropReason::ClosedFamily`], or [`DropReason::HiddenTransport`].
+    pub fn check(&self, bytes: &[u8], head: &Head) -> Result<(), DropReason> {
         let packet = bytes.get(head.packet()..).unwrap_or_default();
         let mac = EthernetHeader::parse(bytes)?.src;
+        if let Some(addresses) = &self.addresses
+            && addresses.is_closed(head.ethertype())
+        {
+            return Err(DropReason::ClosedFamily);
+        }
         match head.ethertype() {
             EtherType::Ipv4 => self.check_ipv4(bytes, head),
             EtherType::Ipv6 => self.check_ipv6(mac, bytes, head),
@@ -95,8 +107,7 @@ impl Guard {
         if let Some(addresses) = &self.addresses
             && !addresses.ipv4.iter().any(|net| net.contains(&src))
         {
-            let configures = !addresses.ipv4.is_empty()
-                && src.is_unspecified()
+            let configures = src.is_unspecified()
                 && dst == Ipv4Addr::BROADCAST
                 && visible
                 && transport.ports() == Some((DHCP4_CLIENT, DHCP4_SERVER));
@@ -108,8 +119,8 @@ impl Guard {
             return Ok(());
         }
         match transport.protocol {
-            protocol::UDP if self.dhcp => transport.check_ports(DHCP4_SERVER, DHCP4_CLIENT),
-            protocol::ICMP if self.router => match transport.kind()? {
+            protocol::UDP if self.dhcp.ipv4 => transport.check_ports(DHCP4_SERVER, DHCP4_CLIENT),
+            protocol::ICMP if self.router.ipv4 => match transport.kind()? {
                 ICMP_REDIRECT | ICMP_ROUTER_ADVERTISEMENT => Err(DropReason::RouterGuard),
                 _ => Ok(()),
             },
@@ -128,24 +139,21 @@ impl Guard {
             return Ok(());
         }
         match transport.protocol {
-            protocol::UDP if self.dhcp => transport.check_ports(DHCP6_SERVER, DHCP6_CLIENT),
+            protocol::UDP if self.dhcp.ipv6 => transport.check_ports(DHCP6_SERVER, DHCP6_CLIENT),
             protocol::ICMPV6 => self.check_icmpv6(mac, src, &transport),
             _ => Ok(()),
         }
     }
 
     fn check_icmpv6(&self, mac: MacAddr, source: Ipv6Addr, transport: &Transport<'_>) -> Result<(), DropReason> {
-        if !self.router && self.addresses.is_none() {
+        if !self.router.ipv6 && self.addresses.is_none() {
             return Ok(());
         }
         match (transport.kind()?, &self.addresses) {
-            (v6::ROUTER_ADVERTISEMENT | v6::REDIRECT, _) if self.router => Err(DropReason::RouterGuard),
-            (v6::NEIGHBOUR_SOLICITATION, Some(addresses)) => {
-                // A solicitation from the unspecified address claims its target (RFC 4862 5.4.2).
-                let claims = source.is_unspecified();
-                addresses.check_neighbour(mac, claims, transport)
+            (v6::ROUTER_ADVERTISEMENT | v6::REDIRECT, _) if self.router.ipv6 => Err(DropReason::RouterGuard),
+            (v6::NEIGHBOUR_SOLICITATION | v6::NEIGHBOUR_ADVERTISEMENT, Some(addresses)) => {
+                addresses.check_neighbour(mac, source, transport)
             }
-            (v6::NEIGHBOUR_ADVERTISEMENT, Some(addresses)) => addresses.check_neighbour(mac, true, transport),
             _ => Ok(()),
         }
     }
@@ -211,16 +219,30 @@ impl Addresses {
         }
     }
 
+    /// True for packets of a family in which the guest has no address.
+    const fn is_closed(&self, ethertype: EtherType) -> bool {
+        match ethertype {
+            EtherType::Ipv4 | EtherType::Arp => self.ipv4.is_empty(),
+            EtherType::Ipv6 => self.ipv6.is_empty(),
+            EtherType::Other(_) => false,
+        }
+    }
+
     fn has_ipv6(&self, address: Ipv6Addr) -> bool {
         self.ipv6.iter().any(|net| net.contains(&address))
     }
 
-    /// Checks that the sender of an ARP packet is the guest, or unspecified as in a probe (RFC 5227 2.1.1).
+    fn has(&self, address: IpAddr) -> bool {
+        match address {
+            IpAddr::V4(address) => self.ipv4.iter().any(|net| net.contains(&address)),
+            IpAddr::V6(address) => self.has_ipv6(address),
+        }
+    }
+
+    /// Checks that an ARP packet claims an address of the guest. A probe claims its target, which the guest is about to
+    /// use.
     fn check_arp(&self, mac: MacAddr, packet: &[u8]) -> Result<(), DropReason> {
-        let arp = ArpPacket::parse(packet).ok_or(DropReason::SpoofedArp)?;
-        let is_probe = arp.sender.is_unspecified() && arp.operation == ArpPacket::REQUEST;
-        let claimed = if is_probe { arp.target } else { arp.sender };
-        if arp.sender_mac == mac && self.ipv4.iter().any(|net| net.contains(&claimed)) {
+        if self.has(claims::of_arp(mac, packet)?.address) {
             Ok(())
         } else {
             Err(DropReason::SpoofedArp)
@@ -234,7 +256,6 @@ impl Addresses {
         }
         let configures = source.is_unspecified()
             && visible
-            && !self.ipv6.is_empty()
             && transport.protocol == protocol::ICMPV6
             && matches!(
                 transport.kind()?,
@@ -247,28 +268,12 @@ impl Addresses {
         }
     }
 
-    /// Checks that a neighbour message claims only the guest's addresses and MAC. `claims` is true if the message
-    /// claims that the target is the sender's.
-    fn check_neighbour(&self, mac: MacAddr, claims: bool, transport: &Transport<'_>) -> Result<(), DropReason> {
-        let bytes = transport.bytes;
-        let fixed = bytes.first_chunk::<ND_LEN>().ok_or(DropReason::HiddenTransport)?;
-        let target: [u8; 16] = *fixed[ND_TARGET..].first_chunk().ok_or(DropReason::HiddenTransport)?;
-        if claims && !self.has_ipv6(target.into()) {
-            return Err(DropReason::SpoofedNeighbour);
+    /// Checks that a neighbour message claims only the guest's addresses and MAC.
+    fn check_neighbour(&self, mac: MacAddr, source: Ipv6Addr, transport: &Transport<'_>) -> Result<(), DropReason> {
+        match claims::of_neighbour(mac, source, transport.bytes)? {
+            Some(claim) if !self.has(claim.address) => Err(DropReason::SpoofedNeighbour),
+            _ => Ok(()),
         }
-        let mut options = &bytes[ND_LEN..];
-        while let [kind, units, ..] = *options {
-            let len = usize::from(units) * 8;
-            let option = options
-                .get(..len)
-                .filter(|o| !o.is_empty())
-                .ok_or(DropReason::HiddenTransport)?;
-            if ND_LINK_ADDRESS.contains(&kind) && option[2..8] != mac.0 {
-                return Err(DropReason::SpoofedNeighbour);
-            }
-            options = &options[len..];
-        }
-        Ok(())
     }
 }
 

@@ -1,5 +1,6 @@
 use super::*;
 use crate::frame::HEAD_MAX;
+use crate::packet::ArpPacket;
 
 const GUEST: MacAddr = MacAddr([0x52, 0x54, 0, 0x12, 0x34, 0x56]);
 const OTHER: MacAddr = MacAddr([0x52, 0x54, 0, 0x65, 0x43, 0x21]);
@@ -404,12 +405,12 @@ fn a_family_without_addresses_is_closed() {
     drops(
         &only_ipv4,
         &v6(&ipv6(&link_local, &[], 6, &[0; 20])),
-        DropReason::SpoofedAddress,
+        DropReason::ClosedFamily,
     );
     drops(
         &only_ipv4,
         &v6(&ipv6("::", &[], 58, &icmpv6(133))),
-        DropReason::SpoofedAddress,
+        DropReason::ClosedFamily,
     );
     let only_ipv6 = guard(|policy| {
         policy.addresses = Some(AddressCheck {
@@ -420,7 +421,7 @@ fn a_family_without_addresses_is_closed() {
     drops(
         &only_ipv6,
         &arp(1, GUEST, [0; 4], [192, 0, 2, 5]),
-        DropReason::SpoofedArp,
+        DropReason::ClosedFamily,
     );
 }
 

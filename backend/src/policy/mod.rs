@@ -4,12 +4,14 @@
 //! The module is a leaf: rules use headers, frames and counters, but not rings, workers or modes.
 
 mod admission;
+pub mod claims;
 mod guard;
 pub mod rate;
 mod snooping;
 pub mod vlan;
 
 pub use admission::Admission;
+pub use guard::Guard;
 pub use snooping::{SNOOPED_MAX, SnoopSource, SnoopedAddress, Snooping};
 
 use crate::counters::DropReason;

@@ -3,6 +3,21 @@
 use super::{Answer, Replies};
 use crate::counters::DropReason;
 use crate::packet::{ArpPacket, EtherType, Head, MacAddr};
+use std::net::Ipv4Addr;
+
+/// Tells all hosts that `address` is at `mac` (RFC 5227 3).
+pub(super) fn announce(address: Ipv4Addr, mac: MacAddr, replies: &mut Replies) {
+    let announcement = ArpPacket {
+        operation: ArpPacket::REQUEST,
+        sender_mac: mac,
+        sender: address,
+        target_mac: MacAddr::default(),
+        target: address,
+    };
+    replies.as_station(mac, |replies| {
+        announcement.emit(replies.ethernet(MacAddr::BROADCAST, EtherType::Arp, ArpPacket::LEN));
+    });
+}
 
 /// Answers the ARP packet in `frame` if `mac_of` returns a MAC for the requested address.
 pub(super) fn answer(

@@ -26,7 +26,7 @@ mod tests;
 pub use held::HeldLeases;
 pub use lease::LeaseServer;
 pub use lease6::Lease6Server;
-pub use ndp::is_router_solicitation;
+pub use ndp::{is_router_solicitation, solicited};
 pub use proxy::NeighbourProxy;
 pub use replies::Replies;
 
@@ -115,6 +115,14 @@ fn by_family(addresses: &[IpAddr]) -> (Vec<Ipv4Addr>, Vec<Ipv6Addr>) {
         }
     }
     (v4, v6)
+}
+
+/// Adds a frame to the guest which announces that `address` is at `mac` now.
+pub fn announce(address: IpAddr, mac: MacAddr, replies: &mut Replies) {
+    match address {
+        IpAddr::V4(address) => arp::announce(address, mac, replies),
+        IpAddr::V6(address) => ndp::announce(address, mac, replies),
+    }
 }
 
 /// The services of one link.

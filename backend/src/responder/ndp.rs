@@ -230,6 +230,44 @@ pub fn is_router_solicitation(bytes: &[u8], head: &Head) -> bool {
     is_ipv6(head, protocol::ICMPV6) && kind() == Some(&icmp::v6::ROUTER_SOLICITATION)
 }
 
+/// The target of a neighbour solicitation in a frame that begins as `head` says.
+pub fn solicited(bytes: &[u8], head: &Head) -> Option<Ipv6Addr> {
+    let message = head.transport_bytes(bytes);
+    if !is_ipv6(head, protocol::ICMPV6) || message.first() != Some(&icmp::v6::NEIGHBOUR_SOLICITATION) {
+        return None;
+    }
+    let target = message.get(IcmpHeader::LEN..)?.first_chunk::<16>()?;
+    Some(Ipv6Addr::from(*target))
+}
+
+/// Tells all hosts that `address` is at `mac`, by an unsolicited advertisement (RFC 4861 7.2.6).
+pub(super) fn announce(address: Ipv6Addr, mac: MacAddr, replies: &mut Replies) {
+    let route = Route {
+        mac: ALL_NODES_MAC,
+        src: address,
+        dst: ALL_NODES,
+        hop_limit: LINK_HOP_LIMIT,
+    };
+    advertise(Neighbour::host(mac), address, &route, NA_OVERRIDE, replies);
+}
+
+/// Adds an advertisement of `neighbour`, which has the address `target`.
+fn advertise(neighbour: Neighbour, target: Ipv6Addr, route: &Route<Ipv6Addr>, flags: u8, replies: &mut Replies) {
+    let router = if neighbour.is_router { NA_ROUTER } else { 0 };
+    replies.as_station(neighbour.mac, |replies| {
+        replies.icmp(route, NEIGHBOUR_LEN + option::UNIT, |message| {
+            let header = IcmpHeader {
+                kind: icmp::v6::NEIGHBOUR_ADVERTISEMENT,
+                code: 0,
+                rest: [router | flags, 0, 0, 0],
+            };
+            header.emit(message, 0);
+            message[IcmpHeader::LEN..NEIGHBOUR_LEN].copy_from_slice(&target.octets());
+            message[NEIGHBOUR_LEN..].copy_from_slice(&link_layer_option(option::TARGET_LINK_LAYER, neighbour.mac));
+        });
+    });
+}
+
 /// True for a whole IPv6 packet that carries `protocol`, in a frame without tags.
 pub(super) fn is_ipv6(head: &Head, protocol: u8) -> bool {
     head.transport().is_some_and(|at| at.protocol == protocol)
@@ -292,19 +330,7 @@ pub(super) fn on_solicitation(
         dst,
         hop_limit: LINK_HOP_LIMIT,
     };
-    let router = if neighbour.is_router { NA_ROUTER } else { 0 };
-    replies.as_station(neighbour.mac, |replies| {
-        replies.icmp(&route, NEIGHBOUR_LEN + option::UNIT, |message| {
-            let header = IcmpHeader {
-                kind: icmp::v6::NEIGHBOUR_ADVERTISEMENT,
-                code: 0,
-                rest: [router | NA_OVERRIDE | solicited, 0, 0, 0],
-            };
-            header.emit(message, 0);
-            message[IcmpHeader::LEN..NEIGHBOUR_LEN].copy_from_slice(&target.octets());
-            message[NEIGHBOUR_LEN..].copy_from_slice(&link_layer_option(option::TARGET_LINK_LAYER, neighbour.mac));
-        });
-    });
+    advertise(neighbour, target, &route, NA_OVERRIDE | solicited, replies);
     Answer::Done
 }
 

@@ -106,6 +106,9 @@ impl Groups {
     /// # Errors
     /// The reason why no endpoint receives it.
     pub(super) fn receivers(&mut self, now: Instant, frame: &GuestFrame<'_>) -> Result<Receivers, DropReason> {
+        if is_reserved(frame.head) {
+            return Err(DropReason::ReservedGroup);
+        }
         if is_membership(frame.head, &frame.parsed) {
             self.on_message_of_guest(now, frame)?;
         } else if let Some(group) = routable_group(frame.head, &frame.parsed) {
@@ -133,6 +136,9 @@ impl Groups {
     /// # Errors
     /// The reason to drop it.
     pub(super) fn takes(&mut self, now: Instant, frame: &[u8], table: &Table) -> Result<bool, DropReason> {
+        if is_reserved(frame) {
+            return Err(DropReason::ReservedGroup);
+        }
         let head = head_of(frame);
         if !is_membership(frame, &head) {
             return Ok(true);
@@ -257,6 +263,11 @@ impl Groups {
             is_incomplete: snooper.is_incomplete(),
         };
     }
+}
+
+/// True for a frame to a group that bridges do not forward.
+fn is_reserved(frame: &[u8]) -> bool {
+    frame.first_chunk().is_some_and(|mac| MacAddr(*mac).is_bridge_group())
 }
 
 fn head_of(frame: &[u8]) -> Head {

@@ -1,5 +1,6 @@
 //! Tests with two processes on one host, whose guests are memory without a VM.
 
+mod claims;
 mod frame_option;
 mod gateway;
 mod multicast;

@@ -98,6 +98,28 @@ fn three() -> [Station; 3] {
 }
 
 #[test]
+fn groups_that_bridges_do_not_forward_stay_on_their_node() {
+    let [mut first, mut second, _third] = three();
+    let mut frame = data(Ipv4Addr::new(224, 0, 0, 9));
+    let tunnelled_to = |last| {
+        let mut datagram = tunnelled(VNI, &data(Ipv4Addr::new(224, 0, 0, 9)));
+        datagram[8..14].copy_from_slice(&[1, 0x80, 0xc2, 0, 0, last]);
+        datagram
+    };
+    let friend = UdpSocket::bind("127.0.0.2:0").unwrap();
+    let second_vtep = first.mode.peers.table().endpoint_of(TO).unwrap();
+    for last in [0, 0x0f, 0x10] {
+        frame[..6].copy_from_slice(&[1, 0x80, 0xc2, 0, 0, last]);
+        first.send_at(at(1), &[frame.clone()]);
+        friend.send_to(&tunnelled_to(last), second_vtep).unwrap();
+    }
+    assert_eq!(first.counters.dropped(DropReason::ReservedGroup), 2);
+    let heard = second.hear(at(1), 4);
+    assert_eq!(heard.len(), 2, "the last one, from the guest and from the tunnel");
+    assert_eq!(second.counters.dropped(DropReason::ReservedGroup), 2);
+}
+
+#[test]
 fn a_group_reaches_its_members_until_they_leave() {
     let [mut first, mut second, mut third] = three();
     first.send_at(at(1), &[data(GROUP)]);

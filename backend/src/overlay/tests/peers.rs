@@ -2,6 +2,8 @@
 
 use super::*;
 use crate::counters::{PeerCount, PeerLevel};
+use crate::packet::icmp;
+use std::net::Ipv6Addr;
 
 const THIRD: MacAddr = MacAddr([2, 0, 0, 0, 0, 5]);
 
@@ -57,6 +59,55 @@ fn a_peer_that_is_added_becomes_reachable_and_a_removed_one_does_not_stay_so() {
     second.until(|station| station.sink.frames.len() == 1);
     third.until(|station| station.sink.frames.len() == 1);
     assert_eq!(first.counters.count(Count::TunnelSent), 4);
+}
+
+#[test]
+fn the_guest_is_told_when_an_address_is_at_another_mac() {
+    let (a, b, c) = (vtep(2), vtep(3), vtep(4));
+    let both = |vtep, mac, last| PeerConfig {
+        addresses: vec![
+            [192, 0, 2, last].into(),
+            Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, last.into()).into(),
+        ],
+        ..peer(vtep, mac, [0; 4])
+    };
+    let mut first = Station::new(VNI, a, FROM, vec![both(b, TO, 1)]);
+    first.set_peers(VNI, a, &[both(b, THIRD, 1)]);
+    assert!(first.sink.take().is_empty(), "the driver is not up");
+    first.mode.on_link_up(Instant::from_nanos(1), &mut first.sink);
+    first.sink.take();
+    // The same interface at another endpoint.
+    first.set_peers(VNI, a, &[both(c, THIRD, 1)]);
+    assert!(first.sink.take().is_empty());
+    first.set_peers(VNI, a, &[both(c, TO, 1)]);
+    let mut frames = first.sink.take();
+    frames.sort_by_key(|frame| frame.bytes[12..14] == [0x86, 0xdd]);
+    let [arp, neighbour] = &frames[..] else {
+        panic!("{frames:?}");
+    };
+    assert_eq!((&arp.bytes[..6], &arp.bytes[6..12]), (&[0xff; 6][..], &TO.0[..]));
+    let packet = ArpPacket::parse(&arp.bytes[14..]).unwrap();
+    let address = Ipv4Addr::new(192, 0, 2, 1);
+    assert_eq!(
+        (packet.sender_mac, packet.sender, packet.target),
+        (TO, address, address)
+    );
+    let message = &neighbour.bytes[54..];
+    let own = Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 1);
+    let all = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
+    assert!(icmp::checksum_ok(own.into(), all.into(), message));
+    assert_eq!((message[0], message[4]), (136, 0x20), "not solicited, overrides");
+    assert_eq!(message[8..24], own.octets());
+    assert_eq!((&message[24..26], &message[26..32]), (&[2, 1][..], &TO.0[..]));
+    // More than a guest is told of at once, those that have moved before those that are new.
+    let crowd = |macs: u8, moved: MacAddr| -> Vec<PeerConfig> {
+        let others = (100..100 + macs).map(|n| peer(c, MacAddr([2, 0, 0, 0, 1, n]), [192, 0, 2, n]));
+        others.chain([peer(c, moved, [192, 0, 2, 1])]).collect()
+    };
+    first.set_peers(VNI, a, &crowd(100, THIRD));
+    let told = first.sink.take();
+    assert_eq!((told.len(), &told[0].bytes[6..12]), (64, &THIRD.0[..]));
+    assert_eq!(first.counters.count(Count::NeighbourAnnouncements), 2 + 64);
 }
 
 /// The counts of a peer, in the order of [`PeerCount`].

@@ -36,8 +36,24 @@ fn request(name: &str) -> Vec<u8> {
         [0xff; 6]
     };
     frame[..6].copy_from_slice(&group);
-    frame[6..12].copy_from_slice(&FROM.0);
+    // What it claims is its own.
+    replace(&mut frame, &testing::GUEST_MAC.0, &FROM.0);
+    replace(
+        &mut frame,
+        &testing::GUEST_MAC.link_local().octets(),
+        &FROM.link_local().octets(),
+    );
+    replace(&mut frame, &[10, 0, 2, 2], &[192, 0, 2, 9]);
+    testing::repair(&mut frame);
     frame
+}
+
+fn replace(frame: &mut [u8], old: &[u8], new: &[u8]) {
+    for at in 0..=frame.len() - old.len() {
+        if frame[at..].starts_with(old) {
+            frame[at..at + old.len()].copy_from_slice(new);
+        }
+    }
 }
 
 #[test]
