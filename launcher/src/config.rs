@@ -127,6 +127,7 @@ pub(crate) fn resolve(spec: NicSpec, host: &Host, segment: Option<Survey>) -> Re
             Ok(Found {
                 port: PortConfig {
                     mac: Some(layer2.mac),
+                    policy: layer2.policy,
                     ..port(&spec, layer2.mtu, config)
                 },
                 names: layer2.names,

@@ -9,7 +9,7 @@
 //! A field that is `None` is left to the host: the launcher uses the MTU of the default route or of the segment, the
 //! families of the network namespace, and the name servers of resolv.conf.
 
-use hawser_config::{EveryPort, Forward, PaceConfig, PeerConfig, PolicyConfig};
+use hawser_config::{AddressCheck, EveryPort, Forward, PaceConfig, PeerConfig, PolicyConfig};
 use hawser_packet::MacAddr;
 use hawser_packet::geneve::Vni;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
@@ -117,6 +117,23 @@ pub struct Layer2Spec {
     pub peers: Vec<PeerConfig>,
     /// File of more such guests, which may change while the NIC is served.
     pub peers_file: Option<PathBuf>,
+    /// Source addresses that the guest may use.
+    pub sources: SourceSpec,
+}
+
+/// Source addresses that the guest of a NIC may use.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SourceSpec {
+    /// Those that the network assigns to it, and these.
+    Assigned(AddressCheck),
+    /// Any.
+    Any,
+}
+
+impl Default for SourceSpec {
+    fn default() -> Self {
+        Self::Assigned(AddressCheck::default())
+    }
 }
 
 /// The gateway of a network that spans nodes.

@@ -1,11 +1,11 @@
 //! Parsers for the values of single options. Each function is a clap value parser: its error
 //! completes "invalid value '…' for '--option': ".
 
-use crate::nic::{Family, GatewaySpec, IpvtapMode, MacvtapMode, Stack, Underlay, UnderlaySpec};
-use hawser_config::{GATEWAY_MAC, PeerConfig};
+use crate::nic::{Family, GatewaySpec, IpvtapMode, MacvtapMode, SourceSpec, Stack, Underlay, UnderlaySpec};
+use hawser_config::{AddressCheck, GATEWAY_MAC, PeerConfig};
 use hawser_packet::MacAddr;
 use hawser_packet::geneve::{self, Vni};
-use ipnet::{Ipv4Net, Ipv6Net};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU16;
 use std::os::fd::RawFd;
@@ -250,6 +250,26 @@ pub fn gateway(text: &str) -> Parsed<GatewaySpec> {
         [_] | [IpAddr::V4(_), IpAddr::V6(_)] | [IpAddr::V6(_), IpAddr::V4(_)] => Ok(GatewaySpec::At(addresses)),
         _ => Err("a network has one gateway in each family: give one address of each".into()),
     }
+}
+
+/// `--ip-spoof-check`: addresses and networks from which the guest may send, or `off`.
+pub fn sources(text: &str) -> Parsed<SourceSpec> {
+    if text == "off" {
+        return Ok(SourceSpec::Any);
+    }
+    let mut check = AddressCheck::default();
+    for net in text.split(',') {
+        let address = || net.parse::<IpAddr>().map(IpNet::from).ok();
+        let net = net.parse::<IpNet>().ok().or_else(address).map(|net| net.trunc());
+        match net.ok_or("give an address such as 192.0.2.5, a network such as 2001:db8::/64, or off")? {
+            net if net.addr().is_multicast() => {
+                return Err("this is a multicast address, which cannot be a source: give the guest's own".into());
+            }
+            IpNet::V4(net) => check.ipv4.push(net),
+            IpNet::V6(net) => check.ipv6.push(net),
+        }
+    }
+    Ok(SourceSpec::Assigned(check))
 }
 
 /// `--vtep`: an address, or the family of the default route that has it.

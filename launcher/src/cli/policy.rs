@@ -3,8 +3,8 @@
 use clap::Args;
 use hawser_backend::config::{AddressCheck, MacCheck, PolicyConfig, Rate, RateLimit, Rates, VlanConfig, VlanSet};
 use hawser_backend::packet::vlan::VlanId;
-use ipnet::IpNet;
-use std::net::IpAddr;
+use hawser_manifest::nic::SourceSpec;
+use hawser_manifest::values;
 use std::ops::RangeInclusive;
 
 /// Options for the frames that cross the port.
@@ -36,15 +36,15 @@ pub(crate) struct PolicyArgs {
     #[arg(long, help_heading = "Checks")]
     pub mac_spoof_check: bool,
     /// Source addresses and networks that the guest may use; drop its IP, ARP and neighbour discovery frames from any
-    /// other. A family without an entry is blocked
+    /// other. A family without an entry is blocked. With --mode=layer2, addresses besides those that the network
+    /// assigns to the guest; off: any [default: off on a segment, the assigned addresses with --mode=layer2]
     #[arg(
         long,
-        value_name = "ADDR[/LEN],…",
+        value_name = "ADDR[/LEN],…|off",
         help_heading = "Checks",
-        value_delimiter = ',',
-        value_parser = own_network
+        value_parser = values::sources
     )]
-    pub ip_spoof_check: Vec<IpNet>,
+    pub ip_spoof_check: Vec<SourceSpec>,
     /// Drop DHCP and DHCPv6 server messages from the guest
     #[arg(long, help_heading = "Checks")]
     pub dhcp_guard: bool,
@@ -91,6 +91,9 @@ pub(crate) enum PolicyError {
         /// The VLAN.
         id: VlanId,
     },
+    /// The check of addresses is both on and off.
+    #[error("--ip-spoof-check=off switches the check off that other values of the option describe: leave one out")]
+    SourcesOnAndOff,
     /// There is a native VLAN but no trunk.
     #[error("--native-vlan={0} is the VLAN of untagged frames on a trunk: give --vlan-trunk too, or --vlan={0} alone")]
     NativeWithoutTrunk(VlanId),
@@ -101,13 +104,12 @@ pub(crate) enum PolicyError {
 
 impl PolicyArgs {
     /// The options that apply only on a segment, and whether they were given.
-    pub(crate) fn of_a_segment(&self) -> [(bool, &'static str); 7] {
+    pub(crate) fn of_a_segment(&self) -> [(bool, &'static str); 6] {
         [
             (self.vlan.is_some(), "--vlan"),
             (!self.vlan_trunk.is_empty(), "--vlan-trunk"),
             (self.native_vlan.is_some(), "--native-vlan"),
             (self.preserve_default_vlan, "--preserve-default-vlan"),
-            (!self.ip_spoof_check.is_empty(), "--ip-spoof-check"),
             (self.dhcp_guard, "--dhcp-guard"),
             (self.router_guard, "--router-guard"),
         ]
@@ -133,7 +135,10 @@ impl PolicyArgs {
             } else {
                 MacCheck::Off
             },
-            addresses: (!self.ip_spoof_check.is_empty()).then(|| self.addresses()),
+            addresses: match self.sources()? {
+                SourceSpec::Assigned(check) if check != AddressCheck::default() => Some(check),
+                _ => None,
+            },
             dhcp_guard: self.dhcp_guard,
             router_guard: self.router_guard,
             rates: self.rates(),
@@ -182,15 +187,27 @@ impl PolicyArgs {
         self.vlan_trunk.iter().map(range).collect::<Vec<_>>().join(",")
     }
 
-    fn addresses(&self) -> AddressCheck {
-        let mut check = AddressCheck::default();
-        for net in &self.ip_spoof_check {
-            match net {
-                IpNet::V4(net) => check.ipv4.push(*net),
-                IpNet::V6(net) => check.ipv6.push(*net),
+    /// The source addresses that the guest may use, from all values of the option.
+    ///
+    /// # Errors
+    /// Some values name addresses, and another one allows any.
+    pub(crate) fn sources(&self) -> Result<SourceSpec, PolicyError> {
+        let mut all = AddressCheck::default();
+        let mut is_off = false;
+        for sources in &self.ip_spoof_check {
+            match sources {
+                SourceSpec::Any => is_off = true,
+                SourceSpec::Assigned(check) => {
+                    all.ipv4.extend(&check.ipv4);
+                    all.ipv6.extend(&check.ipv6);
+                }
             }
         }
-        check
+        match is_off {
+            true if all != AddressCheck::default() => Err(PolicyError::SourcesOnAndOff),
+            true => Ok(SourceSpec::Any),
+            false => Ok(SourceSpec::Assigned(all)),
+        }
     }
 
     const fn rates(&self) -> Rates {
@@ -220,19 +237,6 @@ fn vlan_range(text: &str) -> Parsed<RangeInclusive<VlanId>> {
         return Err(format!("the range ends before it begins: write {last}-{first}"));
     }
     Ok(first..=last)
-}
-
-/// `--ip-spoof-check`: an address or a network.
-fn own_network(text: &str) -> Parsed<IpNet> {
-    let address = || text.parse::<IpAddr>().map(IpNet::from).ok();
-    let net = text.parse::<IpNet>().ok().or_else(address);
-    match net.map(|net| net.trunc()) {
-        None => Err("give an address such as 192.0.2.5, or a network such as 2001:db8::/64".into()),
-        Some(net) if net.addr().is_multicast() => {
-            Err("this is a multicast address, which cannot be a source: give the guest's own".into())
-        }
-        Some(net) => Ok(net),
-    }
 }
 
 /// Lowest rate: one full frame in 1.5 seconds.

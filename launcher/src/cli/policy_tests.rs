@@ -96,6 +96,12 @@ fn checks_name_what_they_miss() {
         &["--ip-spoof-check", "such as 192.0.2.5"],
     );
     refused(&["--ip-spoof-check=224.0.0.1"], &["--ip-spoof-check", "multicast"]);
+    refused(
+        &["--ip-spoof-check=off", "--ip-spoof-check=192.0.2.5"],
+        &["--ip-spoof-check=off", "leave one out"],
+    );
+    let policy = parsed(&["--ip-spoof-check=off"]).unwrap().on_segment().unwrap();
+    assert_eq!(policy.addresses, None);
 }
 
 #[test]

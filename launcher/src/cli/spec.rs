@@ -161,6 +161,10 @@ impl PortArgs {
             });
         }
         refuse("masquerade", &self.policy.of_a_segment())?;
+        refuse(
+            "masquerade",
+            &[(!self.policy.ip_spoof_check.is_empty(), "--ip-spoof-check")],
+        )?;
         refuse("masquerade", &self.layer2.given())?;
         let (forwards, every_port) = forward::split(&self.ports, &self.kept.kept_ports);
         if every_port.is_none() && !self.kept.kept_ports.is_empty() {
@@ -214,6 +218,7 @@ impl PortArgs {
             forwards,
             peers: network.peers.clone(),
             peers_file: network.peers_file.clone(),
+            sources: self.policy.sources()?,
         })
     }
 

@@ -5,7 +5,7 @@
 
 use clap::Args;
 use hawser_backend::packet::geneve::Vni;
-use hawser_manifest::nic::UnderlaySpec;
+use hawser_manifest::nic::{SourceSpec, UnderlaySpec};
 use hawser_manifest::plan::layer2::{OfNetwork, TunnelOptions};
 use hawser_manifest::values;
 use std::path::PathBuf;
@@ -51,6 +51,14 @@ pub(crate) struct TunnelArgs {
         value_parser = file
     )]
     pub peers: Vec<OfNetwork<PathBuf>>,
+    /// Source addresses and networks that a guest may use besides those that its network assigns to it; off: any
+    #[arg(
+        long,
+        value_name = "[NETWORK=]ADDR[/LEN],…|off",
+        help_heading = "Networks across nodes",
+        value_parser = sources
+    )]
+    pub ip_spoof_check: Vec<OfNetwork<SourceSpec>>,
 }
 
 impl TunnelArgs {
@@ -61,6 +69,7 @@ impl TunnelArgs {
             ports: self.vtep_ports.clone(),
             vnis: self.vnis.clone(),
             peers: self.peers.clone(),
+            sources: self.ip_spoof_check.clone(),
         }
     }
 }
@@ -86,6 +95,10 @@ fn port(text: &str) -> Result<OfNetwork<u16>, String> {
         Ok(port) => Ok(port),
     };
     of_network(text, parse)
+}
+
+fn sources(text: &str) -> Result<OfNetwork<SourceSpec>, String> {
+    of_network(text, values::sources)
 }
 
 fn file(text: &str) -> Result<OfNetwork<PathBuf>, String> {

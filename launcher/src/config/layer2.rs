@@ -14,12 +14,19 @@ use crate::names::NameSource;
 use hawser_backend::packet::MacAddr;
 use hawser_backend::packet::geneve::FrameOption;
 use hawser_backend::packet::geneve::mtu::{Encapsulation, Family};
-use hawser_config::{Families, Layer2Config, NameConfig, NetworkRole, PrimaryNetwork, Resolvers, mac_of_address};
+use hawser_config::{
+    AddressCheck, Families, Layer2Config, NameConfig, NetworkRole, PolicyConfig, PrimaryNetwork, Resolvers,
+    mac_of_address,
+};
 use hawser_manifest::links::Links;
-use hawser_manifest::nic::{GatewaySpec, Layer2Spec, NameSpec, NicSpec};
+use hawser_manifest::nic::{GatewaySpec, Layer2Spec, NameSpec, NicSpec, SourceSpec};
+use ipnet::Ipv6Net;
 use peers::{PeerList, PeerRules};
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use subnets::{Addressing, Subnets};
+
+/// All link-local addresses.
+const LINK_LOCAL: Ipv6Net = Ipv6Net::new_assert(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0), 10);
 
 /// A layer2 NIC resolved on this host.
 pub(super) struct Layer2 {
@@ -30,6 +37,8 @@ pub(super) struct Layer2 {
     pub(super) mtu: u16,
     pub(super) names: NameSource,
     pub(super) peers: PeerSource,
+    /// Rules for the guest's frames.
+    pub(super) policy: PolicyConfig,
     pub(super) notices: Vec<String>,
 }
 
@@ -92,8 +101,38 @@ pub(super) fn resolve(spec: &NicSpec, mode: &Layer2Spec, host: &Host) -> Result<
         mtu,
         names,
         peers: PeerSource::new(vni, list, rules),
+        policy: policy(spec.policy.clone(), &mode.sources, addressing),
         notices,
     })
+}
+
+/// The rules for the guest's frames, as OVN's port security has them on a network with subnets: the guest sends only
+/// from the addresses that it was assigned. A family without a subnet is closed if the other one has a subnet.
+///
+/// Two rules differ from OVN's: link-local addresses are the guest's choice, because many guests do not make them from
+/// the MAC, and the guest cannot be a DHCP server, nor a router where the network has one.
+fn policy(base: PolicyConfig, sources: &SourceSpec, addressing: Addressing) -> PolicyConfig {
+    let SourceSpec::Assigned(more) = sources else {
+        return base;
+    };
+    let mut allowed = more.clone();
+    let mut is_assigned = false;
+    for guest in addressing.guests() {
+        is_assigned = true;
+        match guest {
+            IpAddr::V4(guest) => allowed.ipv4.push(guest.into()),
+            IpAddr::V6(guest) => allowed.ipv6.push(guest.into()),
+        }
+    }
+    if !allowed.ipv6.is_empty() {
+        allowed.ipv6.push(LINK_LOCAL);
+    }
+    PolicyConfig {
+        addresses: (allowed != AddressCheck::default()).then_some(allowed),
+        dhcp_guard: is_assigned,
+        router_guard: matches!(addressing, Addressing::Gateway { .. }),
+        ..base
+    }
 }
 
 /// The names that the guest gets, their source, and notices. On a network without a gateway the

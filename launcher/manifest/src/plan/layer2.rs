@@ -1,7 +1,7 @@
 //! NICs on networks that span nodes: their addresses and tunnel endpoints.
 
 use super::Planner;
-use crate::nic::{UnderlaySpec, VtepSpec};
+use crate::nic::{SourceSpec, UnderlaySpec, VtepSpec};
 use crate::objects::interface::{Binding, DhcpOptions, Interface};
 use crate::objects::ipam::Ipam;
 use crate::objects::layer2::Layer2;
@@ -39,6 +39,8 @@ pub struct TunnelPlan {
     pub vtep: VtepSpec,
     /// File of the network's guests, including those of this process.
     pub peers: Option<PathBuf>,
+    /// Source addresses that the guest may use.
+    pub sources: SourceSpec,
 }
 
 /// Tunnel settings that manifests do not contain.
@@ -52,6 +54,8 @@ pub struct TunnelOptions {
     pub vnis: Vec<OfNetwork<Vni>>,
     /// Files of networks' guests.
     pub peers: Vec<OfNetwork<PathBuf>>,
+    /// Source addresses that guests may use.
+    pub sources: Vec<OfNetwork<SourceSpec>>,
 }
 
 /// A value for a network.
@@ -90,6 +94,7 @@ impl TunnelOptions {
                 port: find(&self.ports, names).copied().unwrap_or(geneve::PORT),
             },
             peers: find(&self.peers, names).cloned(),
+            sources: find(&self.sources, names).cloned().unwrap_or_default(),
         }
     }
 
@@ -102,6 +107,8 @@ impl TunnelOptions {
             Some("--vtep-port")
         } else if self.peers.iter().any(|of| is_unnamed(&of.network)) {
             Some("--peers")
+        } else if self.sources.iter().any(|of| is_unnamed(&of.network)) {
+            Some("--ip-spoof-check")
         } else {
             None
         }

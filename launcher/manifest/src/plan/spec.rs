@@ -112,6 +112,7 @@ fn layer2(plan: &Layer2Plan) -> Layer2Spec {
         forwards: plan.forwards.clone(),
         peers: Vec::new(),
         peers_file: tunnel.peers.clone(),
+        sources: tunnel.sources.clone(),
     }
 }
 

@@ -52,6 +52,56 @@ fn refusal(options: &[&str]) -> String {
     plan(options).unwrap_err().to_string()
 }
 
+/// What a guest of this network may send: its addresses, and whether it may be a DHCP server or a router.
+fn allowed(options: &[&str]) -> (Option<[Vec<String>; 2]>, bool, bool) {
+    let policy = plan(options).unwrap().port.policy;
+    let addresses = policy.addresses.map(|check| {
+        let ipv4 = check.ipv4.iter().map(ToString::to_string).collect();
+        [ipv4, check.ipv6.iter().map(ToString::to_string).collect()]
+    });
+    (addresses, !policy.dhcp_guard, !policy.router_guard)
+}
+
+#[test]
+fn a_guest_sends_only_from_the_addresses_that_it_was_assigned() {
+    let lists = |ipv4: &[&str], ipv6: &[&str]| {
+        let owned = |list: &[&str]| list.iter().map(ToString::to_string).collect();
+        Some([owned(ipv4), owned(ipv6)])
+    };
+    let own = "--guest-address=10.100.0.11";
+    let both = ["--guest-address=10.100.0.11,fd00::b", "--ipv6=fd00::/64"];
+    assert_eq!(allowed(&[own]), (lists(&["10.100.0.11/32"], &[]), false, false));
+    let dual = (lists(&["10.100.0.11/32"], &["fd00::b/128", "fe80::/10"]), false, false);
+    assert_eq!(allowed(&both), dual);
+    // Without a gateway a guest may be a router.
+    let secondary = (lists(&["10.100.0.11/32"], &[]), false, true);
+    assert_eq!(allowed(&[own, "--gateway=off"]), secondary);
+    let more = [
+        "--ip-spoof-check=10.100.0.200,192.0.2.0/24",
+        "--ip-spoof-check=fd00:7::/64",
+    ];
+    let (addresses, ..) = allowed(&[&[own], &more[..]].concat());
+    let expected = lists(
+        &["10.100.0.200/32", "192.0.2.0/24", "10.100.0.11/32"],
+        &["fd00:7::/64", "fe80::/10"],
+    );
+    assert_eq!(addresses, expected);
+    assert_eq!(allowed(&[own, "--ip-spoof-check=off"]), (None, true, true));
+}
+
+#[test]
+fn a_guest_of_a_network_without_subnets_sends_from_any_address() {
+    let options = ["--mac=52:54:00:00:00:01", "--vtep=198.51.100.1", "--gateway=off"];
+    let host = Host {
+        addresses: vec!["198.51.100.1".parse().unwrap()],
+        ..Host::default()
+    };
+    let policy = |more: &[&str]| plan_of(&[&options, more].concat(), &host).unwrap().port.policy;
+    assert_eq!(policy(&[]), PolicyConfig::default());
+    let addresses = policy(&["--ip-spoof-check=192.0.2.5"]).addresses.unwrap();
+    assert_eq!((addresses.ipv4.len(), addresses.ipv6.len()), (1, 0));
+}
+
 #[test]
 fn forwards_of_a_layer2_network_are_checked_against_each_other_and_its_families() {
     let found = plan(&["--port=80,udp:53"]).unwrap();

@@ -1,11 +1,11 @@
 //! Networks that span nodes: their plans, and each rule of the API with its message.
 
 use super::{machine, planned, problems};
-use crate::nic::{GatewaySpec, ModeSpec, UnderlaySpec};
+use crate::nic::{GatewaySpec, ModeSpec, SourceSpec, UnderlaySpec};
 use crate::plan::layer2::{OfNetwork, TunnelOptions};
 use crate::plan::options::PlanOptions;
 use crate::plan::{NicMode, VmPlan};
-use crate::plan_text;
+use crate::{plan_text, values};
 use hawser_packet::geneve::Vni;
 
 /// The VM of the tutorials: an interface in place of the pod network.
@@ -512,6 +512,37 @@ fn options_give_a_network_its_place_in_the_tunnel() {
         );
         assert!(plan_text::text(&plan).contains("  VTEP     198.51.100.1:6081\n"));
     }
+}
+
+#[test]
+fn an_option_gives_the_guest_of_a_network_more_source_addresses_or_all() {
+    let text = vm("") + &network(SUBNETS);
+    let sources = |values: &[(Option<&str>, SourceSpec)]| {
+        let values = values.iter().map(|(network, value)| OfNetwork {
+            network: network.map(str::to_owned),
+            value: value.clone(),
+        });
+        let options = PlanOptions {
+            tunnels: TunnelOptions {
+                sources: values.collect(),
+                ..TunnelOptions::default()
+            },
+            ..PlanOptions::default()
+        };
+        let plan = planned(&text, &options).unwrap().plan;
+        match plan.nics[0].spec().mode {
+            ModeSpec::Layer2(mode) => mode.sources,
+            _ => panic!(),
+        }
+    };
+    let more = values::sources("10.0.0.200,fd00::/64").unwrap();
+    assert_eq!(sources(&[]), SourceSpec::default());
+    assert_eq!(sources(&[(None, more.clone())]), more);
+    let named = [
+        (Some("other"), more),
+        (Some("primary-udn"), values::sources("off").unwrap()),
+    ];
+    assert_eq!(sources(&named), SourceSpec::Any);
 }
 
 /// A VM with the interfaces `a` and `b` on two secondary networks.
