@@ -4,6 +4,8 @@ use crate::netns::Namespace;
 use crate::process::Background;
 use crate::{Result, artifacts, failure};
 use std::collections::BTreeMap;
+use std::io::{Read as _, Write as _};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::thread;
@@ -134,6 +136,16 @@ impl Hawser {
             Err(self.process.failed(&format!("ended, {status}")))
         }
     }
+}
+
+/// The body of the API's answer to `GET path`.
+pub fn get(socket: &Path, path: &str) -> Result<String> {
+    let mut stream = UnixStream::connect(socket)?;
+    stream.write_all(format!("GET {path} HTTP/1.1\r\n\r\n").as_bytes())?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    let body = answer.split_once("\r\n\r\n").map(|(_, body)| body.to_owned());
+    body.ok_or_else(|| failure(answer))
 }
 
 /// Counters and drop reasons by name.

@@ -42,6 +42,10 @@ pub trait Far {
     fn traffic(&self, node: &Namespace, arguments: &str) -> Result<Value>;
     /// Whether the endpoint's datagrams have a UDP checksum.
     fn set_checksums(&self, on: bool) -> Result<()>;
+    /// The host's interface on the network.
+    fn link(&self) -> &'static str;
+    /// Sets the MTU of that interface; `node` is the far node.
+    fn set_mtu(&self, node: &Namespace, mtu: u32) -> Result<()>;
 }
 
 /// The set-up. Fields are dropped in order.
@@ -120,6 +124,8 @@ impl<F: Far> Interop<F> {
         self.assert_odd_tails_cross()?;
         self.assert_checksums()?;
         self.assert_mtu()?;
+        self.assert_mtu_inward()?;
+        self.assert_tags()?;
         self.assert_ecn_outward()?;
         let relay = self.nodes.relay(FAR.node)?;
         self.assert_ecn_inward(&relay)?;
@@ -264,6 +270,57 @@ impl<F: Far> Interop<F> {
         Ok(())
     }
 
+    /// Packets of the far host that are one byte longer than the MTU of the network reach the guest, which answers in
+    /// fragments.
+    pub fn assert_mtu_inward(&mut self) -> Result<()> {
+        let (node, mtu) = (&self.nodes.nodes[FAR.node], self.mtu());
+        let before = self.hawser.counters()?;
+        self.far.set_mtu(node, mtu + 1)?;
+        for (to, headers) in Self::to(GUEST).into_iter().zip(HEADERS) {
+            let above = mtu + 1 - headers;
+            self.far.traffic(node, &format!("udp to={to} sizes={above} count=3"))?;
+        }
+        self.far.set_mtu(node, mtu)?;
+        assert_no_drops(&before, &self.hawser.counters()?);
+        Ok(())
+    }
+
+    /// A frame of the far host with a VLAN tag reaches the guest as it is. The guest itself may not send any.
+    pub fn assert_tags(&mut self) -> Result<()> {
+        let heard = self.start_capture("vlan 7", "tags")?;
+        let frame = |to: Port, from: Port| {
+            let macs = format!("{}{}", to.mac(), from.mac()).replace(':', "");
+            // A priority, VLAN 7, and an EtherType for experiments (IEEE 802, 88b5).
+            format!("bytes={macs}8100600788b5{}", "a5".repeat(46))
+        };
+        let link = self.far.link();
+        self.far_traffic(&format!("frame on={link} count=3 {}", frame(GUEST, FAR)))?;
+        until("the guest has the tagged frames", || {
+            let seen = self.guest.sh("tcpdump -Z root -r /run/tags.pcap -n -e")?;
+            Ok(seen.matches("vlan 7, p 3").count() == 3)
+        })?;
+        self.guest.kill(&heard)?;
+        self.guest
+            .traffic(&format!("frame on=eth0 count=3 {}", frame(FAR, GUEST)))?;
+        let dropped = |counters: &Counters| counters.dropped("unexpected_vlan") == 3;
+        self.hawser
+            .wait_for_counters("frames of the guest with tags", dropped)?;
+        Ok(())
+    }
+
+    /// Captures packets of `filter` in the guest into `/run/NAME.pcap`. When this returns, the capture runs.
+    fn start_capture(&self, filter: &str, name: &str) -> Result<Running> {
+        let capture = self.guest.start(
+            &format!("tcpdump -Z root -i eth0 --immediate-mode -U -w /run/{name}.pcap {filter} 2>/run/{name}.log"),
+            LIFETIME,
+        )?;
+        self.guest.sh(&format!(
+            "for n in $(seq 100); do grep -q 'listening on' /run/{name}.log && exit; usleep 50000; done; \
+             cat /run/{name}.log; exit 1"
+        ))?;
+        Ok(capture)
+    }
+
     /// The ECN field of the guest's packets in the outer header (RFC 6040 4.1, normal mode).
     pub fn assert_ecn_outward(&self) -> Result<()> {
         let wire = self.nodes.listen(GUEST.node)?;
@@ -293,12 +350,7 @@ impl<F: Far> Interop<F> {
     /// A router on the way, the relay, writes the outer one.
     pub fn assert_ecn_inward(&mut self, relay: &Relay) -> Result<()> {
         let file = "/run/ecn.pcap";
-        let capture = self.guest.start(
-            &format!("tcpdump -Z root -i eth0 --immediate-mode -U -w {file} udp dst port {DISCARD} 2>/run/ecn.log"),
-            LIFETIME,
-        )?;
-        self.guest
-            .sh("for n in $(seq 100); do grep -q 'listening on' /run/ecn.log && exit; usleep 50000; done; cat /run/ecn.log; exit 1")?;
+        let capture = self.start_capture(&format!("udp dst port {DISCARD}"), "ecn")?;
         let before = self.hawser.counters()?;
         let (mut expected, mut seen) = (BTreeSet::new(), BTreeSet::new());
         for outer in ECN_FIELDS {

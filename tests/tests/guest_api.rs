@@ -1,14 +1,12 @@
 //! Tests of hawser's control API with a real guest.
 
 use hawser_testkit::guest::{Guest, Kind};
-use hawser_testkit::hawser::Hawser;
+use hawser_testkit::hawser::{Hawser, get};
 use hawser_testkit::lab::{Lab, PORT};
 use hawser_testkit::netns::address::{POD4, WORLD4};
 use hawser_testkit::{Result, artifacts, failure, peers};
 use serde_json::Value;
 use std::fs;
-use std::io::{Read as _, Write as _};
-use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -96,16 +94,6 @@ fn a_running_hawser_tells_its_guests_addresses_takes_forwards_and_rates_and_coun
         "{metrics}"
     );
     hawser.assert_alive()
-}
-
-/// The body of an answer.
-fn get(socket: &Path, path: &str) -> Result<String> {
-    let mut stream = UnixStream::connect(socket)?;
-    stream.write_all(format!("GET {path} HTTP/1.1\r\n\r\n").as_bytes())?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer)?;
-    let body = answer.split_once("\r\n\r\n").map(|(_, body)| body.to_owned());
-    body.ok_or_else(|| failure(answer))
 }
 
 #[test]

@@ -34,7 +34,15 @@ impl Far for Kernel {
         };
         // The kernel cannot change the checksum setting of an existing link.
         self.machine.sh("ip link del gnv0")?;
-        self.add_link(&format!("{} {words}", self.tunnel()))
+        self.add_link(&format!("{} {words}", self.tunnel(VNI)))
+    }
+
+    fn link(&self) -> &'static str {
+        "gnv0"
+    }
+
+    fn set_mtu(&self, _: &Namespace, mtu: u32) -> Result<()> {
+        self.machine.sh(&format!("ip link set gnv0 mtu {mtu}")).map(drop)
     }
 }
 
@@ -74,14 +82,14 @@ impl Kernel {
             underlay6,
             mtu,
         };
-        kernel.add_link(&format!("{} udpcsum", kernel.tunnel()))?;
+        kernel.add_link(&format!("{} udpcsum", kernel.tunnel(VNI)))?;
         Ok(kernel)
     }
 
-    /// The link's type and its ends.
-    fn tunnel(&self) -> String {
+    /// The link's type, the network's identifier and the far end.
+    fn tunnel(&self, vni: u32) -> String {
         format!(
-            "geneve id {VNI} remote {} dstport 6081",
+            "geneve id {vni} remote {} dstport 6081",
             vtep(GUEST.node, self.underlay6)
         )
     }
@@ -97,6 +105,12 @@ impl Kernel {
                 FAR.address6()
             ))
             .map(drop)
+    }
+
+    /// Replaces the link by one of another network.
+    fn move_to(&self, vni: u32) -> Result<()> {
+        self.machine.sh("ip link del gnv0")?;
+        self.add_link(&format!("{} udpcsum", self.tunnel(vni)))
     }
 
     /// Replaces the link by one that takes the tunnel's fields from the route, with these options.
@@ -158,5 +172,27 @@ fn the_kernel_drops_frames_with_the_option_that_only_a_hawser_may_get() -> Resul
     assert_ne!(exchange.status, Some(0), "{exchange:?}");
     assert!(interop.hawser.counters()?.get("tunnel_sent") > sent);
     interop.guest.sh(&format!("ping -c 1 -W 5 {}", FAR.address4()))?;
+    Ok(())
+}
+
+#[test]
+fn every_network_identifier_reaches_the_kernel_and_no_other_network_is_heard() -> Result<()> {
+    let nodes = Nodes::new(2, UNDERLAY_MTU)?;
+    let kernel = Kernel::boot(&nodes, false)?;
+    for vni in [0, 1, 0xff_ffff] {
+        kernel.move_to(vni)?;
+        let own = format!("--vtep={}", vtep(GUEST.node, false));
+        let mut hawser = nodes.hawser(vni, GUEST, &[&own, &FAR.peer(false)])?;
+        let guest = nodes.guest(Kind::Uml, &hawser)?;
+        guest.sh(&format!("ping -c 2 -W 5 {}", FAR.address4()))?;
+        kernel.move_to(vni ^ 1)?;
+        let before = hawser.counters()?;
+        let ping = kernel.machine.run(&format!("ping -c 1 -W 1 {}", GUEST.address4()))?;
+        assert_ne!(ping.status, Some(0), "{ping:?}");
+        let after = hawser.wait_for_counters("frames of another network", |counters| {
+            counters.dropped("tunnel_other_network") > before.dropped("tunnel_other_network")
+        })?;
+        assert_eq!(after.get("rx_frames"), before.get("rx_frames"));
+    }
     Ok(())
 }

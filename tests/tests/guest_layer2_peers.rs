@@ -90,3 +90,47 @@ fn a_peer_that_is_added_to_the_file_becomes_reachable_and_a_removed_one_is_no_lo
     }
     hawser.assert_alive()
 }
+
+/// The guest's own entry is valid for longer than the test takes, so that only an announcement replaces it.
+#[test]
+fn an_address_that_moves_to_another_mac_is_reached_at_once() -> Result<()> {
+    let nodes = Nodes::new(2, 1500)?;
+    let [first, second] = [Port::new(0, 11), Port::new(1, 12)];
+    let other = Port {
+        vtep_port: 6082,
+        ..Port::new(1, 13)
+    };
+    let vtep = |port: Port| format!("--vtep={}", Nodes::vtep4(port.node));
+    let addresses = format!("--guest-address={},{}", second.address4(), second.address6());
+    let mut before = nodes.hawser(VNI, second, &[&vtep(second), &first.peer(false)])?;
+    let (own, peer) = (vtep(other), first.peer(false));
+    let options = ["--ipv4=10.100.0.0/24", "--ipv6=fd00:100::/64", &addresses, &own, &peer];
+    let after = nodes.hawser_without_subnets(VNI, other, &options)?;
+    let _guests = [nodes.guest(Kind::Uml, &before)?, nodes.guest(Kind::Uml, &after)?];
+
+    let file = nodes.path("peers");
+    write(&file, &[first, second])?;
+    let peers = format!("--peers={}", file.display());
+    let mut hawser = nodes.hawser(VNI, first, &[&vtep(first), &peers])?;
+    let guest = nodes.guest(Kind::Uml, &hawser)?;
+    guest.sh(
+        "for family in ipv4 ipv6; do sysctl -w net.$family.neigh.eth0.base_reachable_time_ms=3600000; done; \
+         sysctl -w net.ipv4.neigh.eth0.locktime=0",
+    )?;
+    let reach = |mac: &str| -> Result<()> {
+        for (family, address) in [("-4", second.address4()), ("-6", second.address6())] {
+            guest.sh(&format!("ping {family} -c 1 -W 2 {address}"))?;
+            let entry = guest.sh(&format!("ip {family} neigh show {address}"))?;
+            assert!(entry.contains(mac), "{entry}");
+        }
+        Ok(())
+    };
+    reach(&second.mac())?;
+    let line = second.peer(false).replace("--peer=", "");
+    let moved = line.replace(&second.mac(), &other.mac()) + ":6082";
+    let moved = moved.replace(":6081:6082", ":6082");
+    fs::write(&file, moved + "\n")?;
+    hawser.wait_for_counters("announcements", |counters| counters.get("neighbour_announcements") == 2)?;
+    reach(&other.mac())?;
+    before.assert_alive()
+}

@@ -1,0 +1,471 @@
+//! Hand-made datagrams on the underlay of a running process: each is dropped under its name, and no guest hears it.
+
+use hawser_backend::packet::checksum::Sum;
+use hawser_backend::packet::{ArpPacket, Ipv4Header, Ipv6Header, MacAddr, UdpHeader, icmp, protocol};
+use hawser_testkit::guest::{Guest, Kind};
+use hawser_testkit::hawser::{Counters, Hawser, get};
+use hawser_testkit::interop::vtep;
+use hawser_testkit::nodes::{Nodes, Port};
+use hawser_testkit::{Result, failure, peers, until};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+const VNI: u32 = 4711;
+const GENEVE: u16 = 6081;
+/// The guest that is attacked, the one whose node the datagrams come from, and another one.
+const TARGET: Port = Port::new(0, 11);
+const SENDER: Port = Port::new(1, 12);
+const OTHER: Port = Port::new(2, 13);
+/// A guest of another network on the node that is attacked.
+const STRANGER: Port = Port {
+    vtep_port: 6082,
+    ..Port::new(0, 21)
+};
+const ETHERNET: usize = 14;
+/// The congestion mark in a traffic class.
+const CONGESTED: u8 = 3;
+
+/// The six bytes of a MAC.
+fn mac(text: &str) -> Result<[u8; 6]> {
+    let bytes: Vec<u8> = text
+        .trim()
+        .split(':')
+        .map(|byte| u8::from_str_radix(byte, 16))
+        .collect::<std::result::Result<_, _>>()?;
+    bytes.try_into().map_err(|_| failure("a MAC has six bytes"))
+}
+
+/// The way of a datagram to the process: the underlay's addresses.
+#[derive(Clone)]
+struct Route {
+    link: [[u8; 6]; 2],
+    source: IpAddr,
+    destination: IpAddr,
+    class: u8,
+    has_checksum: bool,
+}
+
+impl Route {
+    /// From `SENDER`'s node to the node of `TARGET`.
+    fn new(nodes: &Nodes, underlay6: bool) -> Result<Self> {
+        let link = |node: usize| {
+            let shown = nodes.nodes[node].run("ip -o link show dev eth0")?;
+            let mut words = shown.split_whitespace().skip_while(|word| *word != "link/ether");
+            mac(words.nth(1).ok_or_else(|| failure("eth0 has no MAC"))?)
+        };
+        Ok(Self {
+            link: [link(TARGET.node)?, link(SENDER.node)?],
+            source: vtep(SENDER.node, underlay6).parse()?,
+            destination: vtep(TARGET.node, underlay6).parse()?,
+            class: 0,
+            has_checksum: true,
+        })
+    }
+
+    /// A frame of the underlay with an IP packet that carries `payload` as protocol `next`.
+    fn packet(&self, next: u8, payload: &[u8]) -> Vec<u8> {
+        let mut frame = self.link.concat();
+        match (self.source, self.destination) {
+            (IpAddr::V4(src), IpAddr::V4(dst)) => {
+                frame.extend([8, 0]);
+                frame.resize(ETHERNET + Ipv4Header::LEN, 0);
+                Ipv4Header {
+                    src,
+                    dst,
+                    protocol: next,
+                    ttl: 64,
+                    tos: self.class,
+                    dont_fragment: true,
+                    fragment: None,
+                    header_len: Ipv4Header::LEN,
+                    payload_len: payload.len(),
+                }
+                .emit(&mut frame[ETHERNET..]);
+            }
+            (IpAddr::V6(src), IpAddr::V6(dst)) => {
+                frame.extend([0x86, 0xdd]);
+                frame.resize(ETHERNET + Ipv6Header::LEN, 0);
+                Ipv6Header {
+                    src,
+                    dst,
+                    protocol: next,
+                    hop_limit: 64,
+                    traffic_class: self.class,
+                    fragment: None,
+                    header_len: Ipv6Header::LEN,
+                    payload_len: payload.len(),
+                }
+                .emit(&mut frame[ETHERNET..]);
+            }
+            _ => unreachable!("an underlay has one family"),
+        }
+        frame.extend(payload);
+        frame
+    }
+
+    /// A frame of the underlay with a datagram to Geneve's port.
+    fn datagram(&self, payload: &[u8]) -> Vec<u8> {
+        self.packet(protocol::UDP, &self.udp(payload))
+    }
+
+    fn udp(&self, payload: &[u8]) -> Vec<u8> {
+        let mut datagram = vec![0; UdpHeader::LEN];
+        let header = UdpHeader {
+            src_port: 40_000,
+            dst_port: GENEVE,
+            payload_len: payload.len(),
+        };
+        header.emit(&mut datagram, 0);
+        datagram.extend(payload);
+        if self.has_checksum {
+            let sum = sum_of(self.source, self.destination, protocol::UDP, &datagram);
+            datagram[6..8].copy_from_slice(&sum.to_be_bytes());
+        }
+        datagram
+    }
+}
+
+/// The checksum over a pseudo-header and a message whose checksum field is zero.
+fn sum_of(source: IpAddr, destination: IpAddr, next: u8, message: &[u8]) -> u16 {
+    let len = u16::try_from(message.len()).expect("a short message");
+    let sum = match (source, destination) {
+        (IpAddr::V4(a), IpAddr::V4(b)) => Sum::default().bytes(&a.octets()).bytes(&b.octets()),
+        (IpAddr::V6(a), IpAddr::V6(b)) => Sum::default().bytes(&a.octets()).bytes(&b.octets()),
+        _ => unreachable!("one family"),
+    };
+    sum.word(next.into()).word(len).bytes(message).finish()
+}
+
+/// A Geneve header without options, and a frame.
+fn geneve(vni: u32, frame: &[u8]) -> Vec<u8> {
+    let vni = vni.to_be_bytes();
+    [&[0, 0, 0x65, 0x58, vni[1], vni[2], vni[3], 0], frame].concat()
+}
+
+/// A frame from one guest to another.
+fn frame(from: Port, to: [u8; 6], ethertype: u16, packet: &[u8]) -> Result<Vec<u8>> {
+    let mut bytes = [to, mac(&from.mac())?].concat();
+    bytes.extend(ethertype.to_be_bytes());
+    bytes.extend(packet);
+    Ok(bytes)
+}
+
+fn ipv4(from: &str, to: &str, next: u8, payload: &[u8]) -> Result<Vec<u8>> {
+    let mut packet = vec![0; Ipv4Header::LEN];
+    Ipv4Header {
+        src: from.parse()?,
+        dst: to.parse()?,
+        protocol: next,
+        ttl: 64,
+        tos: 0,
+        dont_fragment: true,
+        fragment: None,
+        header_len: Ipv4Header::LEN,
+        payload_len: payload.len(),
+    }
+    .emit(&mut packet);
+    packet.extend(payload);
+    Ok(packet)
+}
+
+fn ipv6(from: Ipv6Addr, to: Ipv6Addr, next: u8, payload: &[u8]) -> Vec<u8> {
+    let mut packet = vec![0; Ipv6Header::LEN];
+    Ipv6Header {
+        src: from,
+        dst: to,
+        protocol: next,
+        hop_limit: 255,
+        traffic_class: 0,
+        fragment: None,
+        header_len: Ipv6Header::LEN,
+        payload_len: payload.len(),
+    }
+    .emit(&mut packet);
+    let at = packet.len();
+    packet.extend(payload);
+    if next == protocol::ICMPV6 {
+        icmp::fill_checksum(from.into(), to.into(), &mut packet[at..]);
+    }
+    packet
+}
+
+/// A UDP header, whose checksum nobody looks at, and some bytes.
+fn udp(ports: [u16; 2]) -> Vec<u8> {
+    let mut datagram = vec![7; UdpHeader::LEN + 32];
+    let header = UdpHeader {
+        src_port: ports[0],
+        dst_port: ports[1],
+        payload_len: 32,
+    };
+    header.emit(&mut datagram, 0);
+    datagram
+}
+
+/// An ARP reply from `SENDER` to `TARGET` that says an address is at the sender's MAC.
+fn arp(claimed: &str) -> Result<Vec<u8>> {
+    let mut packet = vec![0; ArpPacket::LEN];
+    ArpPacket {
+        operation: ArpPacket::REPLY,
+        sender_mac: MacAddr(mac(&SENDER.mac())?),
+        sender: claimed.parse()?,
+        target_mac: MacAddr(mac(&TARGET.mac())?),
+        target: TARGET.address4().parse()?,
+    }
+    .emit(&mut packet);
+    frame(SENDER, mac(&TARGET.mac())?, 0x0806, &packet)
+}
+
+/// An unsolicited neighbour advertisement of the same kind.
+fn advertisement(claimed: &str) -> Result<Vec<u8>> {
+    let mut message = vec![icmp::v6::NEIGHBOUR_ADVERTISEMENT, 0, 0, 0, 0x20, 0, 0, 0];
+    message.extend(claimed.parse::<Ipv6Addr>()?.octets());
+    message.extend([2, 1]);
+    message.extend(mac(&SENDER.mac())?);
+    neighbour_frame(&message)
+}
+
+/// A message of neighbour discovery from `SENDER` to `TARGET`.
+fn neighbour_frame(message: &[u8]) -> Result<Vec<u8>> {
+    let (from, to) = (SENDER.address6().parse()?, TARGET.address6().parse()?);
+    frame(
+        SENDER,
+        mac(&TARGET.mac())?,
+        0x86dd,
+        &ipv6(from, to, protocol::ICMPV6, message),
+    )
+}
+
+/// Datagrams, each with the reason for which it must be dropped.
+fn forged(route: &Route) -> Result<Vec<(&'static str, Vec<u8>)>> {
+    let target = mac(&TARGET.mac())?;
+    let plain = |from: Port| -> Result<Vec<u8>> {
+        frame(
+            from,
+            target,
+            0x0800,
+            &ipv4(&SENDER.address4(), &TARGET.address4(), protocol::UDP, &udp([9, 9]))?,
+        )
+    };
+    let good = geneve(VNI, &plain(SENDER)?);
+    let header = |at: usize, value: u8| {
+        let mut bytes = good.clone();
+        bytes[at] = value;
+        bytes
+    };
+    let option = |words: u8, option: [u8; 4], critical: u8| {
+        let mut bytes = good.clone();
+        (bytes[0], bytes[1]) = (words, critical);
+        bytes.splice(8..8, option);
+        bytes
+    };
+    let inside = |frame: Vec<u8>| geneve(VNI, &frame);
+    let to_group = |last: u8| -> Result<Vec<u8>> {
+        let mut bytes = plain(SENDER)?;
+        bytes[..6].copy_from_slice(&[1, 0x80, 0xc2, 0, 0, last]);
+        Ok(bytes)
+    };
+    let igmp = ipv4(&SENDER.address4(), "224.0.0.22", protocol::IGMP, &[0x22, 0, 1])?;
+    let dhcp = ipv4(&SENDER.address4(), &TARGET.address4(), protocol::UDP, &udp([67, 68]))?;
+    let gateway = mac("0a:58:0a:64:00:01")?;
+    let mut from_gateway = plain(SENDER)?;
+    from_gateway[6..12].copy_from_slice(&gateway);
+    let mut any = vec![
+        ("tunnel_malformed", header(0, 0x40)),
+        ("tunnel_malformed", header(0, 0x3f)),
+        ("tunnel_malformed", option(1, [1, 2, 0, 3], 0)),
+        ("tunnel_control", header(1, 0x80)),
+        ("tunnel_malformed", header(2, 0x08)),
+        ("tunnel_malformed", geneve(VNI, &plain(SENDER)?[..13])),
+        ("tunnel_malformed", good[..7].to_vec()),
+        ("tunnel_malformed", Vec::new()),
+        ("tunnel_option", option(1, [1, 2, 0x80, 0], 0x40)),
+        ("tunnel_other_network", geneve(VNI + 1, &plain(SENDER)?)),
+        ("tunnel_spoofed_mac", inside(plain(OTHER)?)),
+        ("tunnel_unknown_mac", inside(plain(Port::new(1, 99))?)),
+        ("tunnel_unknown_mac", inside(from_gateway)),
+        ("tunnel_spoofed_arp", inside(arp(&OTHER.address4())?)),
+        ("tunnel_spoofed_arp", inside(arp("10.100.0.1")?)),
+        ("tunnel_spoofed_arp", inside(arp(&TARGET.address4())?)),
+        ("tunnel_spoofed_neighbour", inside(advertisement(&OTHER.address6())?)),
+        ("tunnel_spoofed_neighbour", inside(advertisement("fd00:100::1")?)),
+        (
+            "tunnel_router_guard",
+            inside(neighbour_frame(&[icmp::v6::ROUTER_ADVERTISEMENT; 16])?),
+        ),
+        ("tunnel_dhcp_guard", inside(frame(SENDER, target, 0x0800, &dhcp)?)),
+        (
+            "tunnel_hidden_transport",
+            inside(frame(SENDER, target, 0x0020, &[0xaa; 40])?),
+        ),
+        ("reserved_group", inside(to_group(0)?)),
+        (
+            "bad_group_message",
+            inside(frame(SENDER, [1, 0, 0x5e, 0, 0, 22], 0x0800, &igmp)?),
+        ),
+    ];
+    let mut all: Vec<_> = any
+        .drain(..)
+        .map(|(reason, bytes)| (reason, route.datagram(&bytes)))
+        .collect();
+    let marked = Route {
+        class: CONGESTED,
+        ..route.clone()
+    };
+    all.push(("tunnel_congestion", marked.datagram(&good)));
+    let stranger = Route {
+        source: match route.source {
+            IpAddr::V4(_) => Ipv4Addr::new(198, 51, 100, 99).into(),
+            IpAddr::V6(_) => "2001:db8:100::63".parse()?,
+        },
+        ..route.clone()
+    };
+    all.push(("tunnel_unknown_peer", stranger.datagram(&good)));
+    Ok(all)
+}
+
+/// The IPv4 packet of a frame of the underlay, in two fragments.
+fn fragments(frame: &[u8]) -> [Vec<u8>; 2] {
+    const MORE: u8 = 0x20;
+    let at = ETHERNET + Ipv4Header::LEN;
+    let (first, second) = frame[at..].split_at(16);
+    [(first, [MORE, 0]), (second, [0, 2])].map(|(payload, field)| {
+        let mut bytes = frame[..at].to_vec();
+        let total = u16::try_from(Ipv4Header::LEN + payload.len()).expect("short");
+        bytes[ETHERNET + 2..ETHERNET + 4].copy_from_slice(&total.to_be_bytes());
+        bytes[ETHERNET + 4..ETHERNET + 6].copy_from_slice(&[0x12, 0x34]);
+        bytes[ETHERNET + 6..ETHERNET + 8].copy_from_slice(&field);
+        bytes[ETHERNET + 10..ETHERNET + 12].fill(0);
+        let sum = Sum::default().bytes(&bytes[ETHERNET..at]).finish();
+        bytes[ETHERNET + 10..ETHERNET + 12].copy_from_slice(&sum.to_be_bytes());
+        bytes.extend(payload);
+        bytes
+    })
+}
+
+/// The process and the guest that are attacked, those of another network beside them, and the sender of datagrams.
+struct Attack {
+    hawser: Hawser,
+    guest: Guest,
+    stranger: Hawser,
+    _other_guest: Guest,
+    nodes: Nodes,
+}
+
+impl Attack {
+    fn new(underlay6: bool) -> Result<Self> {
+        let nodes = Nodes::new(3, 1500)?;
+        let peers = [SENDER, OTHER].map(|port| port.peer(underlay6));
+        let own = format!("--vtep={}", vtep(TARGET.node, underlay6));
+        let api = format!("--api-socket={}", nodes.path("api.sock").display());
+        let hawser = nodes.hawser(VNI, TARGET, &[&own, &api, &peers[0], &peers[1]])?;
+        let guest = nodes.guest(Kind::Uml, &hawser)?;
+        let stranger = nodes.hawser(VNI + 1, STRANGER, &[&own, &peers[0], &peers[1]])?;
+        Ok(Self {
+            guest,
+            _other_guest: nodes.guest(Kind::Uml, &stranger)?,
+            hawser,
+            stranger,
+            nodes,
+        })
+    }
+
+    /// Puts a frame on the underlay, from the sender's node.
+    fn send(&self, frame: &[u8]) -> Result<()> {
+        let bytes: String = frame.iter().map(|byte| format!("{byte:02x}")).collect();
+        peers::traffic(&self.nodes.nodes[SENDER.node], &format!("frame on=eth0 bytes={bytes}")).map(drop)
+    }
+
+    /// Datagrams that the kernel of the guest's node refused for their checksum.
+    fn refused_checksums(&self) -> Result<u64> {
+        let text = self.nodes.nodes[TARGET.node].run("cat /proc/net/snmp6")?;
+        let line = text.lines().find_map(|line| line.strip_prefix("Udp6InCsumErrors"));
+        Ok(line.ok_or_else(|| failure("no Udp6InCsumErrors"))?.trim().parse()?)
+    }
+
+    /// Waits until one more drop of `reason` is counted.
+    fn assert_dropped(&mut self, reason: &str, datagram: &[u8]) -> Result<()> {
+        let before = self.hawser.counters()?;
+        self.send(datagram)?;
+        let counted = |counters: &Counters| counters.dropped(reason) > before.dropped(reason);
+        let after = self.hawser.wait_for_counters(reason, counted)?;
+        assert_eq!(after.dropped(reason), before.dropped(reason) + 1, "{reason}");
+        assert_eq!(
+            after.get("rx_frames"),
+            before.get("rx_frames"),
+            "{reason}: the guest heard it"
+        );
+        Ok(())
+    }
+
+    /// Waits until one more frame from the tunnel has reached the guest, which may also receive answers to its own.
+    fn assert_received(&mut self, datagrams: &[Vec<u8>]) -> Result<()> {
+        let before = self.hawser.counters()?;
+        for datagram in datagrams {
+            self.send(datagram)?;
+        }
+        let after = self.hawser.wait_for_counters("the frame", |counters| {
+            counters.get("tunnel_received") == before.get("tunnel_received") + 1
+        })?;
+        assert!(after.get("rx_frames") > before.get("rx_frames"));
+        Ok(())
+    }
+}
+
+#[test]
+fn a_forged_datagram_is_dropped_under_its_name_and_heard_by_no_guest() -> Result<()> {
+    for underlay6 in [false, true] {
+        let mut attack = Attack::new(underlay6)?;
+        let route = Route::new(&attack.nodes, underlay6)?;
+        // What the guest knows of its neighbours: the gateway, and the guest in whose name the forged claims are.
+        attack.guest.sh("ping -c 1 -W 2 10.100.0.1")?;
+        let known = format!("{} lladdr {}", OTHER.address4(), OTHER.mac());
+        attack
+            .guest
+            .sh(&format!("ip neigh replace {known} nud reachable dev eth0"))?;
+        // The guest has come to rest: no advertisement or answer to it is due.
+        let quiet = attack.stranger.counters()?;
+        let all = forged(&route)?;
+        for (reason, datagram) in &all {
+            attack.assert_dropped(reason, datagram)?;
+        }
+        let api = attack.nodes.path("api.sock");
+        let shown = get(&api, "/v1/metrics")?;
+        for (reason, _) in &all {
+            let count = all.iter().filter(|(other, _)| other == reason).count();
+            let series = format!("reason=\"{reason}\"}} {count}\n");
+            assert!(shown.contains(&series), "{series} is not in\n{shown}");
+        }
+        let neighbours = attack.guest.sh("ip neigh show")?;
+        assert!(neighbours.contains(&OTHER.mac()), "{neighbours}");
+        assert!(!neighbours.contains(&SENDER.mac()), "{neighbours}");
+
+        let plain = ipv4(&SENDER.address4(), &TARGET.address4(), protocol::UDP, &udp([9, 9]))?;
+        let good = geneve(VNI, &frame(SENDER, mac(&TARGET.mac())?, 0x0800, &plain)?);
+        let unchecked = Route {
+            has_checksum: false,
+            ..route.clone()
+        };
+        if underlay6 {
+            let refused = attack.refused_checksums()?;
+            let received = attack.hawser.counters()?.get("tunnel_received");
+            attack.send(&unchecked.datagram(&good))?;
+            until("the kernel refuses it", || Ok(attack.refused_checksums()? > refused))?;
+            assert_eq!(attack.hawser.counters()?.get("tunnel_received"), received);
+        } else {
+            attack.assert_received(&[unchecked.datagram(&good)])?;
+            // The kernel reassembles, and one fragment without the other never arrives.
+            let [first, second] = fragments(&route.datagram(&good));
+            let received = attack.hawser.counters()?.get("tunnel_received");
+            attack.send(&second)?;
+            assert_eq!(attack.hawser.counters()?.get("tunnel_received"), received);
+            attack.assert_received(&[first])?;
+        }
+        attack.assert_received(&[route.datagram(&good)])?;
+        let after = attack.stranger.counters()?;
+        for count in ["rx_frames", "tunnel_received"] {
+            assert_eq!(after.get(count), quiet.get(count), "{count} of the other network");
+        }
+        attack.hawser.assert_alive()?;
+        attack.stranger.assert_alive()?;
+    }
+    Ok(())
+}
