@@ -68,6 +68,19 @@ pub fn hawser() -> Result<PathBuf> {
     })
 }
 
+/// The release build of `hawser-agent`, or the program in `HAWSER_AGENT_BIN`.
+pub fn agent() -> Result<PathBuf> {
+    static PATH: OnceLock<std::result::Result<PathBuf, String>> = OnceLock::new();
+    once(&PATH, || {
+        if let Some(path) = env::var_os("HAWSER_AGENT_BIN") {
+            return Ok(path.into());
+        }
+        let target = workspace().join("target");
+        must_succeed(cargo().args(["--package", "hawser-agent", "--target-dir"]).arg(&target))?;
+        Ok(target.join("release/hawser-agent"))
+    })
+}
+
 /// `hawser-traffic`, static, so that it runs in any guest.
 pub fn traffic() -> Result<PathBuf> {
     static PATH: OnceLock<std::result::Result<PathBuf, String>> = OnceLock::new();

@@ -7,7 +7,9 @@
 //! the test ends. If something is missing (root, a package), a test fails with a message. Only the tests of the SR-IOV lab
 //! are ignored, and counted so, where [`guest::Machine::lacks_sriov`] says that the lab cannot exist.
 
+pub mod agent;
 pub mod artifacts;
+pub mod etcd;
 pub mod frontend;
 pub mod guest;
 pub mod hawser;

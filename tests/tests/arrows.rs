@@ -101,7 +101,8 @@ fn imports_between_modules_go_down_the_table_of_the_architecture() {
             "launcher/src",
             "launcher/manifest/src",
             "launcher/store/src",
-            "launcher/host/src"
+            "launcher/host/src",
+            "launcher/agent/src"
         ]
         .iter()
         .all(|s| sources.iter().any(|found| found == s)),

@@ -41,6 +41,33 @@ pub fn reserve(store: &mut impl Store, plan: &VmPlan, pool: &MacRange) -> Result
     })
 }
 
+/// The same for a plan whose networks may have no identifier: those get the one on record, or a free one.
+///
+/// # Errors
+/// [`ClaimError`]; no lease changes.
+pub fn reserve_with_identifiers(
+    store: &mut impl Store,
+    plan: &VmPlan,
+    pool: &MacRange,
+) -> Result<(VmPlan, Vec<Lease>), ClaimError> {
+    let vm = vm_of(plan);
+    store.step(|ledger| {
+        let mut plan = plan.clone();
+        for nic in 0..plan.nics.len() {
+            let Some(layer2) = plan.nics[nic].mode.layer2_mut() else {
+                continue;
+            };
+            if layer2.tunnel.vni.is_none() {
+                layer2.tunnel.vni = Some(agreement::identifier(ledger, &layer2.network.network)?);
+            }
+            // At once, so that the next network of the plan gets another identifier.
+            agreement::agree(ledger, &vm, &networks(&plan))?;
+        }
+        let leases = claim::claim(ledger, &vm, &claims(&plan), &plan.absent, pool)?;
+        Ok((plan, leases))
+    })
+}
+
 /// The networks that span nodes, as this plan has them.
 pub fn networks(plan: &VmPlan) -> Vec<NetworkRecord> {
     let plans = plan.nics.iter().filter_map(|nic| nic.mode.layer2());

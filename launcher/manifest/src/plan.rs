@@ -157,6 +157,14 @@ impl NicMode {
         }
     }
 
+    /// The same, to change them.
+    pub fn layer2_mut(&mut self) -> Option<&mut Layer2Plan> {
+        match self {
+            Self::Layer2(plan) => Some(plan),
+            _ => None,
+        }
+    }
+
     /// The scope of the NIC's lease; `None` if the NIC takes over MAC and addresses of the pod.
     pub fn lease_scope(&self) -> Option<LeaseScope<'_>> {
         match self {

@@ -9,6 +9,8 @@ use crate::holder::{Holder, VmName};
 use crate::ledger::Ledger;
 use crate::network::NetworkRecord;
 use crate::segment::Segment;
+use hawser_packet::geneve::Vni;
+use std::collections::BTreeSet;
 
 /// Two networks, or two descriptions of one network, contradict each other.
 #[derive(Debug, thiserror::Error)]
@@ -89,6 +91,33 @@ pub fn agree(ledger: &mut dyn Ledger, vm: &VmName, networks: &[NetworkRecord]) -
         ledger.put_network(asked)?;
     }
     Ok(())
+}
+
+/// The identifier of a network: the one on record, or else a free one that follows from the name. Two nodes that ask at
+/// once get the same, or one of them loses the race when it records the network.
+///
+/// # Errors
+/// [`StoreError`]
+pub fn identifier(ledger: &dyn Ledger, name: &str) -> Result<Vni, StoreError> {
+    let known = ledger.networks()?;
+    if let Some(network) = known.iter().find(|network| network.name == name) {
+        return Ok(network.vni);
+    }
+    let taken: BTreeSet<Vni> = known.iter().map(|network| network.vni).collect();
+    // 0 is left out, because some programs take it for none.
+    let first = hash(name) % u32::from(Vni::MAX);
+    let candidates = (0..u32::from(Vni::MAX)).map(|n| (first + n) % u32::from(Vni::MAX) + 1);
+    let free = candidates.filter_map(Vni::new).find(|vni| !taken.contains(vni));
+    // As many networks as identifiers cannot be stored.
+    Ok(free.unwrap_or(Vni::MAX))
+}
+
+/// FNV-1a: all nodes begin the search for a free identifier at the same number.
+fn hash(name: &str) -> u32 {
+    const BASIS: u32 = 0x811c_9dc5;
+    const PRIME: u32 = 0x0100_0193;
+    let mix = |hash: u32, byte: u8| (hash ^ u32::from(byte)).wrapping_mul(PRIME);
+    name.bytes().fold(BASIS, mix)
 }
 
 /// An interface of another VM that has a lease on a network.

@@ -1,15 +1,16 @@
 //! Networks that all nodes share: their identity, and leases on them.
 
 use super::{Place, give, in_every_store, range, vm};
-use crate::agreement::{NetworkError, agree};
+use crate::agreement::{NetworkError, agree, identifier};
 use crate::claim::{AddressClaim, Choice, Claim, ClaimError, MacClaim};
 use crate::tests::remote::Cluster;
-use crate::{NetworkRecord, Segment, Store};
+use crate::{NetworkRecord, Segment, Store, StoreError};
 use hawser_packet::geneve::Vni;
 
 in_every_store! {
     a_network_has_one_identifier_and_one_set_of_subnets_while_vms_use_it
     a_mac_follows_from_the_address_and_is_unique
+    a_network_without_an_identifier_gets_a_free_one_and_keeps_it
 }
 
 fn record(name: &str, vni: u32, subnet: &str) -> NetworkRecord {
@@ -61,6 +62,24 @@ fn a_network_has_one_identifier_and_one_set_of_subnets_while_vms_use_it<P: Place
     let networks = store.step(|ledger| ledger.networks()).unwrap();
     let names: Vec<&str> = networks.iter().map(|network| &*network.name).collect();
     assert_eq!(names, ["green", "red"]);
+}
+
+fn a_network_without_an_identifier_gets_a_free_one_and_keeps_it<P: Place>() {
+    let place = P::new();
+    let mut store = place.open();
+    let free = |store: &mut P::Store, name: &str| -> Vni {
+        let found: Result<Vni, StoreError> = store.step(|ledger| identifier(ledger, name));
+        found.unwrap()
+    };
+    let first = free(&mut store, "blue");
+    assert_ne!(u32::from(first), 0);
+    assert_eq!(free(&mut store, "blue"), first);
+    // The number that follows from the name is taken.
+    let other = record("red", first.into(), "10.1.0.0/24");
+    tell(&mut store, "vm1", &other).unwrap();
+    let next = free(&mut store, "blue");
+    assert_ne!(next, first);
+    assert_eq!(free(&mut store, "red"), first);
 }
 
 fn a_mac_follows_from_the_address_and_is_unique<P: Place>() {

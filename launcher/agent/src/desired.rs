@@ -1,0 +1,199 @@
+//! The folder of VMs: which VMs this node serves, by files that people write.
+//!
+//! Each file describes one VM, together with the manifests that VMs share. A file with a problem concerns its VM only: a
+//! VM that runs goes on as before, and one that does not run is not started.
+
+use hawser_manifest::check::{Rejected, check_sources};
+use hawser_manifest::objects::{MAX_FILE, SourceFile};
+use hawser_manifest::plan::options::PlanOptions;
+use hawser_manifest::plan::{PlanSetup, VmPlan};
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{self, Read as _};
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+/// Files by their paths.
+type Files = BTreeMap<PathBuf, Stamp>;
+
+/// Tells versions of a file apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Stamp {
+    modified: Option<SystemTime>,
+    length: u64,
+}
+
+/// The folder, and the files that its VMs share.
+#[derive(Debug)]
+pub(crate) struct VmDir {
+    vm_dir: PathBuf,
+    shared: Vec<PathBuf>,
+    seen: Option<(Files, Files)>,
+}
+
+/// What a file describes.
+#[derive(Debug)]
+pub(crate) enum Described {
+    /// A VM that can be served.
+    Vm(Box<VmFile>),
+    /// Nothing that can be served: the problem, with file and line.
+    Wrong(String),
+}
+
+/// A VM and the files that describe it.
+#[derive(Clone, Debug)]
+pub(crate) struct VmFile {
+    /// The file of the VM.
+    pub path: PathBuf,
+    /// Its content, then that of the shared files.
+    pub sources: Vec<SourceFile>,
+    /// The plan, without leases. Its sockets are in no folder.
+    pub plan: VmPlan,
+}
+
+impl VmDir {
+    pub(crate) fn new(vm_dir: &Path, shared: &[PathBuf]) -> Self {
+        Self {
+            vm_dir: vm_dir.to_owned(),
+            shared: shared.to_vec(),
+            seen: None,
+        }
+    }
+
+    /// What each file describes, by the file; `None` if nothing has changed since the last call.
+    ///
+    /// # Errors
+    /// If the folder or a shared file cannot be read. What was known stays as it is.
+    pub(crate) fn changed(&mut self) -> Result<Option<BTreeMap<PathBuf, Described>>, String> {
+        let mut own = Files::new();
+        list(&self.vm_dir, &mut own).map_err(|error| unreadable(&self.vm_dir, &error))?;
+        let mut shared = Files::new();
+        for path in &self.shared {
+            list(path, &mut shared).map_err(|error| unreadable(path, &error))?;
+        }
+        let found = (own, shared);
+        if self.seen.as_ref() == Some(&found) {
+            return Ok(None);
+        }
+        let read_all = |files: &Files| files.keys().map(|path| read(path)).collect::<Result<Vec<_>, String>>();
+        let common = read_all(&found.1)?;
+        let describe = |path: &PathBuf| {
+            let described = read(path).and_then(|own| describe(path, own, &common));
+            (path.clone(), described.unwrap_or_else(Described::Wrong))
+        };
+        let described = found.0.keys().map(describe).collect();
+        self.seen = Some(found);
+        Ok(Some(described))
+    }
+}
+
+fn unreadable(path: &Path, error: &io::Error) -> String {
+    format!("{}: {error}", path.display())
+}
+
+fn describe(path: &Path, own: SourceFile, common: &[SourceFile]) -> Result<Described, String> {
+    let mut sources = vec![own];
+    sources.extend(common.iter().cloned());
+    let options = PlanOptions::default();
+    let setup = PlanSetup::new(Path::new(""), &options);
+    let checked = check_sources(&sources, &setup).map_err(|rejected| text(&rejected))?;
+    Ok(Described::Vm(Box::new(VmFile {
+        path: path.to_owned(),
+        sources,
+        plan: checked.plan,
+    })))
+}
+
+/// All errors, a line each.
+fn text(rejected: &Rejected) -> String {
+    let lines: Vec<String> = rejected.errors.iter().map(ToString::to_string).collect();
+    lines.join("\n")
+}
+
+/// Lists the manifests of a folder, or the file itself.
+fn list(path: &Path, files: &mut Files) -> io::Result<()> {
+    let metadata = fs::metadata(path)?;
+    if !metadata.is_dir() {
+        let modified = metadata.modified().ok();
+        let length = metadata.len();
+        files.insert(path.to_owned(), Stamp { modified, length });
+        return Ok(());
+    }
+    for entry in fs::read_dir(path)? {
+        let path = entry?.path();
+        let extension = path.extension().and_then(|extension| extension.to_str());
+        if !path.is_dir() && extension.is_some_and(|extension| matches!(extension, "yaml" | "yml" | "json")) {
+            match list(&path, files) {
+                // It was removed meanwhile.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                listed => listed?,
+            }
+        }
+    }
+    Ok(())
+}
+
+fn read(path: &Path) -> Result<SourceFile, String> {
+    let read = || {
+        let mut text = String::new();
+        File::open(path)?.take(MAX_FILE + 1).read_to_string(&mut text)?;
+        if text.len() as u64 > MAX_FILE {
+            return Err(io::Error::other(format!(
+                "it is larger than any manifest ({MAX_FILE} bytes)"
+            )));
+        }
+        Ok(text)
+    };
+    let text = read().map_err(|error| unreadable(path, &error))?;
+    let name = path.display().to_string();
+    Ok(SourceFile { name, text })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const VM: &str = "apiVersion: kubevirt.io/v1\nkind: VirtualMachineInstance\nmetadata: {name: vm}\nspec:\n  domain: \
+                      {devices: {interfaces: [{name: default, masquerade: {}}]}}\n  networks: [{name: default, pod: \
+                      {}}]\n";
+
+    #[test]
+    fn a_wrong_file_concerns_its_own_vm_only() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("a.yaml"), VM).unwrap();
+        fs::write(folder.path().join("b.yaml"), VM.replace("masquerade", "masqerade")).unwrap();
+        fs::write(folder.path().join("notes.txt"), "no manifest").unwrap();
+        let mut watched = VmDir::new(folder.path(), &[]);
+        let described = watched.changed().unwrap().unwrap();
+        let described: Vec<_> = described.values().collect();
+        let [Described::Vm(vm), Described::Wrong(problem)] = described[..] else {
+            panic!("{described:?}");
+        };
+        assert_eq!(vm.plan.name, "vm");
+        assert!(
+            problem.contains("b.yaml:5: ") && problem.contains("masqerade"),
+            "{problem}"
+        );
+        assert!(watched.changed().unwrap().is_none());
+    }
+
+    #[test]
+    fn a_file_that_changes_or_goes_is_noticed() {
+        let folder = tempfile::tempdir().unwrap();
+        let shared = folder.path().join("shared.yaml");
+        let own = folder.path().join("vms");
+        fs::create_dir(&own).unwrap();
+        fs::write(&shared, "").unwrap();
+        let mut watched = VmDir::new(&own, std::slice::from_ref(&shared));
+        assert!(watched.changed().unwrap().unwrap().is_empty());
+        fs::write(own.join("a.json"), VM).unwrap();
+        assert_eq!(watched.changed().unwrap().unwrap().len(), 1);
+        fs::write(&shared, "# another length").unwrap();
+        assert_eq!(watched.changed().unwrap().unwrap().len(), 1);
+        fs::remove_file(own.join("a.json")).unwrap();
+        assert!(watched.changed().unwrap().unwrap().is_empty());
+        fs::remove_file(&shared).unwrap();
+        let error = watched.changed().unwrap_err();
+        assert!(error.contains("shared.yaml: No such file"), "{error}");
+    }
+}

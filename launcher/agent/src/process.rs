@@ -1,0 +1,161 @@
+//! The hawser process of a VM. It outlives the agent, and a later agent finds it by its PID file.
+
+use crate::folder::VmFolder;
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use std::ffi::OsString;
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixDatagram;
+use std::os::unix::process::CommandExt as _;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+/// A running process.
+#[derive(Debug)]
+pub(crate) struct Process {
+    pid: Pid,
+    handle: OwnedFd,
+    /// `None` if an earlier agent started it.
+    child: Option<Child>,
+    /// Receives what the process reports to a service manager (sd_notify(3)).
+    reports: Option<UnixDatagram>,
+    is_ready: bool,
+}
+
+impl Process {
+    /// Starts `program` with `arguments`; it logs to a file of `folder`.
+    ///
+    /// # Errors
+    /// The system's.
+    pub(crate) fn start(program: &Path, arguments: &[OsString], folder: &VmFolder) -> io::Result<Self> {
+        let socket = folder.reports();
+        // Of an earlier process.
+        let _ = fs::remove_file(&socket);
+        let reports = UnixDatagram::bind(&socket)?;
+        reports.set_nonblocking(true)?;
+        let log = OpenOptions::new().create(true).append(true).open(folder.log())?;
+        let child = Command::new(program)
+            .args(arguments)
+            .env("NOTIFY_SOCKET", &socket)
+            .stdin(Stdio::null())
+            .stdout(Stdio::from(log.try_clone()?))
+            .stderr(Stdio::from(log))
+            // Signals for the agent's terminal are not for the VM.
+            .process_group(0)
+            .spawn()?;
+        let pid = Pid::from_child(&child);
+        let handle = pidfd_open(pid, PidfdFlags::empty())?;
+        fs::write(
+            folder.pid(),
+            format!("{} {}\n", pid.as_raw_nonzero(), started_at(pid).unwrap_or_default()),
+        )?;
+        Ok(Self {
+            pid,
+            handle,
+            child: Some(child),
+            reports: Some(reports),
+            is_ready: false,
+        })
+    }
+
+    /// The process that an earlier agent started, if it still runs.
+    pub(crate) fn find(folder: &VmFolder) -> Option<Self> {
+        let text = fs::read_to_string(folder.pid()).ok()?;
+        let (pid, start) = text.trim_end().split_once(' ')?;
+        let pid = Pid::from_raw(pid.parse().ok()?)?;
+        let handle = pidfd_open(pid, PidfdFlags::empty()).ok()?;
+        // Read after the handle is open: another process may have got the number.
+        if started_at(pid)? != start {
+            return None;
+        }
+        let process = Self {
+            pid,
+            handle,
+            child: None,
+            reports: None,
+            // It was, or else it will end.
+            is_ready: true,
+        };
+        (!process.has_ended()).then_some(process)
+    }
+
+    /// Its PID.
+    pub(crate) fn id(&self) -> i32 {
+        self.pid.as_raw_nonzero().get()
+    }
+
+    /// The descriptor that is readable once the process has ended.
+    pub(crate) const fn handle(&self) -> &OwnedFd {
+        &self.handle
+    }
+
+    pub(crate) fn has_ended(&self) -> bool {
+        let mut ended = [PollFd::new(&self.handle, PollFlags::IN)];
+        poll(&mut ended, Some(&rustix::event::Timespec::default())).is_ok_and(|ready| ready > 0)
+    }
+
+    /// True once the process has reported that it serves the VM.
+    pub(crate) fn is_ready(&mut self) -> bool {
+        let mut message = [0; 512];
+        while let Some(length) = self
+            .reports
+            .as_ref()
+            .and_then(|reports| reports.recv(&mut message).ok())
+        {
+            let text = String::from_utf8_lossy(&message[..length]).into_owned();
+            self.is_ready |= text.lines().any(|line| line == "READY=1");
+        }
+        self.is_ready
+    }
+
+    /// Asks the process to end.
+    pub(crate) fn stop(&self) {
+        // It may have ended by itself.
+        let _ = pidfd_send_signal(&self.handle, Signal::TERM);
+    }
+
+    /// Ends the process.
+    pub(crate) fn kill(&self) {
+        let _ = pidfd_send_signal(&self.handle, Signal::KILL);
+    }
+
+    /// Collects the exit status of a process that has ended, as text.
+    pub(crate) fn reap(&mut self) -> String {
+        match self.child.as_mut().map(Child::wait) {
+            Some(Ok(status)) => status.to_string(),
+            Some(Err(error)) => format!("unknown status: {error}"),
+            None => "status known to the agent that started it".to_owned(),
+        }
+    }
+}
+
+/// When the process started, in ticks since the boot (field 22 of proc_pid_stat(5)).
+fn started_at(pid: Pid) -> Option<String> {
+    let stat = fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero())).ok()?;
+    // The name of the program, in parentheses, may contain anything.
+    let (_, fields) = stat.rsplit_once(')')?;
+    fields.split_whitespace().nth(19).map(str::to_owned)
+}
+
+/// The last lines of the process's log that are errors, or else the very last.
+pub(crate) fn last_words(folder: &VmFolder) -> String {
+    const TAIL: u64 = 4096;
+    let read = || -> io::Result<String> {
+        use std::io::{Read as _, Seek as _, SeekFrom};
+        let mut file = File::open(folder.log())?;
+        let length = file.metadata()?.len();
+        file.seek(SeekFrom::Start(length.saturating_sub(TAIL)))?;
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes)?;
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
+    };
+    let text = read().unwrap_or_default();
+    let last = text
+        .lines()
+        .rev()
+        .find(|line| line.starts_with("hawser: "))
+        .or_else(|| text.lines().last());
+    last.unwrap_or_default().to_owned()
+}

@@ -1,0 +1,491 @@
+//! One VM of this node: what it needs, what it has, and the step from one to the other.
+
+use crate::cli::ServeArgs;
+use crate::desired::VmFile;
+use crate::folder::VmFolder;
+use crate::peers::replace;
+use crate::process::{Process, last_words};
+use crate::store::AgentStore;
+use hawser_manifest::plan::VmPlan;
+use hawser_packet::MacRange;
+use hawser_store::bindings::{BindError, Binding, Bound, Epoch, Epochs as _, PortId, Watch as _};
+use hawser_store::liveness::ProcessId;
+use hawser_store::sqlite::{Access, Sqlite};
+use hawser_store::{Holder, Lease, Store as _, StoreError, VmName, agreement};
+use std::collections::BTreeSet;
+use std::ffi::OsString;
+use std::fs;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// Pauses before another attempt.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// A process that ran for this time is started again at once.
+const STABLE: Duration = Duration::from_secs(60);
+/// Time for a process to end before it is killed.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// State of a VM, for people and programs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub(crate) enum Phase {
+    /// It cannot be started yet; the message says why.
+    Waiting,
+    /// Its process has been started and does not serve yet.
+    Starting,
+    /// It is served.
+    Running,
+    /// Its process is asked to end.
+    Stopping,
+}
+
+/// A port of the VM on a network that spans nodes.
+#[derive(Clone, Debug)]
+pub(crate) struct OwnPort {
+    pub port: PortId,
+    pub binding: Binding,
+    epoch: Epoch,
+}
+
+/// A port as a later agent needs it to give it back.
+#[derive(Debug, serde::Serialize, serde::Deserialize)]
+struct KnownPort {
+    network: String,
+    interface: String,
+    epoch: u32,
+}
+
+impl KnownPort {
+    fn of(own: &OwnPort) -> Self {
+        Self {
+            network: own.port.network.clone(),
+            interface: own.port.holder.interface.clone(),
+            epoch: own.epoch.0,
+        }
+    }
+}
+
+/// A VM.
+#[derive(Debug)]
+pub(crate) struct Vm {
+    pub name: VmName,
+    pub folder: VmFolder,
+    /// The file that describes it; `None` once it was removed.
+    pub file: Option<VmFile>,
+    pub leases: Vec<Lease>,
+    pub ports: Vec<OwnPort>,
+    pub process: Option<Process>,
+    pub phase: Phase,
+    /// Why it waits, or what is wrong with its newest manifest.
+    pub message: String,
+    /// True if the NICs of the file have changed since the process was started or took them over.
+    changed: bool,
+    /// `hawser plug`, which takes over changed NICs.
+    plug: Option<Child>,
+    next: Instant,
+    pause: Duration,
+    since: Instant,
+}
+
+/// What all VMs of the node have in common.
+pub(crate) struct Site<'a> {
+    pub args: &'a ServeArgs,
+    pub node: &'a str,
+    pub vtep: Result<IpAddr, String>,
+    /// UDP ports in use by VMs of this node.
+    pub ports: BTreeSet<u16>,
+}
+
+impl Vm {
+    pub(crate) fn new(args: &ServeArgs, name: VmName, now: Instant) -> Self {
+        let folder = VmFolder::of(&args.run_dir, &name);
+        Self {
+            process: Process::find(&folder),
+            name,
+            folder,
+            file: None,
+            leases: Vec::new(),
+            ports: Vec::new(),
+            phase: Phase::Waiting,
+            message: String::new(),
+            changed: false,
+            plug: None,
+            next: now,
+            pause: FIRST_PAUSE,
+            since: now,
+        }
+    }
+
+    /// Takes over what the file describes now.
+    pub(crate) fn describe(&mut self, file: VmFile, now: Instant) {
+        let is_new = self
+            .file
+            .as_ref()
+            .is_some_and(|known| known.plan.nics != file.plan.nics);
+        self.changed |= is_new && self.process.is_some();
+        self.file = Some(file);
+        self.next = now;
+    }
+
+    /// True if the next turn should come soon.
+    pub(crate) fn is_busy(&self) -> bool {
+        matches!(self.phase, Phase::Starting | Phase::Stopping) || self.plug.is_some()
+    }
+
+    /// Takes one step towards the desired state. False once the VM is neither desired nor running.
+    pub(crate) fn step(&mut self, store: &mut AgentStore, site: &mut Site<'_>, now: Instant) -> bool {
+        self.notice_end(now);
+        if self.file.is_none() {
+            return self.step_to_end(store, now);
+        }
+        if self.phase == Phase::Stopping && self.process.is_some() {
+            // The file is back before the process has ended.
+            return self.step_to_end(store, now);
+        }
+        let has_ports = self.has_ports();
+        if let Some(process) = self.process.as_mut().filter(|_| has_ports) {
+            self.phase = if process.is_ready() {
+                Phase::Running
+            } else {
+                Phase::Starting
+            };
+            if self.phase == Phase::Running && (self.changed || self.plug.is_some()) {
+                self.step_to_change(store, site, now);
+            }
+            return true;
+        }
+        if now < self.next {
+            return true;
+        }
+        let done = match self.process {
+            // Started by an earlier agent.
+            Some(_) => self.prepare(store, site),
+            None => self
+                .prepare(store, site)
+                .and_then(|plan| self.start(&plan, site, now).map(|()| plan)),
+        };
+        match done {
+            Ok(_) => {
+                self.message.clear();
+                self.changed = false;
+            }
+            Err(message) => self.wait(message, now),
+        }
+        true
+    }
+
+    /// Takes changed NICs over into the running process.
+    fn step_to_change(&mut self, store: &mut AgentStore, site: &mut Site<'_>, now: Instant) {
+        match self.plug.as_mut().map(Child::try_wait) {
+            None if now < self.next => {}
+            None => match self.prepare(store, site).and_then(|_| self.start_plug(site)) {
+                Ok(()) => self.changed = false,
+                Err(message) => self.wait(message, now),
+            },
+            Some(Ok(None)) => {}
+            Some(Ok(Some(status))) if status.success() => {
+                self.plug = None;
+                self.message.clear();
+            }
+            Some(_) => {
+                self.plug = None;
+                let message = fs::read_to_string(self.folder.plug_log()).unwrap_or_default();
+                // The next version of the file is another attempt.
+                self.wait(message.trim_end().to_owned(), now);
+            }
+        }
+    }
+
+    fn start_plug(&mut self, site: &Site<'_>) -> Result<(), String> {
+        let path = self.folder.plug_log();
+        let log = fs::File::create(&path).map_err(|error| unwritable(&path, &error))?;
+        let mut command = Command::new(&site.args.hawser);
+        command.arg("plug");
+        command.arg("-f").arg(self.folder.manifests());
+        command.arg("--socket-dir").arg(self.folder.path());
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::from(log));
+        let child = command.spawn();
+        self.plug = Some(child.map_err(|error| format!("--hawser={}: {error}", site.args.hawser.display()))?);
+        Ok(())
+    }
+
+    /// True if what the VM has in the store is known, and its file asks for no other ports.
+    fn has_ports(&self) -> bool {
+        let Some(file) = &self.file else { return true };
+        let wanted = file.plan.nics.iter().filter(|nic| nic.mode.layer2().is_some()).count();
+        self.ports.len() == wanted
+    }
+
+    fn wait(&mut self, message: String, now: Instant) {
+        if self.message != message {
+            log::warn!("VM {}: {message}", self.name);
+        }
+        self.message = message;
+        if self.process.is_none() {
+            self.phase = Phase::Waiting;
+        }
+        self.next = now + self.pause;
+        self.pause = (self.pause * 2).min(LONGEST_PAUSE);
+    }
+
+    /// Notices that the process has ended.
+    fn notice_end(&mut self, now: Instant) {
+        let Some(process) = self.process.as_mut().filter(|process| process.has_ended()) else {
+            return;
+        };
+        let status = process.reap();
+        self.process = None;
+        if self.phase == Phase::Stopping {
+            return;
+        }
+        if now.duration_since(self.since) >= STABLE {
+            self.pause = FIRST_PAUSE;
+        }
+        let words = last_words(&self.folder);
+        self.wait(format!("its process ended ({status}): {words}"), now);
+    }
+
+    /// Stops the process, then gives the ports back. Leases stay until they are released.
+    fn step_to_end(&mut self, store: &mut AgentStore, now: Instant) -> bool {
+        if let Some(process) = &self.process {
+            if self.phase != Phase::Stopping {
+                self.phase = Phase::Stopping;
+                self.message.clear();
+                self.next = now + PATIENCE;
+                process.stop();
+            } else if now >= self.next {
+                process.kill();
+            }
+            return true;
+        }
+        if let Err(error) = self.give_back(store) {
+            self.wait(error.to_string(), now);
+            return true;
+        }
+        if self.file.is_some() {
+            self.phase = Phase::Waiting;
+            self.next = now;
+            return true;
+        }
+        // Whoever looks for it finds nothing that runs.
+        let _ = fs::remove_dir_all(self.folder.path());
+        false
+    }
+
+    /// Unbinds the ports of the VM, those that an earlier agent has bound too.
+    fn give_back(&mut self, store: &mut AgentStore) -> Result<(), StoreError> {
+        let mut ports: Vec<KnownPort> = self.ports.iter().map(KnownPort::of).collect();
+        if ports.is_empty() {
+            let text = fs::read_to_string(self.folder.ports()).unwrap_or_default();
+            ports = serde_json::from_str(&text).unwrap_or_default();
+        }
+        for KnownPort {
+            network,
+            interface,
+            epoch,
+        } in ports
+        {
+            let vm = self.name.clone();
+            let holder = Holder { vm, interface };
+            match store.unbind(&PortId { network, holder }, Epoch(epoch)) {
+                // Another node has it already.
+                Ok(()) | Err(BindError::Fenced { .. }) => {}
+                Err(BindError::Store(error)) => return Err(error),
+            }
+        }
+        self.ports.clear();
+        // It is written again with the next ports.
+        let _ = fs::remove_file(self.folder.ports());
+        Ok(())
+    }
+
+    /// Leases what the VM needs, claims its ports, and writes the files of its process.
+    fn prepare(&mut self, store: &mut AgentStore, site: &mut Site<'_>) -> Result<VmPlan, String> {
+        let Some(file) = &self.file else {
+            return Err("its file was removed".to_owned());
+        };
+        let pool = file.plan.mac_range.unwrap_or(MacRange::DEFAULT);
+        let reserved = hawser_leases::reserve_with_identifiers(store, &file.plan, &pool);
+        let (plan, leases) = reserved.map_err(|error| error.to_string())?;
+        self.write_manifests(file)
+            .map_err(|error| unwritable(self.folder.path(), &error))?;
+        self.leases = leases;
+        self.seed(&plan).map_err(|error| error.to_string())?;
+        self.claim_ports(&plan, store, site)?;
+        Ok(plan)
+    }
+
+    /// Keeps the manifests as they were checked, so that a process that is started again does not read a later version
+    /// that is wrong.
+    fn write_manifests(&self, file: &VmFile) -> io::Result<()> {
+        let folder = self.folder.manifests();
+        fs::create_dir_all(&folder)?;
+        let mut written = BTreeSet::new();
+        for (number, source) in file.sources.iter().enumerate() {
+            let name = Path::new(&source.name)
+                .file_name()
+                .unwrap_or_default()
+                .to_string_lossy();
+            let path = folder.join(format!("{number:02}-{name}"));
+            replace(&path, &source.text)?;
+            written.insert(path);
+        }
+        for entry in fs::read_dir(&folder)? {
+            let path = entry?.path();
+            if !written.contains(&path) {
+                fs::remove_file(path)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes the leases into the store of the VM's process, which finds that they are what it would lease.
+    fn seed(&self, plan: &VmPlan) -> Result<(), StoreError> {
+        let mut own = Sqlite::open(&self.folder.store(), Access::Make)?;
+        let seeded: Result<(), agreement::NetworkError> = own.step(|ledger| {
+            for lease in ledger.leases(None)? {
+                ledger.remove(&lease.holder)?;
+            }
+            agreement::agree(ledger, &self.name, &hawser_leases::networks(plan))?;
+            for lease in &self.leases {
+                ledger.put(lease)?;
+            }
+            Ok(())
+        });
+        match seeded {
+            Ok(()) => Ok(()),
+            Err(agreement::NetworkError::Store(error)) => Err(error),
+            // No other VM has a lease there.
+            Err(error) => {
+                log::error!("VM {}: {error}", self.name);
+                Ok(())
+            }
+        }
+    }
+
+    fn claim_ports(&mut self, plan: &VmPlan, store: &mut AgentStore, site: &mut Site<'_>) -> Result<(), String> {
+        for nic in &plan.nics {
+            let Some(layer2) = nic.mode.layer2() else { continue };
+            let port = PortId {
+                network: layer2.network.network.clone(),
+                holder: Holder {
+                    vm: self.name.clone(),
+                    interface: nic.name.clone(),
+                },
+            };
+            if self.ports.iter().any(|known| known.port == port) {
+                continue;
+            }
+            let lease = self.leases.iter().find(|lease| lease.holder == port.holder);
+            let lease = lease.ok_or_else(|| format!("interface {} has no lease", nic.name))?;
+            let mac = nic.mac.or(lease.mac);
+            let mac = mac.ok_or_else(|| format!("interface {} has no MAC: give macAddress", nic.name))?;
+            let own = ProcessId {
+                node: site.node.to_owned(),
+                process: self.name.to_string(),
+            };
+            let is_own = |found: &Bound| found.binding.process == own;
+            // What an earlier agent has bound keeps its UDP port, on which the process listens.
+            let found = store.bindings(&port.network).map_err(|error| error.to_string())?.0;
+            let found = found.into_iter().find(|bound| bound.port == port);
+            if let Some(other) = found.as_ref().filter(|found| !is_own(found)) {
+                return Err(format!(
+                    "it runs on node {} (interface {}, epoch {}): remove it there first",
+                    other.binding.process.node, nic.name, other.epoch
+                ));
+            }
+            let vtep_port = match found.as_ref().filter(|_| self.process.is_some()) {
+                Some(bound) => bound.binding.vtep.port(),
+                None => site.free_port()?,
+            };
+            site.ports.insert(vtep_port);
+            let binding = Binding {
+                process: own,
+                mac,
+                addresses: lease.addresses.iter().map(|net| net.addr()).collect(),
+                vtep: SocketAddr::new(site.vtep.clone()?, vtep_port),
+            };
+            let epoch = match &found {
+                Some(bound) if bound.binding == binding => bound.epoch,
+                _ => store
+                    .bind(&port, found.as_ref().map(|bound| bound.epoch), &binding)
+                    .map_err(|error| error.to_string())?,
+            };
+            self.ports.retain(|known| known.port != port);
+            self.ports.push(OwnPort { port, binding, epoch });
+            let known: Vec<KnownPort> = self.ports.iter().map(KnownPort::of).collect();
+            let path = self.folder.ports();
+            let text = serde_json::to_string(&known).map_err(|error| error.to_string())?;
+            replace(&path, &text).map_err(|error| unwritable(&path, &error))?;
+        }
+        Ok(())
+    }
+
+    fn start(&mut self, plan: &VmPlan, site: &Site<'_>, now: Instant) -> Result<(), String> {
+        let arguments = self.arguments(plan, site);
+        for port in &self.ports {
+            let path = self.folder.peers(&port.port.network);
+            // The process needs a file; the node fills it.
+            if !path.exists() {
+                fs::write(&path, "").map_err(|error| unwritable(&path, &error))?;
+            }
+        }
+        let started = Process::start(&site.args.hawser, &arguments, &self.folder);
+        let process = started.map_err(|error| format!("--hawser={}: {error}", site.args.hawser.display()))?;
+        log::info!("VM {}: process {} started", self.name, process.id());
+        self.process = Some(process);
+        self.phase = Phase::Starting;
+        self.since = now;
+        Ok(())
+    }
+
+    fn arguments(&self, plan: &VmPlan, site: &Site<'_>) -> Vec<OsString> {
+        let mut arguments = vec![OsString::from("run"), "-f".into(), self.folder.manifests().into()];
+        let mut option = |name: &str, value: &dyn AsRef<std::ffi::OsStr>| {
+            let mut argument = OsString::from(format!("--{name}="));
+            argument.push(value.as_ref());
+            arguments.push(argument);
+        };
+        option("vm", &self.name.name);
+        option("socket-dir", &self.folder.path());
+        option("runtime-dir", &self.folder.path().join("journal"));
+        option("store", &self.folder.store());
+        if let Some(port) = self.ports.first() {
+            option("vtep", &port.binding.vtep.ip().to_string());
+        }
+        for OwnPort { port, binding, .. } in &self.ports {
+            let network = &port.network;
+            let layer2 = plan.nics.iter().filter_map(|nic| nic.mode.layer2());
+            let vni = layer2
+                .filter(|plan| plan.network.network == *network)
+                .find_map(|plan| plan.tunnel.vni);
+            if let Some(vni) = vni {
+                option("vni", &format!("{network}={vni}"));
+            }
+            option("vtep-port", &format!("{network}={}", binding.vtep.port()));
+            let mut peers = OsString::from(format!("{network}="));
+            peers.push(self.folder.peers(network));
+            option("peers", &peers);
+        }
+        arguments.extend(site.args.hawser_options.iter().map(OsString::from));
+        arguments
+    }
+}
+
+impl Site<'_> {
+    /// A UDP port that no VM of this node uses.
+    fn free_port(&self) -> Result<u16, String> {
+        let free = (self.args.vtep_port..=u16::MAX).find(|port| !self.ports.contains(port));
+        free.ok_or_else(|| format!("no UDP port from --vtep-port={} on is free", self.args.vtep_port))
+    }
+}
+
+fn unwritable(path: &Path, error: &io::Error) -> String {
+    format!("{}: {error}", path.display())
+}

@@ -1,0 +1,166 @@
+//! Node agents that share etcd: VMs are launched from folders, find each other, and go on without agent and etcd.
+
+use hawser_testkit::agent::Agent;
+use hawser_testkit::etcd::Etcd;
+use hawser_testkit::guest::Guest;
+use hawser_testkit::nodes::{Nodes, WORLD4};
+use hawser_testkit::{Result, until};
+
+const NETWORK: &str = "apiVersion: k8s.ovn.org/v1
+kind: UserDefinedNetwork
+metadata: {name: primary-udn, namespace: blue}
+spec:
+  topology: Layer2
+  layer2: {role: Primary, subnets: [192.168.254.0/24]}
+";
+
+/// Name of the VMs' interface.
+const NIC: &str = "net";
+
+fn vm(name: &str) -> String {
+    format!(
+        "apiVersion: kubevirt.io/v1\nkind: VirtualMachineInstance\nmetadata: {{name: {name}, namespace: blue}}\nspec:\n  \
+         domain: {{devices: {{interfaces: [{{name: {NIC}, binding: {{name: l2bridge}}}}]}}}}\n  networks: [{{name: \
+         {NIC}, pod: {{}}}}]\n"
+    )
+}
+
+/// Nodes with agents, and etcd in the world beyond them.
+struct Cluster {
+    agents: Vec<Agent>,
+    etcd: Etcd,
+    nodes: Nodes,
+}
+
+impl Cluster {
+    fn new(count: usize) -> Result<Self> {
+        let nodes = Nodes::new(count, 1500)?;
+        let etcd = Etcd::start(&nodes.world, WORLD4, &nodes.path("etcd"))?;
+        let mut cluster = Self {
+            agents: Vec::new(),
+            etcd,
+            nodes,
+        };
+        for node in 0..count {
+            let agent = Agent::new(cluster.nodes.path(&format!("agent{node}")))?;
+            agent.share("network.yaml", NETWORK)?;
+            cluster.agents.push(agent);
+            cluster.start(node)?;
+        }
+        Ok(cluster)
+    }
+
+    fn start(&mut self, node: usize) -> Result<()> {
+        let store = format!("--store={}", self.etcd.store());
+        self.agents[node].start(&self.nodes.nodes[node], &format!("n{node}"), &[&store])
+    }
+
+    /// Has a node serve a VM, and boots its guest.
+    fn run(&mut self, node: usize, name: &str) -> Result<Guest> {
+        self.agents[node].describe(name, &vm(name))?;
+        let guest = self.agents[node].boot(name, NIC)?;
+        guest.sh("net-up 4")?;
+        Ok(guest)
+    }
+}
+
+fn address(guest: &Guest) -> Result<String> {
+    let addresses = guest.sh("ip -o -4 addr show dev eth0")?;
+    let address = addresses.split_whitespace().find_map(|word| word.strip_suffix("/24"));
+    Ok(address.unwrap_or_default().to_owned())
+}
+
+fn reaches(guest: &Guest, address: &str) -> Result<()> {
+    until(&format!("{address} answers"), || {
+        Ok(guest.run(&format!("ping -c 1 -W 1 {address}"))?.status == Some(0))
+    })
+}
+
+#[test]
+fn vms_of_two_nodes_find_each_other_and_go_on_without_agent_and_etcd() -> Result<()> {
+    let mut cluster = Cluster::new(2)?;
+    let first = cluster.run(0, "one")?;
+    let second = cluster.run(1, "two")?;
+    let addresses = [address(&first)?, address(&second)?];
+    assert_ne!(addresses[0], addresses[1]);
+    assert!(
+        addresses.iter().all(|address| address.starts_with("192.168.254.")),
+        "{addresses:?}"
+    );
+    reaches(&first, &addresses[1])?;
+    reaches(&second, &addresses[0])?;
+    let table = cluster.agents[0].get(&[])?;
+    assert!(
+        table.contains("blue") && table.contains("Running") && table.contains(&addresses[0]),
+        "{table}"
+    );
+
+    // Without an agent and without etcd, frames cross as before.
+    let before = cluster.agents[0].vm("one")?["pid"].clone();
+    cluster.agents[0].kill();
+    cluster.etcd.kill();
+    first.sh(&format!("ping -c 3 -W 2 {}", addresses[1]))?;
+    second.sh(&format!("ping -c 3 -W 2 {}", addresses[0]))?;
+
+    // A new agent takes over the process of the one before, and a third VM is found by both.
+    cluster.etcd.restart(&cluster.nodes.world)?;
+    cluster.start(0)?;
+    assert_eq!(cluster.agents[0].wait_running("one")?["pid"], before);
+    let third = cluster.run(0, "three")?;
+    let third_address = address(&third)?;
+    reaches(&second, &third_address)?;
+    reaches(&first, &third_address)?;
+    reaches(&third, &addresses[1])
+}
+
+#[test]
+fn a_vm_whose_file_moves_to_another_node_keeps_its_address_and_is_found_there() -> Result<()> {
+    let mut cluster = Cluster::new(2)?;
+    let stays = cluster.run(1, "stays")?;
+    let moves = cluster.run(0, "moves")?;
+    let before = address(&moves)?;
+    reaches(&stays, &before)?;
+    // The other node refuses it as long as it runs here.
+    cluster.agents[1].describe("moves", &vm("moves"))?;
+    let refused = |vm: &serde_json::Value| {
+        vm["message"]
+            .as_str()
+            .is_some_and(|text| text.contains("it runs on node n0"))
+    };
+    cluster.agents[1].wait_for("moves", "refused", refused)?;
+    drop(moves);
+    // The file is removed while no agent looks.
+    cluster.agents[0].kill();
+    cluster.agents[0].remove("moves")?;
+    cluster.start(0)?;
+    let moved = cluster.agents[1].boot("moves", NIC)?;
+    moved.sh("net-up 4")?;
+    assert_eq!(address(&moved)?, before);
+    reaches(&stays, &before)?;
+    cluster.agents[0].wait_for("moves", "gone", serde_json::Value::is_null)?;
+    Ok(())
+}
+
+#[test]
+fn a_wrong_file_is_shown_by_its_line_and_others_are_served() -> Result<()> {
+    let mut cluster = Cluster::new(1)?;
+    cluster.agents[0].describe("bad", &vm("bad").replace("l2bridge", "l3bridge"))?;
+    cluster.agents[0].describe("good", &vm("good"))?;
+    let good = cluster.agents[0].wait_running("good")?;
+    let table = cluster.agents[0].get(&[])?;
+    assert!(table.contains("bad.yaml:5: ") && table.contains("l3bridge"), "{table}");
+    // A VM whose file becomes wrong goes on as it was.
+    cluster.agents[0].describe("good", "kind: [")?;
+    until("the file is refused", || {
+        Ok(cluster.agents[0].get(&[])?.contains("good.yaml:1: "))
+    })?;
+    assert_eq!(cluster.agents[0].vm("good")?["pid"], good["pid"]);
+    // A process that is killed is started again, at the same address.
+    let pid = good["pid"].as_i64().unwrap_or_default();
+    cluster.nodes.world.run(&format!("kill -9 {pid}"))?;
+    let again = cluster.agents[0].wait_for("good", "running again", |vm| {
+        vm["phase"] == "Running" && vm["pid"] != pid
+    })?;
+    assert_eq!(again["interfaces"], good["interfaces"]);
+    Ok(())
+}
