@@ -224,7 +224,7 @@ memory-backend-memfd,id=hawser-mem,size=1G,share=on
 -machine
 memory-backend=hawser-mem
 -chardev
-socket,id=hawser-chr-vm,path=/a  b'c\"$(d);e,reconnect-ms=1000
+socket,id=hawser-chr-vm,path=/a  b'c\"$(d);e,reconnect-ms=10
 -netdev
 vhost-user,id=hawser-vm,chardev=hawser-chr-vm
 -device

@@ -38,9 +38,15 @@ use names::OfferedNames;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Hop limit of replies that may cross a router.
 const HOP_LIMIT: u8 = 64;
+/// Announcements of the gateway's MAC after the link came up. A guest may ask for the gateway, in vain, until it has
+/// seen that its link is up.
+const ANNOUNCEMENTS: u8 = 4;
+/// Time between two of them.
+const ANNOUNCE_AGAIN: Duration = Duration::from_millis(25);
 /// Longest frame that is handled; a mode need not copy more. Longer echo requests are answered without a copy.
 pub const MAX_FRAME: usize = 2048;
 
@@ -63,7 +69,8 @@ pub struct ServiceConfig {
     pub mtu: u16,
     /// Record of granted and released leases, shared with the status API.
     pub held: Arc<HeldLeases>,
-    /// True if unsolicited router advertisements are sent. Only one of a guest's workers does that.
+    /// True if unsolicited advertisements are sent: of the router, and of the gateway's MAC. Only one of a guest's workers
+    /// does that.
     pub advertise: bool,
     /// True if the guest may form its own addresses (RFC 4862), which requires a 64-bit prefix.
     pub autoconfigures: bool,
@@ -135,6 +142,11 @@ pub struct Responders {
     names: NameConfig,
     ipv4: Option<Ipv4Services>,
     ipv6: Option<Ipv6Services>,
+    /// True if the gateway's MAC is announced. Only one of a guest's workers does that.
+    announces: bool,
+    /// Announcements of the gateway's MAC that are still to be sent, and the time of the next one.
+    announcements: u8,
+    announce_at: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -199,6 +211,7 @@ impl Responders {
             mtu,
         };
         Self {
+            announces: advertise && (ipv4.is_some() || ipv6.is_some()),
             ipv4: ipv4.map(|link| Ipv4Services {
                 link,
                 neighbours: [vec![link.gateway], aliases4].concat(),
@@ -218,6 +231,8 @@ impl Responders {
             advertisement,
             peers: Arc::new(NoNeighbours),
             names,
+            announcements: 0,
+            announce_at: None,
         }
     }
 
@@ -307,15 +322,38 @@ impl Responders {
         }
     }
 
-    /// Call this when the guest's driver is up. Sends it a router advertisement.
+    /// Call this when the guest's driver is up. Sends it the gateway's MAC and a router advertisement.
+    ///
+    /// A guest forgets its neighbours when its link goes down, as QEMU shows it when hawser restarts. Its next request
+    /// for the gateway is lost while the link is down, and it would repeat the request only after a second.
     pub fn on_link_up(&mut self, now: Instant, counters: &Counters, replies: &mut Replies) {
+        if self.announces {
+            self.announcements = ANNOUNCEMENTS;
+            self.announce(now, replies);
+        }
+        self.advertise(now, counters, replies);
+    }
+
+    fn advertise(&mut self, now: Instant, counters: &Counters, replies: &mut Replies) {
         if let Some(ipv6) = &mut self.ipv6 {
             ipv6.router.advertise(now, counters, replies);
         }
     }
 
+    fn announce(&mut self, now: Instant, replies: &mut Replies) {
+        if let Some(ipv4) = &self.ipv4 {
+            arp::announce(ipv4.link.gateway, self.gateway, replies);
+        }
+        if let Some(ipv6) = &self.ipv6 {
+            ipv6.router.announce(replies);
+        }
+        self.announcements -= 1;
+        self.announce_at = (self.announcements > 0).then(|| now + ANNOUNCE_AGAIN);
+    }
+
     /// Call this when the guest's driver has stopped. Timers are off until it is up again.
     pub fn on_link_down(&mut self) {
+        self.announce_at = None;
         if let Some(ipv6) = &mut self.ipv6 {
             ipv6.router.stop();
         }
@@ -323,13 +361,20 @@ impl Responders {
 
     /// Sends the advertisements that are due.
     pub fn on_timer(&mut self, now: Instant, counters: &Counters, replies: &mut Replies) {
-        if self.deadline().is_some_and(|at| at <= now) {
-            self.on_link_up(now, counters, replies);
+        if self.announce_at.is_some_and(|at| at <= now) {
+            self.announce(now, replies);
+        }
+        if self.advertise_at().is_some_and(|at| at <= now) {
+            self.advertise(now, counters, replies);
         }
     }
 
     /// The time of the next [`on_timer`](Self::on_timer).
     pub fn deadline(&self) -> Option<Instant> {
+        [self.announce_at, self.advertise_at()].into_iter().flatten().min()
+    }
+
+    fn advertise_at(&self) -> Option<Instant> {
         self.ipv6.as_ref()?.router.deadline()
     }
 

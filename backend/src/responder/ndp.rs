@@ -122,6 +122,17 @@ impl Router {
         }
     }
 
+    /// Tells the guest the MAC of the gateway without a solicitation, for all of the gateway's addresses.
+    pub(super) fn announce(&self, replies: &mut Replies) {
+        let gateway = Neighbour {
+            mac: replies.gateway,
+            is_router: self.station == Station::Router,
+        };
+        for address in &self.neighbours {
+            advertise_unsolicited(gateway, *address, replies);
+        }
+    }
+
     /// Stops unsolicited advertisements, because the link is down.
     pub(super) fn stop(&mut self) {
         self.reschedule(Schedule::LinkUp);
@@ -242,13 +253,18 @@ pub fn solicited(bytes: &[u8], head: &Head) -> Option<Ipv6Addr> {
 
 /// Tells all hosts that `address` is at `mac`, by an unsolicited advertisement (RFC 4861 7.2.6).
 pub(super) fn announce(address: Ipv6Addr, mac: MacAddr, replies: &mut Replies) {
+    advertise_unsolicited(Neighbour::host(mac), address, replies);
+}
+
+/// Tells all nodes that `address` is that of `neighbour`.
+fn advertise_unsolicited(neighbour: Neighbour, address: Ipv6Addr, replies: &mut Replies) {
     let route = Route {
         mac: ALL_NODES_MAC,
         src: address,
         dst: ALL_NODES,
         hop_limit: LINK_HOP_LIMIT,
     };
-    advertise(Neighbour::host(mac), address, &route, NA_OVERRIDE, replies);
+    advertise(neighbour, address, &route, NA_OVERRIDE, replies);
 }
 
 /// Adds an advertisement of `neighbour`, which has the address `target`.

@@ -18,8 +18,8 @@ use std::path::Path;
 
 /// Smallest MTU that cloud-hypervisor accepts.
 const CLOUD_HYPERVISOR_MIN_MTU: u16 = 1280;
-/// Interval at which QEMU tries to reconnect.
-const RECONNECT_MS: u16 = 1000;
+/// Interval at which QEMU tries to reconnect. An attempt is one connect(2) that fails at once while hawser is away.
+const RECONNECT_MS: u16 = 10;
 
 /// Input for a VMM's flags.
 pub(crate) struct Vm<'a> {

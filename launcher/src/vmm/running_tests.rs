@@ -124,7 +124,7 @@ fn a_card_is_three_objects_made_in_order_on_a_root_port_that_is_free() {
         (
             "chardev-add",
             json!({"id": "hawser-chr-net1", "backend": {"type": "socket", "data": {
-                "addr": {"type": "unix", "data": {"path": "/s/net1.sock"}}, "server": false, "reconnect-ms": 1000}}}),
+                "addr": {"type": "unix", "data": {"path": "/s/net1.sock"}}, "server": false, "reconnect-ms": 10}}}),
         ),
         (
             "netdev_add",

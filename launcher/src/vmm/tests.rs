@@ -34,7 +34,7 @@ fn qemu_connects_to_the_socket_and_comes_back() {
 -m 1G \
 -object memory-backend-memfd,id=hawser-mem,size=1G,share=on \
 -machine memory-backend=hawser-mem \
--chardev socket,id=hawser-chr-vm,path=/run/vm.sock,reconnect-ms=1000 \
+-chardev socket,id=hawser-chr-vm,path=/run/vm.sock,reconnect-ms=10 \
 -netdev vhost-user,id=hawser-vm,chardev=hawser-chr-vm \
 -device virtio-net-pci,id=hawser-nic-vm,netdev=hawser-vm,host_mtu=1500,romfile=
 ";
@@ -98,10 +98,10 @@ fn each_card_has_its_own_flags() {
 -m 1G \
 -object memory-backend-memfd,id=hawser-mem,size=1G,share=on \
 -machine memory-backend=hawser-mem \
--chardev socket,id=hawser-chr-a,path=/s/a.sock,reconnect-ms=1000 \
+-chardev socket,id=hawser-chr-a,path=/s/a.sock,reconnect-ms=10 \
 -netdev vhost-user,id=hawser-a,chardev=hawser-chr-a \
 -device virtio-net-pci,id=hawser-nic-a,netdev=hawser-a,host_mtu=1500,romfile= \
--chardev socket,id=hawser-chr-b,path=/s/b.sock,reconnect-ms=1000 \
+-chardev socket,id=hawser-chr-b,path=/s/b.sock,reconnect-ms=10 \
 -netdev vhost-user,id=hawser-b,chardev=hawser-chr-b \
 -device virtio-net-pci,id=hawser-nic-b,netdev=hawser-b,bootindex=1,acpi-index=7,host_mtu=1500,romfile=
 ";
@@ -140,7 +140,7 @@ fn cloud_hypervisor_shares_its_memory_and_counts_queues_one_by_one() {
 fn odd_paths_survive_the_shell_and_the_vmm() {
     let qemu = flags("qemu-args", &["--socket-path=/tmp/a b,it's"]).unwrap();
     assert!(
-        qemu.contains(r"-chardev 'socket,id=hawser-chr-vm,path=/tmp/a b,,it'\''s,reconnect-ms=1000'"),
+        qemu.contains(r"-chardev 'socket,id=hawser-chr-vm,path=/tmp/a b,,it'\''s,reconnect-ms=10'"),
         "{qemu}"
     );
     let ch = flags("cloud-hypervisor-args", &["--socket-path=/tmp/a,b"]).unwrap();

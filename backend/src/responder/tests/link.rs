@@ -1,7 +1,7 @@
 //! Tests of ARP, neighbour and router discovery, and echo.
 
 use super::*;
-use crate::config::Resolvers;
+use crate::config::{GATEWAY_MAC, Resolvers};
 use crate::responder::testing::arp;
 use dhcproto::v4::{Decodable as _, Decoder, DhcpOption, Message, MessageType, OptionCode};
 
@@ -343,6 +343,49 @@ fn without_names_and_with_a_small_mtu_those_options_are_left_out() {
     assert_eq!(reply.len(), 54 + 16 + 8 + 32);
 }
 
+/// Lets the announcements of the gateway's MAC come to their end.
+fn end_announcements(bench: &mut Bench) {
+    for n in 1..4 {
+        let at = bench.now + n * Duration::from_millis(25);
+        bench.responders.on_timer(at, &bench.counters, &mut bench.replies);
+        assert_eq!(bench.take().len(), 4);
+    }
+}
+
+#[test]
+fn the_gateway_announces_its_mac_when_the_link_comes_up_and_a_few_times_more() {
+    let mut bench = Bench::new();
+    bench
+        .responders
+        .on_link_up(bench.now, &bench.counters, &mut bench.replies);
+    let sent = bench.take();
+    let arp = ArpPacket::parse(&sent[0][14..]).expect("ARP");
+    assert_eq!((IpAddr::V4(arp.sender), IpAddr::V4(arp.target)), (GATEWAY, GATEWAY));
+    assert_eq!((arp.sender_mac, &sent[0][..6]), (GATEWAY_MAC, &[0xff; 6][..]));
+    let targets: Vec<_> = sent[1..4].iter().map(|frame| target_of(frame)).collect();
+    assert!(targets.contains(&GATEWAY_MAC.link_local()), "{targets:?}");
+    let late = bench.now + Duration::from_secs(1);
+    for n in 0..3 {
+        let due = bench.responders.deadline().expect("another one");
+        assert!(due < late, "{n}");
+        bench.responders.on_timer(due, &bench.counters, &mut bench.replies);
+        assert_eq!(bench.take(), sent[..4]);
+    }
+    assert!(bench.responders.deadline().is_some_and(|at| at > late), "no more");
+    // A link that goes down ends them.
+    bench.responders.on_link_up(late, &bench.counters, &mut bench.replies);
+    bench.responders.on_link_down();
+    assert_eq!(bench.responders.deadline(), None);
+}
+
+/// The address that an unsolicited neighbour advertisement is for.
+fn target_of(frame: &[u8]) -> Ipv6Addr {
+    assert_eq!(&frame[..6], [0x33, 0x33, 0, 0, 0, 1]);
+    assert_eq!((frame[54], frame[58]), (icmp::v6::NEIGHBOUR_ADVERTISEMENT, 0xa0));
+    assert_eq!(frame[80..86], GATEWAY_MAC.0);
+    Ipv6Addr::from(<[u8; 16]>::try_from(&frame[62..78]).expect("an address"))
+}
+
 #[test]
 fn unsolicited_advertisements_come_at_link_up_and_every_ten_minutes() {
     let mut bench = Bench::new();
@@ -350,8 +393,9 @@ fn unsolicited_advertisements_come_at_link_up_and_every_ten_minutes() {
     bench
         .responders
         .on_link_up(bench.now, &bench.counters, &mut bench.replies);
-    let ra = bench.take();
+    let ra = bench.take().split_off(4);
     assert_eq!(ra.len(), 1);
+    end_announcements(&mut bench);
     assert_eq!(&ra[0][..6], [0x33, 0x33, 0, 0, 0, 1]);
     assert_eq!(ra[0][54], icmp::v6::ROUTER_ADVERTISEMENT);
 
@@ -386,14 +430,15 @@ fn new_name_servers_are_in_the_next_answer_and_in_an_advertisement_at_once() {
     bench
         .responders
         .on_link_up(bench.now, &bench.counters, &mut bench.replies);
-    let new = bench.take().remove(0);
+    let new = bench.take().pop().expect("an advertisement");
+    end_announcements(&mut bench);
 
     bench.responders.set_resolvers(bench.now, &config_resolvers());
     assert_eq!(bench.responders.deadline(), Some(bench.now));
     bench
         .responders
         .on_timer(bench.now, &bench.counters, &mut bench.replies);
-    let old = bench.take().remove(0);
+    let old = bench.take().pop().expect("an advertisement");
     for (advertisement, server) in [(&new, "2001:db8::53"), (&old, "fd00::a")] {
         assert_eq!(rdnss(advertisement), [addr6(server)]);
     }

@@ -1,0 +1,55 @@
+//! Tests of what a restart of hawser costs a real guest, and what the guest's peers see of it.
+
+use hawser_testkit::Result;
+use hawser_testkit::guest::{Chardev, Kind, Plan};
+use hawser_testkit::lab::Lab;
+use hawser_testkit::netns::address::FAR4;
+use std::time::Duration;
+
+/// Interval between two pings, in milliseconds.
+const BEAT_MS: f64 = 10.0;
+/// Longest acceptable gap. One lost request for the gateway's MAC would cost a second.
+const GAP_MS: f64 = 300.0;
+
+#[test]
+fn a_restart_costs_the_guest_no_lost_request_for_the_gateway() -> Result<()> {
+    let lab = Lab::alone()?;
+    let mut hawser = lab.hawser(&[])?;
+    let guest = Plan {
+        chardev: Chardev::Reconnects(10),
+        ..Plan::new(Kind::Qemu, hawser.socket())
+    }
+    .boot()?;
+    guest.net_up()?;
+    let mut gaps = Vec::new();
+    for _ in 0..3 {
+        let beat = guest.start(&format!("ping -i 0.01 -c 400 -W 3 {FAR4}"), Duration::from_secs(60))?;
+        std::thread::sleep(Duration::from_millis(1500));
+        hawser.process().kill();
+        hawser = lab.hawser(&[])?;
+        let output = beat.wait(Duration::from_secs(60))?;
+        gaps.push(longest_gap(&output.out));
+    }
+    gaps.sort_by(f64::total_cmp);
+    assert!(gaps[1] <= GAP_MS, "gaps of {gaps:?} ms");
+    Ok(())
+}
+
+/// The longest time without a reply, in milliseconds, from the output of ping(8): lost replies in a row, or a late one.
+fn longest_gap(output: &str) -> f64 {
+    let field = |line: &str, name: &str| {
+        let value = line.split(name).nth(1)?.split(' ').next()?;
+        value.parse::<f64>().ok()
+    };
+    let mut last = None;
+    let mut longest = 0.0_f64;
+    for line in output.lines() {
+        let (Some(seq), Some(time)) = (field(line, "seq="), field(line, "time=")) else {
+            continue;
+        };
+        let at = seq * BEAT_MS + time;
+        longest = longest.max(at - last.unwrap_or(at));
+        last = Some(at);
+    }
+    longest
+}
