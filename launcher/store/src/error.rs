@@ -86,3 +86,11 @@ pub enum StoreProblem {
     #[error("{0}")]
     Other(String),
 }
+
+#[cfg(feature = "etcd")]
+impl StoreProblem {
+    /// True if the store may answer when asked again.
+    pub(crate) const fn is_away(&self) -> bool {
+        matches!(self, Self::Away(_))
+    }
+}

@@ -15,6 +15,7 @@ use std::thread;
 use std::time::Duration;
 use tokio::runtime::{Builder, Handle};
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
 /// Longest wait for an answer. etcd elects a new leader within a few seconds.
 pub(super) const PATIENCE: Duration = Duration::from_secs(8);
@@ -24,6 +25,14 @@ const CONNECT: Duration = Duration::from_secs(2);
 const SILENCE: Duration = Duration::from_secs(3);
 /// Interval between such pings.
 const PING: Duration = Duration::from_secs(5);
+/// Pause before another member is tried.
+const RETRY: Duration = Duration::from_millis(100);
+/// Codes of gRPC.
+const INVALID: i32 = 3;
+const DENIED: i32 = 7;
+const EXHAUSTED: i32 = 8;
+const UNAVAILABLE: i32 = 14;
+const UNAUTHENTICATED: i32 = 16;
 /// Maximum records that one read returns.
 pub(super) const PAGE: i64 = 500;
 
@@ -118,6 +127,13 @@ impl Etcd {
     }
 }
 
+impl Etcd {
+    /// The options of the connection.
+    pub fn options(&self) -> &EtcdOptions {
+        &self.shared.options
+    }
+}
+
 fn connect_options(options: &EtcdOptions) -> ConnectOptions {
     let mut connect = ConnectOptions::new()
         .with_connect_timeout(CONNECT)
@@ -143,18 +159,42 @@ fn connect_options(options: &EtcdOptions) -> ConnectOptions {
 pub(super) async fn patiently<T>(answer: impl Future<Output = Result<T, Error>>) -> Result<T, StoreProblem> {
     match tokio::time::timeout(PATIENCE, answer).await {
         Ok(answer) => answer.map_err(problem),
-        Err(_) => Err(StoreProblem::Away(format!("no answer within {} s", PATIENCE.as_secs()))),
+        Err(_) => Err(late()),
+    }
+}
+
+/// Reads from the cluster. Another member is tried after one that is away.
+pub(super) async fn read_patiently<T, F>(read: impl Fn() -> F) -> Result<T, StoreProblem>
+where
+    F: Future<Output = Result<T, Error>>,
+{
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match tokio::time::timeout_at(deadline, read()).await {
+            Ok(Err(error)) if is_away(&error) && Instant::now() + RETRY < deadline => tokio::time::sleep(RETRY).await,
+            Ok(answer) => return answer.map_err(problem),
+            Err(_) => return Err(late()),
+        }
+    }
+}
+
+fn late() -> StoreProblem {
+    StoreProblem::Away(format!("no answer within {} s", PATIENCE.as_secs()))
+}
+
+fn is_away(error: &Error) -> bool {
+    match error {
+        Error::GRpcStatus(status) => status.code() as i32 == UNAVAILABLE,
+        _ => matches!(
+            error,
+            Error::TransportError(_) | Error::IoError(_) | Error::EndpointError(_)
+        ),
     }
 }
 
 /// Translates an error of the client for the operator.
 #[allow(clippy::needless_pass_by_value, reason = "for map_err")]
 pub(super) fn problem(error: Error) -> StoreProblem {
-    // Codes of gRPC.
-    const INVALID: i32 = 3;
-    const DENIED: i32 = 7;
-    const EXHAUSTED: i32 = 8;
-    const UNAUTHENTICATED: i32 = 16;
     let text = causes(&error);
     match &error {
         Error::GRpcStatus(status) => match status.code() as i32 {
@@ -252,7 +292,16 @@ impl Shared {
     /// Reads one record, at `revision` or the newest.
     pub(super) async fn one(&self, key: &str, revision: Option<i64>) -> Result<Page, StoreProblem> {
         let options = GetOptions::new().with_revision(revision.unwrap_or(0));
-        page(patiently(self.client.clone().get(key, Some(options))).await?)
+        page(self.get(key, options).await?)
+    }
+
+    async fn get(&self, key: &str, options: GetOptions) -> Result<GetResponse, StoreProblem> {
+        let read = || {
+            let mut client = self.client.clone();
+            let options = options.clone();
+            async move { client.get(key, Some(options)).await }
+        };
+        read_patiently(read).await
     }
 
     /// Reads the first records of a range, at `revision` or the newest.
@@ -261,7 +310,7 @@ impl Shared {
             .with_range(range.end.clone())
             .with_revision(revision.unwrap_or(0))
             .with_limit(limit);
-        page(patiently(self.client.clone().get(range.first.clone(), Some(options))).await?)
+        page(self.get(&range.first, options).await?)
     }
 
     /// Reads all records of a range, at `revision` or the newest.

@@ -26,31 +26,48 @@ struct Floor {
 
 impl Epochs for Etcd {
     fn bind(&mut self, port: &PortId, seen: Option<Epoch>, binding: &Binding) -> Result<Epoch, BindError> {
+        let mut tried = None;
         loop {
             let last = self.shared.last(port)?;
+            if is_written(&last, tried.as_ref())
+                && let Some(Change::Bound(bound)) = last.change
+            {
+                return Ok(bound.epoch);
+            }
             let epoch = next_epoch(port, last.change.as_ref(), seen, last.floor.epoch)?;
             let bound = Bound {
                 port: port.clone(),
                 epoch,
                 binding: binding.clone(),
             };
-            if self.shared.replace(port, &last, &Change::Bound(bound))? {
+            let change = tried.insert(Change::Bound(bound));
+            if self.shared.replace(port, &last, change)? {
                 return Ok(epoch);
             }
         }
     }
 
     fn unbind(&mut self, port: &PortId, seen: Epoch) -> Result<(), BindError> {
+        let mut tried = None;
         loop {
             let last = self.shared.last(port)?;
+            if is_written(&last, tried.as_ref()) {
+                return Ok(());
+            }
             check_bound(port, last.change.as_ref(), seen)?;
             let port = port.clone();
-            let unbound = Change::Unbound { port, epoch: seen };
-            if self.shared.replace(unbound.port(), &last, &unbound)? {
+            let unbound = tried.insert(Change::Unbound { port, epoch: seen });
+            if self.shared.replace(unbound.port(), &last, unbound)? {
                 return Ok(());
             }
         }
     }
+}
+
+/// True if the change of an earlier attempt was written, although its answer did not arrive. No other process writes the
+/// same.
+fn is_written(last: &Last, tried: Option<&Change>) -> bool {
+    tried.is_some() && last.change.as_ref() == tried
 }
 
 impl Etcd {
@@ -134,9 +151,10 @@ impl Shared {
         Ok(Floor { epoch, changed })
     }
 
-    /// Replaces the last change of a port. False if another process was first.
+    /// Replaces the last change of a port. False if another process was first, or if it is unknown whether the change was
+    /// written.
     fn replace(&self, port: &PortId, last: &Last, change: &Change) -> Result<bool, StoreError> {
-        let (done, revision) = self.wait(async {
+        let written = self.wait(async {
             let key = self.keys.port(port);
             let mut compares = vec![
                 self.same_layout()?,
@@ -155,7 +173,12 @@ impl Shared {
                 done.succeeded(),
                 done.header().map_or(0, etcd_client::ResponseHeader::revision),
             ))
-        })?;
+        });
+        let (done, revision) = match written {
+            // The next read tries another member, and fails if all are away.
+            Err(error) if error.problem.is_away() => return Ok(false),
+            written => written?,
+        };
         if done {
             self.followed.wrote(&port.network, revision);
         }

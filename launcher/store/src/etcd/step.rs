@@ -1,6 +1,6 @@
 //! Steps over leases: one transaction each, repeated after a lost race.
 
-use super::connection::{Etcd, Shared, patiently};
+use super::connection::{Etcd, PATIENCE, Shared, patiently};
 use super::keys::Keys;
 use super::records::{HolderValue, NetworkValue, VmValue, written};
 use super::view::{Agreed, Held, Touched, View};
@@ -14,7 +14,7 @@ use crate::segment::Segment;
 use etcd_client::{Compare, CompareOp, Txn, TxnOp};
 use std::collections::BTreeMap;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Races that a step may lose before it fails.
 const ATTEMPTS: u32 = 50;
@@ -23,18 +23,23 @@ const LONGEST_PAUSE: u64 = 100;
 
 impl Store for Etcd {
     fn step<T, E: From<StoreError>>(&mut self, mut step: impl FnMut(&mut dyn Ledger) -> Result<T, E>) -> Result<T, E> {
-        for lost in 0..ATTEMPTS {
+        let (mut lost, start) = (0, Instant::now());
+        while lost < ATTEMPTS {
             let mut view = View::new(&self.shared, lost);
             let result = step(&mut view);
-            if view.is_stale.get() {
-                continue;
-            }
-            // All reads were of one revision, so a failure counts.
-            let result = result?;
-            if self.shared.commit(&view)? {
-                return Ok(result);
+            if !view.is_stale.get() {
+                // All reads were of one revision, so a failure counts.
+                let result = result?;
+                match self.shared.commit(&view) {
+                    Ok(true) => return Ok(result),
+                    Ok(false) => {}
+                    // The step may have been written all the same. Then it finds that, and has nothing left to change.
+                    Err(error) if error.problem.is_away() && start.elapsed() < PATIENCE => {}
+                    Err(error) => return Err(error.into()),
+                }
             }
             pause(lost);
+            lost += 1;
         }
         Err(self.shared.failed(StoreProblem::Contended(ATTEMPTS)).into())
     }

@@ -22,6 +22,10 @@ pub(super) struct Member {
     /// Of clients and of other members.
     ports: [u16; 2],
     folder: TempDir,
+    /// Scheme of the URL for clients.
+    scheme: &'static str,
+    /// More arguments.
+    arguments: Vec<String>,
 }
 
 impl Drop for Member {
@@ -32,12 +36,18 @@ impl Drop for Member {
 
 impl Member {
     pub(super) fn start() -> Self {
-        let folder = tempfile::tempdir().unwrap();
+        Self::start_with("http", tempfile::tempdir().unwrap(), Vec::new())
+    }
+
+    /// Starts a member with more arguments; files that they name may be in `folder`.
+    pub(super) fn start_with(scheme: &'static str, folder: TempDir, arguments: Vec<String>) -> Self {
         let free = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
         let mut member = Self {
             child: None,
             ports: free.map(|port| port.local_addr().unwrap().port()),
             folder,
+            scheme,
+            arguments,
         };
         member.restart();
         member
@@ -60,7 +70,11 @@ impl Member {
     /// Starts the member again on its data.
     pub(super) fn restart(&mut self) {
         self.kill();
-        let [clients, peers] = self.ports.map(|port| format!("http://127.0.0.1:{port}"));
+        let [clients, peers] = self.ports;
+        let (clients, peers) = (
+            format!("{}://127.0.0.1:{clients}", self.scheme),
+            format!("http://127.0.0.1:{peers}"),
+        );
         let log = std::fs::File::create(self.folder.path().join("log")).unwrap();
         let child = Command::new("etcd")
             .arg(format!("--data-dir={}", self.data().display()))
@@ -69,6 +83,7 @@ impl Member {
             .arg(format!("--listen-peer-urls={peers}"))
             .arg(format!("--initial-advertise-peer-urls={peers}"))
             .arg(format!("--initial-cluster=default={peers}"))
+            .args(&self.arguments)
             .stderr(Stdio::from(log))
             .stdout(Stdio::null())
             .spawn()
