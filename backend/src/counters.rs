@@ -126,6 +126,8 @@ counters! {
         FragmentLimit = "fragment_limit",
         /// Fragments of a datagram did not arrive in time.
         FragmentTimeout = "fragment_timeout",
+        /// A fragment of a datagram to a Service whose endpoint is on the network of the guest.
+        ServiceFragment = "service_fragment",
         /// A malformed message to a service (ARP, NDP, DHCP, ICMP).
         BadService = "bad_service_message",
         /// The guest requested its address with a MAC other than that of the lease.
@@ -249,6 +251,8 @@ counters! {
         Dhcp6Releases = "dhcp6_releases",
         /// Router advertisements sent.
         RouterAdvertisements = "router_advertisements",
+        /// Flows opened to endpoints of Services on the guest's own network.
+        ServiceFlows = "service_flows",
         /// Datagrams sent through the tunnel.
         TunnelSent = "tunnel_sent",
         /// Datagrams received through the tunnel.

@@ -21,6 +21,7 @@ macro_rules! debug_fields {
     };
 }
 
+pub mod balance;
 pub mod bridge;
 pub mod capture;
 pub mod counters;

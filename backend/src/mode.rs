@@ -1,6 +1,7 @@
 //! The interface between a mode and the worker. A mode receives each admitted frame of the guest, and sends frames to
 //! the guest.
 
+use crate::balance::ServiceTable;
 use crate::config::handover::{Descriptors, Handover, HandoverError, next_of};
 use crate::config::payload::{Payload, Sealed};
 use crate::config::{Resolvers, Transport};
@@ -122,6 +123,8 @@ pub enum ModeCommand {
     Resolvers(Arc<Resolvers>),
     /// Replaces the ports of the network as a whole.
     Peers(Arc<Table>),
+    /// Replaces the Services that the guest reaches.
+    Services(Arc<ServiceTable>),
     /// The segment that the guest is attached to has changed.
     Segment(SegmentChange),
 }

@@ -13,7 +13,7 @@ use std::net::IpAddr;
 mod layer2;
 mod lease;
 
-pub(crate) use layer2::{Layer2Error, PeerSource, PeersError};
+pub(crate) use layer2::{Layer2Error, PeerSource, PeersError, ServiceSource};
 
 /// MTU if the system has no default route.
 const FALLBACK_MTU: u16 = 1500;
@@ -97,6 +97,8 @@ pub(crate) struct Found {
     pub names: NameSource,
     /// Source of the network's peers, in layer2 mode.
     pub peers: Option<PeerSource>,
+    /// Source of the Services that the guest reaches, in layer2 mode with a gateway.
+    pub services: Option<ServiceSource>,
     /// Notices for the log, one line each.
     pub notices: Vec<String>,
     /// The way to the segment, in bridge mode.
@@ -117,6 +119,7 @@ pub(crate) fn resolve(spec: NicSpec, host: &Host, segment: Option<Survey>) -> Re
                 port,
                 names,
                 peers: None,
+                services: None,
                 notices,
                 segment: None,
             })
@@ -132,6 +135,7 @@ pub(crate) fn resolve(spec: NicSpec, host: &Host, segment: Option<Survey>) -> Re
                 },
                 names: layer2.names,
                 peers: Some(layer2.peers),
+                services: layer2.services,
                 notices: layer2.notices,
                 segment: None,
                 spec,
@@ -144,6 +148,7 @@ pub(crate) fn resolve(spec: NicSpec, host: &Host, segment: Option<Survey>) -> Re
                 port,
                 names,
                 peers: None,
+                services: None,
                 notices,
                 segment,
             })

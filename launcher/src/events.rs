@@ -9,7 +9,7 @@ mod file;
 pub(crate) use file::EventFile;
 
 use crate::failure::Failure;
-use crate::machine::{Machine, PeersState, ServedNic};
+use crate::machine::{FileState, Machine, ServedNic};
 use hawser_backend::counters::{Count, Counters, DropReason, Gauge};
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
@@ -58,6 +58,10 @@ enum Event {
     PeersChanged { peers: usize },
     /// The peers file has changed and cannot be used.
     PeersRefused { reason: String },
+    /// A new version of the file of Services is in use; `services` is the number of their ports.
+    ServicesChanged { services: usize },
+    /// The file of Services has changed and cannot be used.
+    ServicesRefused { reason: String },
     /// The guest used another guest's identity.
     SpoofSeen { reason: &'static str, count: u64 },
 }
@@ -139,7 +143,8 @@ struct State {
     counters: Counters,
     link: bool,
     failure: Option<String>,
-    peers_file: PeersState,
+    peers_file: FileState,
+    services_file: FileState,
     addresses: BTreeMap<IpAddr, (String, &'static str)>,
 }
 
@@ -153,6 +158,7 @@ impl State {
             link: metrics.link_up,
             failure: metrics.failure,
             peers_file: metrics.peers_file,
+            services_file: metrics.services_file,
             addresses: seen
                 .map(|seen| (seen.address, (seen.mac.to_string(), seen.source)))
                 .collect(),
@@ -184,12 +190,26 @@ impl Watch {
     }
 }
 
-fn peers_changes(before: &PeersState, now: &PeersState, tell: &mut dyn FnMut(Event)) {
-    if let Some(peers) = now.peers.filter(|_| now.taken != before.taken) {
-        tell(Event::PeersChanged { peers });
+/// Kinds of event for a file: a version that is in use, and one that cannot be.
+type FileEvents = (fn(usize) -> Event, fn(String) -> Event);
+
+const PEERS: FileEvents = (
+    |peers| Event::PeersChanged { peers },
+    |reason| Event::PeersRefused { reason },
+);
+const SERVICES: FileEvents = (
+    |services| Event::ServicesChanged { services },
+    |reason| Event::ServicesRefused { reason },
+);
+
+fn file_changes(before: Option<&FileState>, now: &FileState, kinds: FileEvents, tell: &mut dyn FnMut(Event)) {
+    let (applied, refused) = kinds;
+    let (taken, earlier) = before.map_or((0, None), |before| (before.taken, before.refused.as_ref()));
+    if let Some(entries) = now.entries.filter(|_| now.taken != taken) {
+        tell(applied(entries));
     }
-    if let Some(reason) = now.refused.clone().filter(|_| now.refused != before.refused) {
-        tell(Event::PeersRefused { reason });
+    if let Some(reason) = now.refused.clone().filter(|_| now.refused.as_ref() != earlier) {
+        tell(refused(reason));
     }
 }
 
@@ -225,8 +245,13 @@ fn changes(before: Option<&State>, now: &State, tell: &mut dyn FnMut(Event)) {
             tell(Event::GuestAnnounced { address, mac, source });
         }
     }
-    let file = |state: &State| state.peers_file.clone();
-    peers_changes(&before.map(file).unwrap_or_default(), &now.peers_file, tell);
+    file_changes(before.map(|state| &state.peers_file), &now.peers_file, PEERS, tell);
+    file_changes(
+        before.map(|state| &state.services_file),
+        &now.services_file,
+        SERVICES,
+        tell,
+    );
     for reason in SPOOFS {
         let old = before.map_or(0, |before| before.counters.dropped(reason));
         match now.counters.dropped(reason).saturating_sub(old) {
@@ -249,7 +274,8 @@ mod tests {
             counters: Counters::default(),
             link: true,
             failure: None,
-            peers_file: PeersState::default(),
+            peers_file: FileState::default(),
+            services_file: FileState::default(),
             addresses: BTreeMap::new(),
         }
     }
@@ -301,9 +327,9 @@ mod tests {
     fn each_version_of_a_file_of_peers_is_taken_over_or_refused_once() {
         let mut watch = Watch::default();
         let mut look = |taken, refused: Option<&str>| {
-            let peers_file = PeersState {
+            let peers_file = FileState {
                 taken,
-                peers: (taken > 0).then_some(5),
+                entries: (taken > 0).then_some(5),
                 refused: refused.map(str::to_owned),
             };
             let told = watch.look(vec![State { peers_file, ..state() }]);

@@ -1,6 +1,8 @@
 //! Configuration of layer2 mode.
 
-use crate::{Families, Forward, Inbound, Ipv4Link, Ipv6Link, ModeProperties, NameConfig, Resolvers, TunnelEnd};
+use crate::{
+    Families, Forward, Inbound, Ipv4Link, Ipv6Link, ModeProperties, NameConfig, Resolvers, ServicePort, TunnelEnd,
+};
 use hawser_packet::MacAddr;
 use hawser_packet::geneve::Vni;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
@@ -44,6 +46,9 @@ pub struct PrimaryNetwork {
     pub dns_forward: Vec<IpAddr>,
     /// Ports of the network namespace whose clients the gateway connects to the guest.
     pub forwards: Vec<Forward>,
+    /// Services whose virtual addresses the guest reaches.
+    #[serde(default)]
+    pub services: Vec<ServicePort>,
 }
 
 /// A network without a gateway.

@@ -16,6 +16,7 @@ mod names;
 pub mod payload;
 mod policy;
 mod ports;
+mod service;
 
 pub use bridge::{BridgeConfig, Forwarding, Lease6Config, LeaseConfig};
 pub use forward::{Families, Forward, Transport};
@@ -25,6 +26,7 @@ pub use mode::{Inbound, ModeConfig, ModeProperties, TunnelEnd};
 pub use names::{NameConfig, Resolvers};
 pub use policy::{AddressCheck, MacCheck, PolicyConfig, Rate, RateLimit, Rates, VlanConfig, VlanSet};
 pub use ports::{EveryPort, Otherwise, PortSet};
+pub use service::ServicePort;
 
 use hawser_packet::MacAddr;
 use serde::{Deserialize, Serialize};

@@ -150,7 +150,9 @@ impl Mode for Bridge {
                     services.set_resolvers(&resolvers);
                 }
             }
-            ModeCommand::Forwards(_) | ModeCommand::Peers(_) => return Err(io::ErrorKind::Unsupported.into()),
+            ModeCommand::Forwards(_) | ModeCommand::Peers(_) | ModeCommand::Services(_) => {
+                return Err(io::ErrorKind::Unsupported.into());
+            }
         }
         Ok(())
     }

@@ -74,6 +74,7 @@ impl Masquerade {
                 ipv6: mode.ipv6,
                 host_loopback: mode.map_host_loopback.clone(),
                 dns_forward: mode.dns_forward.clone(),
+                balance: None,
             },
             poller: setup.poller,
             counters: Arc::clone(&setup.counters),
@@ -159,7 +160,9 @@ impl Mode for Masquerade {
                 self.engine.set_dns_forward(&resolvers.forward);
                 Ok(())
             }
-            ModeCommand::Peers(_) | ModeCommand::Segment(_) => Err(io::ErrorKind::Unsupported.into()),
+            ModeCommand::Peers(_) | ModeCommand::Services(_) | ModeCommand::Segment(_) => {
+                Err(io::ErrorKind::Unsupported.into())
+            }
         }
     }
 

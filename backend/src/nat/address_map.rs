@@ -7,7 +7,11 @@
 
 use crate::config::{Ipv4Link, Ipv6Link};
 use crate::counters::DropReason;
+use crate::packet::FlowId;
+use crate::time::Instant;
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
 
 const DNS_PORT: u16 = 53;
 
@@ -22,6 +26,14 @@ pub struct AddressMap {
     pub host_loopback: Vec<IpAddr>,
     /// Name servers that receive queries to the gateway's port 53.
     pub dns_forward: Vec<IpAddr>,
+    /// Virtual addresses that lead elsewhere.
+    pub balance: Option<Arc<dyn Balance>>,
+}
+
+/// Maps virtual addresses of Services to endpoints.
+pub trait Balance: fmt::Debug + Send + Sync {
+    /// The destination of a new flow; `None` if its address is not virtual.
+    fn destination(&self, now: Instant, flow: &FlowId) -> Option<Destination>;
 }
 
 /// Destination of a packet from the guest.
@@ -39,6 +51,20 @@ impl AddressMap {
     /// True if `dst` is the gateway's port 53.
     pub fn is_dns(&self, dst: SocketAddr) -> bool {
         dst.port() == DNS_PORT && self.gateway(dst.ip()) == Some(dst.ip())
+    }
+
+    /// Maps the destination of a new flow of the guest.
+    pub fn outbound_of(&self, now: Instant, flow: &FlowId) -> Destination {
+        let balanced = self.balance.as_ref().and_then(|balance| balance.destination(now, flow));
+        match balanced {
+            // An endpoint must not lead where the guest may not go itself.
+            Some(Destination::World(to)) => match self.refusal(to.ip()) {
+                Some(reason) => Destination::Refused(reason),
+                None => Destination::World(to),
+            },
+            Some(other) => other,
+            None => self.outbound(flow.remote_end()),
+        }
     }
 
     /// Maps the guest's destination `dst`. For protocols without ports, the port is 0.

@@ -20,6 +20,7 @@ use crate::config::{Families, Forward, Transport};
 use crate::counters::{Counters, DropReason};
 use crate::frame::{GuestBurst, GuestFrame, GuestSink};
 use crate::mode::{BoundForward, FlowCount};
+use crate::packet::FlowId;
 use crate::poller::{Poller, Readiness, Token};
 use crate::time::Instant;
 use std::collections::HashSet;
@@ -366,6 +367,19 @@ impl Engine {
         map.dns_forward = servers.to_vec();
         // The sockets of these queries are connected to the previous servers.
         self.udp.drop_peers(|peer| map.is_dns(peer));
+    }
+
+    /// Ends UDP flows to these destinations, as the guest sees them.
+    pub fn end_datagrams_to(&mut self, is_to: impl Fn(SocketAddr) -> bool) {
+        self.udp.drop_peers(is_to);
+    }
+
+    /// True if a worker of the port has the flow.
+    pub fn has(&self, flow: &FlowId) -> bool {
+        let steering = self.surroundings.steering.as_ref();
+        self.tcp.has(flow)
+            || self.udp.has(flow)
+            || steering.is_some_and(|steering| steering.owners().owner(flow).is_some())
     }
 
     /// Opens the listening sockets of `forwards`.

@@ -9,6 +9,7 @@
 //! Messages stay in our buffer until the guest has room. A cursor moves past a frame only once the frame has reached
 //! the guest or was counted as dropped. So no frame is lost, and none is delivered or counted twice.
 
+use super::balancer::Balancer;
 use super::claims::{Claims, has_no_claim};
 use super::groups::Groups;
 use super::outbound::transport_checksum;
@@ -148,7 +149,7 @@ impl Inbound {
                 Ok(0) => self.readable = false,
                 Ok(count) => {
                     (self.count, self.at, self.unshown) = (count, Cursor::default(), (0, 0));
-                    self.take_in(network.peers);
+                    self.take_in(network);
                     self.deliver(network, sink)?;
                 }
                 // This is an ICMP error for an earlier datagram. The next call continues to read.
@@ -158,10 +159,11 @@ impl Inbound {
         Ok(())
     }
 
-    /// Counts the datagrams of the last system call, and copies congestion marks from routers on the way into the inner
-    /// headers.
-    fn take_in(&mut self, peers: &Peers) {
+    /// Counts the datagrams of the last system call, copies congestion marks from routers on the way into the inner
+    /// headers, and gives replies of Services their virtual addresses.
+    fn take_in(&mut self, network: &mut Network<'_>) {
         let mut datagrams = 0;
+        let has_services = network.balancer.has_flows(network.now);
         for index in 0..self.count {
             let message = *self.batch.message(index);
             let size = message.segment.map_or(message.len, usize::from).max(1);
@@ -169,12 +171,17 @@ impl Inbound {
             datagrams += count;
             let first = &self.batch.spilled(index)[..size.min(message.len)];
             let source = message.source.map(|source| source.ip());
-            self.last.received(peers, source, first, (count, message.len));
+            self.last.received(network.peers, source, first, (count, message.len));
             let outer = Ecn::of(message.traffic_class);
             // Nothing else changes an inner header, so datagrams of most flows need no parsing here.
             if matches!(outer, Ecn::Ect1 | Ecn::Ce) {
                 for datagram in self.batch.spilled_mut(index).chunks_mut(size) {
                     mark(datagram, outer);
+                }
+            }
+            if has_services {
+                for datagram in self.batch.spilled_mut(index).chunks_mut(size) {
+                    network.balancer.translate(network.now, network.table.vni(), datagram);
                 }
             }
         }
@@ -317,7 +324,7 @@ fn send(train: &mut Train<'_>, sink: &mut dyn GuestSink) -> Result<(), NoRoom> {
 }
 
 /// Delivers the segments of a frame that the guest does not accept as a whole, starting with number `taken`.
-fn cut(arrival: Arrival<'_>, taken: &mut usize, sink: &mut dyn GuestSink) -> Result<(), NoRoom> {
+pub(super) fn cut(arrival: Arrival<'_>, taken: &mut usize, sink: &mut dyn GuestSink) -> Result<(), NoRoom> {
     let Arrival { bytes, offload } = arrival;
     let head = &bytes[..bytes.len().min(HEAD_MAX)];
     // The frame was checked on arrival.
@@ -338,6 +345,7 @@ pub(super) struct Network<'a> {
     pub(super) peers: &'a Peers,
     pub(super) groups: &'a mut Groups,
     pub(super) claims: &'a Claims,
+    pub(super) balancer: &'a mut Balancer,
 }
 
 impl Network<'_> {

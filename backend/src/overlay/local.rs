@@ -6,18 +6,19 @@
 
 use super::OverlaySetup;
 use super::services::LocalServices;
+use crate::balance::Virtual;
 use crate::config::{Ipv4Link, Ipv6Link, Layer2Config, NetworkRole, PrimaryNetwork, Resolvers, SecondaryNetwork};
 use crate::counters::{Counters, DropReason};
 use crate::forwarding::Table;
 use crate::frame::{GuestBurst, GuestFrame, GuestSink};
 use crate::mode::{BoundForward, FlowCount, ForwardChange};
-use crate::nat::address_map::AddressMap;
+use crate::nat::address_map::{AddressMap, Balance};
 use crate::nat::engine::{Engine, EngineConfig, EngineError, Service, Services as _};
 use crate::nat::icmp::TooBigReporter;
 use crate::nat::link::{GuestAddresses, Link};
 use crate::nat::listen::ListenError;
-use crate::packet::MacAddr;
 use crate::packet::membership::is_membership;
+use crate::packet::{FlowId, MacAddr, protocol};
 use crate::poller::{Readiness, Token};
 use crate::responder::{ServiceConfig, Station, is_router_solicitation, solicited};
 use crate::time::Instant;
@@ -96,7 +97,11 @@ impl Local {
     ///
     /// # Errors
     /// [`GatewayError`]
-    pub(super) fn new(setup: OverlaySetup<'_>, table: &Arc<Table>) -> Result<Self, GatewayError> {
+    pub(super) fn new(
+        setup: OverlaySetup<'_>,
+        table: &Arc<Table>,
+        balance: Arc<dyn Balance>,
+    ) -> Result<Self, GatewayError> {
         let mode = setup.mode;
         let mac = mode.station_mac();
         let (links, station) = match &mode.role {
@@ -124,7 +129,7 @@ impl Local {
             is_first: setup.worker == 0,
             is_up: false,
             beyond: match &mode.role {
-                NetworkRole::Primary(network) => Beyond::World(Box::new(engine(setup, network, links)?)),
+                NetworkRole::Primary(network) => Beyond::World(Box::new(engine(setup, network, links, balance)?)),
                 NetworkRole::Secondary(_) => Beyond::Nothing {
                     // ICMP errors are sent from the server's addresses, even where nothing else is.
                     errors: TooBigReporter::new(Link {
@@ -213,6 +218,24 @@ impl Local {
     /// Replaces the peers for which the station answers.
     pub(super) fn set_peers(&mut self, table: &Arc<Table>) {
         self.services.set_peers(table);
+    }
+
+    /// True if the gateway has the flow.
+    pub(super) fn has(&self, flow: &FlowId) -> bool {
+        match &self.beyond {
+            Beyond::World(engine) => engine.has(flow),
+            Beyond::Nothing { .. } => false,
+        }
+    }
+
+    /// Ends the UDP flows to these ports of Services.
+    ///
+    /// # Errors
+    /// There is no gateway.
+    pub(super) fn end_services(&mut self, ports: &[Virtual]) -> io::Result<()> {
+        let engine = self.engine().ok_or(io::ErrorKind::Unsupported)?;
+        engine.end_datagrams_to(|to| ports.contains(&(protocol::UDP, to)));
+        Ok(())
     }
 
     /// Changes the forwards.
@@ -327,7 +350,12 @@ fn link(setup: &OverlaySetup<'_>, links: Links) -> Link {
 }
 
 /// The NAT engine of a gateway.
-fn engine(setup: OverlaySetup<'_>, network: &PrimaryNetwork, links: Links) -> Result<Engine, GatewayError> {
+fn engine(
+    setup: OverlaySetup<'_>,
+    network: &PrimaryNetwork,
+    links: Links,
+    balance: Arc<dyn Balance>,
+) -> Result<Engine, GatewayError> {
     let mut engine = Engine::new(EngineConfig {
         link: link(&setup, links),
         map: AddressMap {
@@ -335,6 +363,7 @@ fn engine(setup: OverlaySetup<'_>, network: &PrimaryNetwork, links: Links) -> Re
             ipv6: network.ipv6,
             host_loopback: Vec::new(),
             dns_forward: network.dns_forward.clone(),
+            balance: Some(balance),
         },
         poller: setup.poller,
         counters: setup.counters,

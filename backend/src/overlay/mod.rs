@@ -15,6 +15,7 @@
 //! ([`forwarding`](crate::forwarding)), and is accepted only from the endpoint of its source MAC. The gateway is in
 //! every process, with the same MAC and address on all nodes, so a VM that moves has the same neighbour.
 
+mod balancer;
 mod claims;
 mod event_owner;
 mod fragments;
@@ -30,10 +31,11 @@ mod view;
 mod wire;
 
 use crate::capture::Capture;
-use crate::config::Layer2Config;
+use crate::config::{Layer2Config, PortConfig};
 use crate::counters::{Count, Counters, DropReason};
 use crate::forwarding::{Table, TableError};
 use crate::frame::{GuestBurst, GuestFrame, GuestSink, GuestSlice, Offload};
+use crate::gso::gro::Arrival;
 use crate::mode::{BoundForward, FlowCount, Mode, ModeCommand};
 use crate::nat::setup::NatSetup;
 use crate::packet::{Head, MacAddr};
@@ -43,10 +45,11 @@ use crate::responder::dns::Names;
 use crate::sys::datagram;
 use crate::sys::traffic_class::watch_traffic_class;
 use crate::time::Instant;
+use balancer::{Balancer, Balancing, Way};
 use claims::Claims;
 use groups::Groups;
-pub use groups::Memberships;
-use inbound::{Inbound, Network};
+use groups::Memberships;
+use inbound::{Inbound, Network, cut};
 pub use local::GatewayError;
 use local::Local;
 use outbound::{Outbound, Refusal};
@@ -91,18 +94,39 @@ pub struct Overlay {
     groups: Groups,
     claims: Claims,
     local: Local,
+    balancer: Balancer,
+    /// A frame on its way back to the guest.
+    whole: Vec<u8>,
     counters: Arc<Counters>,
+}
+
+/// State that the workers of a port share.
+#[derive(Clone, Debug)]
+pub struct OverlayState {
+    memberships: Arc<Memberships>,
+    balancing: Arc<Balancing>,
+}
+
+impl OverlayState {
+    /// The state of a port with this configuration.
+    pub fn new(port: &PortConfig, mode: &Layer2Config) -> Self {
+        let workers = port.queue_pairs.get().into();
+        Self {
+            memberships: Memberships::new(mode),
+            balancing: Arc::new(Balancing::new(mode, port.mac.unwrap_or_default(), workers)),
+        }
+    }
 }
 
 debug_fields!(Overlay { local });
 
 impl Overlay {
     /// Sets up a port of the network. When this returns, the endpoint receives datagrams. The workers of a port share
-    /// its multicast memberships.
+    /// `state`.
     ///
     /// # Errors
     /// [`OverlayError`]
-    pub fn new(setup: OverlaySetup<'_>, memberships: Arc<Memberships>) -> Result<Self, OverlayError> {
+    pub fn new(setup: OverlaySetup<'_>, state: OverlayState) -> Result<Self, OverlayError> {
         let (port, mode) = (setup.port, setup.mode);
         let socket = endpoint(mode.vtep, port.queue_pairs.get() > 1)
             .and_then(|socket| {
@@ -124,13 +148,16 @@ impl Overlay {
             sender.set_usual(Limit::UNCUT);
         }
         let counters = Arc::clone(&setup.counters);
+        let OverlayState { memberships, balancing } = state;
         Ok(Self {
             socket,
             inbound: Inbound::new(mode.vtep, Arc::clone(&counters)),
             groups: Groups::new(memberships, mode.station_mac(), setup.worker, Arc::clone(&counters)),
             claims: Claims::new(mode, port.mac),
             outbound: Outbound::new(sender, port.mtu, Arc::clone(&counters)),
-            local: Local::new(setup, &table)?,
+            balancer: Balancer::new(Arc::clone(&balancing), setup.worker, Arc::clone(&counters)),
+            local: Local::new(setup, &table, balancing)?,
+            whole: Vec::new(),
             view: Arc::new(TunnelView::new(Arc::clone(&peers))),
             peers,
             counters,
@@ -169,6 +196,7 @@ impl Overlay {
         self.outbound.set_peers(Arc::clone(&self.peers));
         self.inbound.forget_sender();
         self.local.set_peers(&table);
+        self.balancer.set_peers(&table);
         self.view.publish(Arc::clone(&self.peers));
     }
 
@@ -179,6 +207,7 @@ impl Overlay {
             peers: &self.peers,
             groups: &mut self.groups,
             claims: &self.claims,
+            balancer: &mut self.balancer,
         };
         self.inbound.receive(&self.socket, &mut network, sink);
     }
@@ -192,6 +221,57 @@ impl Overlay {
         let sent = self.outbound.send(now, frame, self.peers.table(), &mut self.groups);
         if let Err(Refusal::TooBig { mtu }) = sent {
             self.local.report_too_big(now, frame, mtu, sink);
+        }
+    }
+
+    /// The part that handles a frame of the guest.
+    #[inline]
+    fn receiver(&mut self, now: Instant, frame: &GuestFrame<'_>) -> Receiver {
+        if !self.local.takes(frame, self.peers.table()) {
+            Receiver::Peers
+        } else if self.balancer.takes(now, frame, |flow| self.local.has(flow)) {
+            Receiver::Service
+        } else {
+            Receiver::Station
+        }
+    }
+
+    /// Sends a frame of the guest to the endpoint of a Service.
+    fn on_service(&mut self, now: Instant, frame: &GuestFrame<'_>, sink: &mut dyn GuestSink) {
+        let local = &self.local;
+        let way = self
+            .balancer
+            .route(now, frame, self.peers.table(), |flow| local.has(flow));
+        match way {
+            Ok(Way::Tunnel(head)) => {
+                let sent = self
+                    .outbound
+                    .send(now, &head.of(frame), self.peers.table(), &mut self.groups);
+                if let Err(Refusal::TooBig { mtu }) = sent {
+                    self.local.report_too_big(now, frame, mtu, sink);
+                }
+            }
+            Ok(Way::Guest(head)) => self.send_back(&head.of(frame), sink),
+            Ok(Way::Gateway) => self.local.on_packets(now, std::slice::from_ref(frame), sink),
+            Err(reason) => self.counters.count_drop(reason),
+        }
+    }
+
+    /// Sends a frame of the guest back to it.
+    fn send_back(&mut self, frame: &GuestFrame<'_>, sink: &mut dyn GuestSink) {
+        self.whole.resize(frame.len, 0);
+        frame.copy_to(0, &mut self.whole);
+        let sent = if sink.caps().takes(frame.offload) {
+            sink.send(frame.offload, &[&self.whole])
+        } else {
+            let arrival = Arrival {
+                bytes: &self.whole,
+                offload: frame.offload,
+            };
+            cut(arrival, &mut 0, sink)
+        };
+        if sent.is_err() {
+            self.counters.count_drop(DropReason::NoRoom);
         }
     }
 
@@ -217,6 +297,17 @@ impl Overlay {
             }
         }
     }
+}
+
+/// The part that handles a frame of the guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Receiver {
+    /// Other stations of the network.
+    Peers,
+    /// The local station.
+    Station,
+    /// An endpoint of a Service.
+    Service,
 }
 
 impl Neighbours for Table {
@@ -256,21 +347,23 @@ impl Mode for Overlay {
     fn on_burst(&mut self, now: Instant, burst: &GuestBurst<'_>, sink: &mut dyn GuestSink) {
         let mut rest = burst;
         while let Some(first) = rest.first() {
-            let takes = |frame| self.local.takes(frame, self.peers.table());
-            let is_local = takes(first);
-            let count = rest.iter().take_while(|frame| takes(frame) == is_local).count();
+            let receiver = self.receiver(now, first);
+            let same = rest[1..]
+                .iter()
+                .take_while(|frame| self.receiver(now, frame) == receiver);
+            let count = 1 + same.count();
             let (run, others) = rest.split_at(count);
-            if is_local {
-                self.local.on_packets(now, run, sink);
-                for frame in run {
-                    if self.local.shares(frame) {
-                        self.send(now, frame, sink);
+            match receiver {
+                Receiver::Station => {
+                    self.local.on_packets(now, run, sink);
+                    for frame in run {
+                        if self.local.shares(frame) {
+                            self.send(now, frame, sink);
+                        }
                     }
                 }
-            } else {
-                for frame in run {
-                    self.send(now, frame, sink);
-                }
+                Receiver::Service => run.iter().for_each(|frame| self.on_service(now, frame, sink)),
+                Receiver::Peers => run.iter().for_each(|frame| self.send(now, frame, sink)),
             }
             rest = others;
         }
@@ -301,12 +394,18 @@ impl Mode for Overlay {
     fn on_timer(&mut self, now: Instant, sink: &mut dyn GuestSink) {
         self.local.on_timer(now, sink);
         self.outbound.on_timer(now);
+        self.balancer.on_timer(now);
         self.groups.on_timer(now);
         self.send_queries(now, sink);
     }
 
     fn deadline(&self) -> Option<Instant> {
-        let deadlines = [self.local.deadline(), self.outbound.deadline(), self.groups.deadline()];
+        let deadlines = [
+            self.local.deadline(),
+            self.outbound.deadline(),
+            self.groups.deadline(),
+            self.balancer.deadline(),
+        ];
         deadlines.into_iter().flatten().min()
     }
 
@@ -324,6 +423,10 @@ impl Mode for Overlay {
             ModeCommand::Peers(table) => {
                 self.set_peers(now, table, sink);
                 Ok(())
+            }
+            ModeCommand::Services(services) => {
+                let reduced = self.balancer.set_services(services);
+                self.local.end_services(&reduced)
             }
             ModeCommand::Segment(_) => Err(io::ErrorKind::Unsupported.into()),
         }

@@ -21,7 +21,7 @@ use crate::masquerade::Masquerade;
 use crate::mode::{Mode, ModeCommand, SegmentChange};
 use crate::nat::setup::NatSetup;
 use crate::nat::steering::Directory;
-use crate::overlay::{Memberships, Overlay, TunnelView};
+use crate::overlay::{Overlay, OverlayState, TunnelView};
 use crate::policy::{Admission, SnoopedAddress, Snooping};
 use crate::poller::Poller;
 use crate::responder::HeldLeases;
@@ -137,7 +137,7 @@ impl Port {
     pub fn with_start(config: PortConfig, resources: PortResources, start: &ThreadStart) -> Result<Self, PortError> {
         let port = config.clone();
         let directory = Directory::new(port.queue_pairs.get().into())?;
-        let mut memberships = None;
+        let mut state = None;
         // Each mode takes its queue, because a queue kept here would outlive its replacement.
         let mut queues = resources.queues.into_iter();
         let mut views = Vec::new();
@@ -149,8 +149,8 @@ impl Port {
             }
             ModeConfig::Layer2(mode) => {
                 let setup = nat_setup(&port, mode, context, directory.as_ref());
-                let memberships = memberships.get_or_insert_with(|| Memberships::new(mode));
-                let mut overlay = Overlay::new(setup, Arc::clone(memberships))?;
+                let state = state.get_or_insert_with(|| OverlayState::new(&port, mode));
+                let mut overlay = Overlay::new(setup, state.clone())?;
                 overlay.set_capture(&outer);
                 views.push(overlay.view());
                 Ok(Box::new(overlay))

@@ -1,6 +1,7 @@
 //! The peers of a port's network, in layer2 mode.
 
 use super::Port;
+use crate::balance::ServiceTable;
 use crate::capture::Capture;
 use crate::counters::PeerCounters;
 use crate::forwarding::Table;
@@ -27,10 +28,20 @@ pub struct PeerReport {
 }
 
 impl Port {
-    /// Replaces the ports of the network.
+    /// Replaces the ports of the network. When this returns, all workers use them.
     pub fn set_peers(&self, table: &Arc<Table>) {
+        self.command_all(|| ModeCommand::Peers(Arc::clone(table)));
+    }
+
+    /// Replaces the Services that the guest reaches. When this returns, all workers use them.
+    pub fn set_services(&self, table: &Arc<ServiceTable>) {
+        self.command_all(|| ModeCommand::Services(Arc::clone(table)));
+    }
+
+    fn command_all(&self, command: impl Fn() -> ModeCommand) {
         for worker in &self.workers {
-            worker.command_mode(ModeCommand::Peers(Arc::clone(table)));
+            // The mode of the port supports it, and a worker that has ended needs nothing.
+            let _ = worker.command_mode_and_wait(command());
         }
     }
 

@@ -10,7 +10,7 @@ use hawser_backend::frame::{
     Segmentation,
 };
 use hawser_backend::mode::Mode;
-use hawser_backend::overlay::{Memberships, Overlay, OverlaySetup};
+use hawser_backend::overlay::{Overlay, OverlaySetup, OverlayState};
 use hawser_backend::packet::checksum::Sum;
 use hawser_backend::packet::geneve::Vni;
 use hawser_backend::packet::{Head, MacAddr};
@@ -322,6 +322,7 @@ fn station(
             ipv6: None,
             dns_forward: Vec::new(),
             forwards: Vec::new(),
+            services: Vec::new(),
         }),
         names: NameConfig::default(),
         peers: std::iter::once(known).chain(more).collect(),
@@ -337,6 +338,6 @@ fn station(
     };
     Ok(Overlay::new(
         OverlaySetup::alone(&port, &mode, 16)?,
-        Memberships::new(&mode),
+        OverlayState::new(&port, &mode),
     )?)
 }

@@ -9,7 +9,7 @@
 //! A field that is `None` is left to the host: the launcher uses the MTU of the default route or of the segment, the
 //! families of the network namespace, and the name servers of resolv.conf.
 
-use hawser_config::{AddressCheck, EveryPort, Forward, PaceConfig, PeerConfig, PolicyConfig};
+use hawser_config::{AddressCheck, EveryPort, Forward, PaceConfig, PeerConfig, PolicyConfig, ServicePort};
 use hawser_packet::MacAddr;
 use hawser_packet::geneve::Vni;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
@@ -119,6 +119,12 @@ pub struct Layer2Spec {
     pub peers_file: Option<PathBuf>,
     /// Source addresses that the guest may use.
     pub sources: SourceSpec,
+    /// The name that OVN-Kubernetes gives the network, if it is known.
+    pub network: Option<String>,
+    /// Services that the guest reaches through the gateway.
+    pub services: Vec<ServicePort>,
+    /// File of more Services, which may change while the NIC is served.
+    pub services_file: Option<PathBuf>,
 }
 
 /// Source addresses that the guest of a NIC may use.

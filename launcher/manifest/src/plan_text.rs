@@ -162,6 +162,18 @@ fn layer2_text(plan: &Layer2Plan, line: &mut impl FnMut(&str, String)) {
     if !plan.forwards.is_empty() {
         line("ports", join(plan.forwards.iter().map(ToString::to_string).collect()));
     }
+    for service in &plan.services {
+        let addresses: Vec<String> = service.addresses.iter().map(ToString::to_string).collect();
+        let (transport, port) = (service.transport, service.port);
+        let endpoints = match service.endpoints.len() {
+            1 => "1 endpoint".to_owned(),
+            n => format!("{n} endpoints"),
+        };
+        line(
+            "service",
+            format!("{} {transport} {port}, {endpoints}", addresses.join(" ")),
+        );
+    }
     dhcp_text(&plan.dhcp, line);
 }
 

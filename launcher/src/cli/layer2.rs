@@ -67,11 +67,19 @@ pub(crate) struct Layer2Args {
         help_heading = "Network across nodes (--mode=layer2)"
     )]
     pub peers_file: Option<PathBuf>,
+    /// Manifests of Services with a clusterIP and their EndpointSlices, which the guest reaches through the gateway;
+    /// the file is read again when it changes
+    #[arg(
+        long = "services",
+        value_name = "FILE",
+        help_heading = "Network across nodes (--mode=layer2)"
+    )]
+    pub services_file: Option<PathBuf>,
 }
 
 impl Layer2Args {
     /// The options by name, and whether they were given.
-    pub(crate) fn given(&self) -> [(bool, &'static str); 7] {
+    pub(crate) fn given(&self) -> [(bool, &'static str); 8] {
         [
             (self.vni.is_some(), "--vni"),
             (self.vtep.is_some(), "--vtep"),
@@ -80,6 +88,7 @@ impl Layer2Args {
             (self.domain.is_some(), "--domain"),
             (!self.peers.is_empty(), "--peer"),
             (self.peers_file.is_some(), "--peers"),
+            (self.services_file.is_some(), "--services"),
         ]
     }
 }

@@ -205,6 +205,9 @@ impl PortArgs {
         if gateway == GatewaySpec::Off && !forwards.is_empty() {
             return Err(OptionError::NoGateway("--port"));
         }
+        if gateway == GatewaySpec::Off && network.services_file.is_some() {
+            return Err(OptionError::NoGateway("--services"));
+        }
         Ok(Layer2Spec {
             vni: Some(network.vni.ok_or(OptionError::Missing("--vni"))?),
             vtep: VtepSpec {
@@ -219,6 +222,9 @@ impl PortArgs {
             peers: network.peers.clone(),
             peers_file: network.peers_file.clone(),
             sources: self.policy.sources()?,
+            network: None,
+            services: Vec::new(),
+            services_file: network.services_file.clone(),
         })
     }
 

@@ -59,6 +59,15 @@ pub(crate) struct TunnelArgs {
         value_parser = sources
     )]
     pub ip_spoof_check: Vec<OfNetwork<SourceSpec>>,
+    /// Manifests of Services with a clusterIP and their EndpointSlices, which guests of a primary network reach through
+    /// its gateway, in addition to those in the VM's manifests; the file is read again when it changes
+    #[arg(
+        long,
+        value_name = "[NETWORK=]FILE",
+        help_heading = "Networks across nodes",
+        value_parser = file
+    )]
+    pub services: Vec<OfNetwork<PathBuf>>,
 }
 
 impl TunnelArgs {
@@ -70,6 +79,7 @@ impl TunnelArgs {
             vnis: self.vnis.clone(),
             peers: self.peers.clone(),
             sources: self.ip_spoof_check.clone(),
+            services: self.services.clone(),
         }
     }
 }

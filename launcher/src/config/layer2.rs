@@ -1,12 +1,15 @@
 //! A port of a network that spans nodes.
 
 mod error;
+mod file;
 mod peers;
+mod services;
 mod subnets;
 mod vtep;
 
 pub(crate) use error::Layer2Error;
 pub(crate) use peers::{PeerSource, PeersError};
+pub(crate) use services::ServiceSource;
 
 use super::{ConfigError, FALLBACK_MTU, MIN_IPV6_MTU, check_forwards};
 use crate::host::{self, Host};
@@ -39,6 +42,8 @@ pub(super) struct Layer2 {
     pub(super) peers: PeerSource,
     /// Rules for the guest's frames.
     pub(super) policy: PolicyConfig,
+    /// `None` without a gateway.
+    pub(super) services: Option<ServiceSource>,
     pub(super) notices: Vec<String>,
 }
 
@@ -70,6 +75,12 @@ pub(super) fn resolve(spec: &NicSpec, mode: &Layer2Spec, host: &Host) -> Result<
     let peers = list.check(placed, &rules).map_err(Layer2Error::Peers)?;
     let mtu = mtu(spec.mtu, vtep, subnets, host)?;
     let (names, Resolvers { dns, search, forward }, notices) = names(spec, addressing, host);
+    let mut services = ServiceSource::of(mode);
+    let text = services.text();
+    let listed = text
+        .and_then(|text| services.services(&text))
+        .map_err(Layer2Error::Services)?;
+    let has_gateway = matches!(addressing, Addressing::Gateway { .. });
     let role = match addressing {
         Addressing::Gateway { ipv4, ipv6 } => {
             check_forwards(&mode.forwards, &Links { ipv4, ipv6 })?;
@@ -78,6 +89,7 @@ pub(super) fn resolve(spec: &NicSpec, mode: &Layer2Spec, host: &Host) -> Result<
                 ipv6,
                 dns_forward: forward,
                 forwards: mode.forwards.clone(),
+                services: listed,
             })
         }
         Addressing::NoGateway(network) => NetworkRole::Secondary(network),
@@ -102,6 +114,7 @@ pub(super) fn resolve(spec: &NicSpec, mode: &Layer2Spec, host: &Host) -> Result<
         names,
         peers: PeerSource::new(vni, list, rules),
         policy: policy(spec.policy.clone(), &mode.sources, addressing),
+        services: has_gateway.then_some(services),
         notices,
     })
 }

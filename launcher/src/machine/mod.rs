@@ -14,19 +14,22 @@
 //! was removed keeps running, because a port may be added.
 
 mod endpoint;
+mod followed;
 mod nic;
 #[cfg(test)]
 mod passed_through;
 mod peers;
 mod port;
 mod served_nic;
+mod services;
 mod summary;
 
 pub(crate) use endpoint::Endpoint;
+pub(crate) use followed::FileState;
 pub(crate) use nic::Nic;
 #[cfg(test)]
 pub(crate) use passed_through::PassedThrough;
-pub(crate) use peers::PeersState;
+pub(crate) use peers::{ChangeError, PeersChange};
 pub(crate) use served_nic::{CapturePlace, NicMetrics, NicStatus, ServedNic};
 
 use crate::failure::Failure;

@@ -4,7 +4,7 @@ use super::Endpoint;
 #[cfg(test)]
 use super::PassedThrough;
 use crate::attachment::Survey;
-use crate::config::{self, ConfigError, Found, Layer2Error, PeerSource};
+use crate::config::{self, ConfigError, Found, Layer2Error, PeerSource, ServiceSource};
 use crate::failure::Failure;
 use crate::host::Host;
 use crate::sandbox::{Access, Needs};
@@ -118,8 +118,10 @@ impl Nic {
                 if let Some(segment) = &found.segment {
                     segment.add_needs(needs);
                 }
-                let file = found.peers.as_ref().and_then(PeerSource::file);
-                needs.followed.extend(file.into_iter().flat_map(files::folders));
+                let peers = found.peers.as_ref().and_then(PeerSource::file);
+                let services = found.services.as_ref().and_then(ServiceSource::file);
+                let all = [peers, services].into_iter().flatten();
+                needs.followed.extend(all.flat_map(files::folders));
                 let mode = found.port.mode.properties();
                 needs.raw_sockets |= mode.echo_families().any() && startup::echo_takes_raw_sockets();
                 needs.low_ports |= mode.inbound().is_some_and(|inbound| inbound.has_every_port);

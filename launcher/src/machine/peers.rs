@@ -1,167 +1,189 @@
-//! Follows the file of a layer2 NIC's peers while the NIC is served.
-//!
-//! Each version of the file is read and checked as a whole. A valid version becomes the port's next forwarding table.
-//! An invalid one is refused: the log and the event log name the line, and the current table stays in use.
+//! The peers of a layer2 port: those of a file that is followed, or a list that requests change.
 
+use super::followed::{FollowedFile, Source};
 use crate::config::{PeerSource, PeersError};
 use crate::failure::Failure;
-use crate::memory;
-use crate::sandbox::{Sandbox, ThreadKind};
+use crate::sandbox::Sandbox;
 use crate::watcher::Watcher;
-use crate::watcher::files::FileWatch;
 use hawser_backend::port::Port;
-use std::path::{Path, PathBuf};
+use hawser_config::PeerConfig;
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread;
-use std::time::Duration;
 
-/// Time that a program gets to finish writing the file in place.
-const WRITING: Duration = Duration::from_millis(50);
-/// Number of attempts to read a file that keeps changing before the last one is used.
-const READINGS: usize = 20;
+impl Source for PeerSource {
+    const NOUN: &'static str = "peers";
 
-/// The peers file of a NIC and its state.
-#[derive(Debug)]
-pub(crate) struct PeersFile {
-    path: PathBuf,
-    state: Mutex<PeersState>,
+    fn file(&self) -> Option<&Path> {
+        self.file()
+    }
+
+    fn text(&self) -> Result<String, String> {
+        self.text().map_err(|error| error.to_string())
+    }
+
+    fn is_new(&self, text: &str) -> bool {
+        self.is_new(text)
+    }
+
+    fn take(&mut self, text: &str, port: &Port) -> Result<usize, String> {
+        let (table, count) = self.table(text).map_err(|error| error.to_string())?;
+        port.set_peers(&Arc::new(table));
+        Ok(count)
+    }
 }
 
-/// The state of a peers file.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct PeersState {
-    /// Number of versions of the file that were applied since the start.
-    pub taken: u64,
-    /// Number of peers in the version that was applied last; `None` before the first.
-    pub peers: Option<usize>,
-    /// The reason why the current version of the file is not used.
-    pub refused: Option<String>,
+/// Where changes of a port's peers come from.
+#[derive(Clone, Debug)]
+pub(crate) enum NetworkPeers {
+    /// A file that is followed.
+    File(Arc<FollowedFile>),
+    /// Requests.
+    List(Arc<PeerList>),
 }
 
-impl PeersFile {
-    /// The peers file of `source`, if it has one.
-    pub(super) fn of(source: &PeerSource) -> Option<Self> {
-        source.file().map(|path| Self {
-            path: path.to_owned(),
-            state: Mutex::default(),
-        })
-    }
-
-    /// Its path.
-    pub(crate) fn path(&self) -> &Path {
-        &self.path
-    }
-
-    /// Its state.
-    pub(crate) fn state(&self) -> PeersState {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    fn change(&self, change: impl FnOnce(&mut PeersState)) {
-        change(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner));
-    }
-
-    /// Starts a thread that applies each valid version of the file to `port`.
-    ///
-    /// # Errors
-    /// The system has no thread or inotify instance left.
-    pub(super) fn follow(
-        self: &Arc<Self>,
+impl NetworkPeers {
+    /// Follows the file of `source`, if it has one; else requests may change the peers.
+    pub(super) fn start(
         source: PeerSource,
         port: &Arc<Port>,
         sandbox: &Sandbox,
-    ) -> Result<Watcher, Failure> {
-        let failed = |error| Failure::runtime(format_args!("cannot watch {}: {error}", self.path.display()));
-        let watch = FileWatch::new(&self.path).map_err(failed)?;
-        let mut follower = Follower {
-            file: Arc::clone(self),
-            source,
-            port: Arc::clone(port),
-            fault: None,
-        };
-        let name = format!("{}-peers", port.config().name);
-        Watcher::start(sandbox, ThreadKind::Names, &name, move |end| {
-            // The first version was read by the thread that started this one.
-            memory::give_back();
-            if let Err(error) = watch.follow(end, || follower.look()) {
-                log::error!("{} is no longer watched: {error}", follower.file.path.display());
+    ) -> Result<(Self, Option<Watcher>), Failure> {
+        match FollowedFile::of(&source).map(Arc::new) {
+            Some(file) => {
+                let watcher = file.follow(source, port, sandbox)?;
+                Ok((Self::File(file), Some(watcher)))
             }
-        })
+            None => Ok((Self::List(Arc::new(PeerList::new(source))), None)),
+        }
+    }
+
+    /// The file, if one is followed.
+    pub(crate) fn file(&self) -> Option<&FollowedFile> {
+        match self {
+            Self::File(file) => Some(file),
+            Self::List(_) => None,
+        }
+    }
+
+    /// The list, if requests change it.
+    pub(crate) fn list(&self) -> Option<&PeerList> {
+        match self {
+            Self::File(_) => None,
+            Self::List(list) => Some(list),
+        }
     }
 }
 
-/// State of the thread.
-struct Follower {
-    file: Arc<PeersFile>,
+/// Peers that requests change.
+#[derive(Debug)]
+pub(crate) struct PeerList(Mutex<Listed>);
+
+#[derive(Debug)]
+struct Listed {
     source: PeerSource,
-    port: Arc<Port>,
-    /// The reason why the version that was read last is not used.
-    fault: Option<String>,
+    /// Number of the last change that had one.
+    epoch: Option<u64>,
 }
 
-impl Follower {
-    /// Applies the file if it has changed.
-    fn look(&mut self) {
-        match self.changed() {
-            Ok(None) => self.file.change(|state| state.refused = None),
-            Ok(Some(count)) => {
-                let (name, path) = (&self.port.config().name, self.file.path.display());
-                log::info!("port {name}: {path} has changed and now has {count} peers");
-                self.file.change(|state| {
-                    *state = PeersState {
-                        taken: state.taken + 1,
-                        peers: Some(count),
-                        refused: None,
-                    };
-                });
-                memory::give_back();
-            }
-            Err(why) => {
-                // It is logged only once.
-                if self.file.state().refused.as_ref() != Some(&why) {
-                    let name = &self.port.config().name;
-                    log::warn!("port {name}: {why}; the peers stay as they were");
-                    self.file.change(|state| state.refused = Some(why));
-                    memory::give_back();
-                }
+/// A change of a list of peers.
+#[derive(Clone, Debug)]
+pub(crate) enum PeersChange {
+    /// Replaces the list.
+    Replace(Vec<PeerConfig>),
+    /// Adds peers. A peer with a MAC that is in the list replaces that entry.
+    Add(Vec<PeerConfig>),
+    /// Removes peers: those that have one of the MACs or, for a peer with any MAC, its endpoint.
+    Remove(Vec<PeerConfig>),
+}
+
+/// A change that was not made.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ChangeError {
+    /// A later change has been made.
+    #[error("epoch {given} is not later than {last}, that of the last change")]
+    Stale {
+        /// The epoch of the change.
+        given: u64,
+        /// That of the last change.
+        last: u64,
+    },
+    /// A peer to remove is not in the list.
+    #[error("there is no peer {0}")]
+    Unknown(String),
+    /// The list would have a fault.
+    #[error(transparent)]
+    Peers(#[from] PeersError),
+}
+
+impl PeerList {
+    const fn new(source: PeerSource) -> Self {
+        Self(Mutex::new(Listed { source, epoch: None }))
+    }
+
+    /// Number of the last change that had one.
+    pub(crate) fn epoch(&self) -> Option<u64> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).epoch
+    }
+
+    /// Changes the peers of `port`, completely or not at all.
+    ///
+    /// # Errors
+    /// [`ChangeError`]
+    pub(crate) fn change(&self, port: &Port, change: PeersChange, epoch: Option<u64>) -> Result<(), ChangeError> {
+        // The lock is held until the port has the table, so that concurrent changes do not interleave.
+        let mut listed = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let (Some(given), Some(last)) = (epoch, listed.epoch)
+            && given <= last
+        {
+            return Err(ChangeError::Stale { given, last });
+        }
+        let peers = changed(listed.source.listed(), change)?;
+        let (table, _) = listed.source.replace(peers)?;
+        port.set_peers(&Arc::new(table));
+        listed.epoch = epoch.or(listed.epoch);
+        Ok(())
+    }
+}
+
+/// True if two entries describe one peer.
+fn is_same(a: &PeerConfig, b: &PeerConfig) -> bool {
+    if a.macs.is_empty() && b.macs.is_empty() {
+        return a.vtep == b.vtep;
+    }
+    a.macs.iter().any(|mac| b.macs.contains(mac))
+}
+
+fn changed(before: &[PeerConfig], change: PeersChange) -> Result<Vec<PeerConfig>, ChangeError> {
+    let without = |gone: &[PeerConfig]| -> Vec<PeerConfig> {
+        let others = before
+            .iter()
+            .filter(|peer| !gone.iter().any(|gone| is_same(peer, gone)));
+        others.cloned().collect()
+    };
+    match change {
+        PeersChange::Replace(peers) => Ok(peers),
+        PeersChange::Add(peers) => {
+            let mut all = without(&peers);
+            all.extend(peers);
+            Ok(all)
+        }
+        PeersChange::Remove(peers) => {
+            let is_unknown = |peer: &&PeerConfig| !before.iter().any(|known| is_same(known, peer));
+            match peers.iter().find(is_unknown) {
+                Some(unknown) => Err(ChangeError::Unknown(name_of(unknown))),
+                None => Ok(without(&peers)),
             }
         }
     }
+}
 
-    /// Applies a new version of the file to the port and returns its number of peers.
-    fn changed(&mut self) -> Result<Option<usize>, String> {
-        let text = self.settled().map_err(|error| error.to_string())?;
-        if !self.source.is_new(&text) {
-            return self.fault.clone().map_or(Ok(None), Err);
-        }
-        let taken = self.take(&text);
-        self.fault = taken.as_ref().err().cloned();
-        taken.map(Some)
+/// The MACs of a peer, or its endpoint.
+fn name_of(peer: &PeerConfig) -> String {
+    if peer.macs.is_empty() {
+        return format!("any@{}", peer.vtep);
     }
-
-    /// Replaces the port's peers with those of a version of the file, and returns their number.
-    fn take(&mut self, text: &str) -> Result<usize, String> {
-        let (table, count) = self.source.table(text).map_err(|error| error.to_string())?;
-        self.port.set_peers(&Arc::new(table));
-        Ok(count)
-    }
-
-    /// Returns the text of the file once it no longer changes, because a program may still be writing it.
-    fn settled(&self) -> Result<String, PeersError> {
-        let mut last = self.source.text();
-        for _ in 0..READINGS {
-            if last.as_ref().is_ok_and(|text| !self.source.is_new(text)) {
-                break;
-            }
-            thread::sleep(WRITING);
-            let now = self.source.text();
-            if now == last {
-                break;
-            }
-            last = now;
-        }
-        last
-    }
+    let macs: Vec<String> = peer.macs.iter().map(ToString::to_string).collect();
+    macs.join(",")
 }
 
 #[cfg(test)]
@@ -170,11 +192,13 @@ mod tests {
     use crate::cli::Cli;
     use crate::config;
     use crate::host::Host;
+    use crate::machine::FileState;
     use clap::Parser as _;
     use hawser_backend::port::PortResources;
     use std::fs;
     use std::net::UdpSocket;
-    use std::time::Instant;
+    use std::thread;
+    use std::time::{Duration, Instant};
 
     const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -209,9 +233,9 @@ mod tests {
         let path = folder.path().join("peers");
         fs::write(&path, line(13)).unwrap();
         let (port, source) = port(&path);
-        let file = Arc::new(PeersFile::of(&source).unwrap());
+        let file = Arc::new(FollowedFile::of(&source).unwrap());
         let watcher = file.follow(source, &port, &Sandbox::default()).unwrap();
-        let until = |what: &str, done: &dyn Fn(&PeersState) -> bool| {
+        let until = |what: &str, done: &dyn Fn(&FileState) -> bool| {
             let started = Instant::now();
             while !done(&file.state()) {
                 assert!(started.elapsed() < PATIENCE, "{what}: {:?}", file.state());
@@ -219,11 +243,11 @@ mod tests {
             }
             file.state()
         };
-        assert_eq!(file.state(), PeersState::default(), "the port has these peers already");
+        assert_eq!(file.state(), FileState::default(), "the port has these peers already");
         fs::write(&path, line(13) + &line(14)).unwrap();
         let state = until("a line more", &|state| state.taken == 1);
         assert_eq!(
-            (state.peers, state.refused),
+            (state.entries, state.refused),
             (Some(3), None),
             "with the peer of the option"
         );
@@ -257,13 +281,13 @@ mod tests {
             fs::write(&new, text).unwrap();
             fs::rename(&new, &path).unwrap();
             let place = format!("{}:{number}: ", path.display());
-            let is_refused = |state: &PeersState| state.refused.as_ref().is_some_and(|why| why.contains(word));
+            let is_refused = |state: &FileState| state.refused.as_ref().is_some_and(|why| why.contains(word));
             let state = until(word, &is_refused);
             assert!(state.refused.unwrap().starts_with(&place), "{place}");
-            assert_eq!((state.taken, state.peers), (1, Some(3)), "the old ones stay");
+            assert_eq!((state.taken, state.entries), (1, Some(3)), "the old ones stay");
         }
         let says = |words: &'static str| {
-            move |state: &PeersState| state.refused.as_ref().is_some_and(|why| why.contains(words))
+            move |state: &FileState| state.refused.as_ref().is_some_and(|why| why.contains(words))
         };
         fs::remove_file(&path).unwrap();
         until("a file that is gone", &says("give a readable file"));
@@ -272,7 +296,7 @@ mod tests {
         until("the version that was refused", &says("cannot be a peer"));
         fs::write(&path, "# none\n").unwrap();
         let state = until("a file without peers", &|state| state.taken == 2);
-        assert_eq!((state.peers, state.refused), (Some(1), None));
+        assert_eq!((state.entries, state.refused), (Some(1), None));
         drop(watcher);
     }
 }

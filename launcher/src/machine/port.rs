@@ -1,10 +1,11 @@
 //! One port of the machine: prepared, served by a thread of its own, and stopped.
 
-use super::peers::PeersFile;
+use super::followed::FollowedFile;
+use super::peers::NetworkPeers;
 use super::summary::Summary;
 use super::{Endpoint, ServedNic, Shared};
 use crate::attachment::{Attached, Survey, watch};
-use crate::config::{Found, PeerSource};
+use crate::config::{Found, PeerSource, ServiceSource};
 use crate::failure::Failure;
 use crate::names::NameSource;
 use crate::resolv::{self, ResolvConf};
@@ -23,7 +24,7 @@ pub(super) struct ReadyPort {
     server: Server,
     port: Arc<Port>,
     names: NameSource,
-    peers: Option<FollowedPeers>,
+    network: Network,
     /// Dropped before the attachment to the segment.
     links: Option<Watcher>,
     attached: Option<Attached>,
@@ -41,28 +42,39 @@ pub(super) struct ServedPort {
     stop: StopHandle,
     thread: JoinHandle<()>,
     names: NameSource,
-    peers: Option<FollowedPeers>,
+    network: Network,
     links: Option<Watcher>,
     attached: Option<Attached>,
 }
 
-/// A peers file, and the thread that follows it.
-struct FollowedPeers {
-    file: Arc<PeersFile>,
-    _watcher: Watcher,
+/// The parts of a layer2 port that change while it is served, and the threads that follow their files.
+#[derive(Default)]
+struct Network {
+    peers: Option<NetworkPeers>,
+    services: Option<Arc<FollowedFile>>,
+    watchers: Vec<Watcher>,
 }
 
-impl FollowedPeers {
-    /// Follows the file of `source`, if it has one.
-    fn start(source: PeerSource, port: &Arc<Port>, sandbox: &Sandbox) -> Result<Option<Self>, Failure> {
-        let Some(file) = PeersFile::of(&source).map(Arc::new) else {
-            return Ok(None);
-        };
-        let watcher = file.follow(source, port, sandbox)?;
-        Ok(Some(Self {
-            file,
-            _watcher: watcher,
-        }))
+impl Network {
+    fn start(
+        peers: Option<PeerSource>,
+        services: Option<ServiceSource>,
+        port: &Arc<Port>,
+        sandbox: &Sandbox,
+    ) -> Result<Self, Failure> {
+        let mut network = Self::default();
+        if let Some(source) = peers {
+            let (peers, watcher) = NetworkPeers::start(source, port, sandbox)?;
+            network.peers = Some(peers);
+            network.watchers.extend(watcher);
+        }
+        if let Some(source) = services
+            && let Some(file) = FollowedFile::of(&source).map(Arc::new)
+        {
+            network.watchers.push(file.follow(source, port, sandbox)?);
+            network.services = Some(file);
+        }
+        Ok(network)
     }
 }
 
@@ -87,6 +99,7 @@ impl ReadyPort {
             port: config,
             names,
             peers,
+            services,
             segment,
             ..
         } = found;
@@ -113,9 +126,8 @@ impl ReadyPort {
         let links = attached
             .as_ref()
             .map(|attached| watch::start(attached.keeper(), Arc::clone(&port), sandbox));
-        let peers = peers.map(|source| FollowedPeers::start(source, &port, sandbox));
         Ok(Self {
-            peers: peers.transpose()?.flatten(),
+            network: Network::start(peers, services, &port, sandbox)?,
             links: links.transpose()?,
             server,
             port,
@@ -145,7 +157,7 @@ impl ReadyPort {
             port: self.port,
             stop,
             names: self.names,
-            peers: self.peers,
+            network: self.network,
             links: self.links,
             attached: self.attached,
         })
@@ -157,7 +169,8 @@ impl ServedPort {
     pub(super) fn nic(&self) -> ServedNic {
         ServedNic::VhostUser {
             port: Arc::clone(&self.port),
-            peers: self.peers.as_ref().map(|peers| Arc::clone(&peers.file)),
+            peers: self.network.peers.clone(),
+            services: self.network.services.clone(),
         }
     }
 
@@ -197,7 +210,7 @@ impl ServedPort {
         self.stop.stop();
         // A thread that panicked has already printed its message.
         let _ = self.thread.join();
-        drop(self.peers);
+        drop(self.network);
         drop(self.links);
         drop(self.attached);
         if log::log_enabled!(log::Level::Info) {

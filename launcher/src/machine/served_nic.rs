@@ -3,9 +3,10 @@
 //! These callers do not depend on how a NIC is served. A new kind of NIC is a variant here and in [`Nic`](super::Nic).
 //! Functions that a kind does not support return `None`, and the API refuses the request with a reason.
 
+use super::followed::{FileState, FollowedFile};
 #[cfg(test)]
 use super::passed_through::PassedThrough;
-use super::peers::{PeersFile, PeersState};
+use super::peers::{ChangeError, NetworkPeers, PeersChange};
 use crate::mode::Mode;
 use crate::vmm::Card;
 use hawser_backend::capture::{Busy, CaptureRules, CaptureStream};
@@ -25,8 +26,10 @@ pub(crate) enum ServedNic {
     VhostUser {
         /// The port.
         port: Arc<Port>,
-        /// The file of its network's peers, if it follows one.
-        peers: Option<Arc<PeersFile>>,
+        /// The peers of its network, if it is on one that spans nodes.
+        peers: Option<NetworkPeers>,
+        /// The file of its Services, if it follows one.
+        services: Option<Arc<FollowedFile>>,
     },
     /// A device of the host that the VMM passes to the guest: the second kind, which shows that callers need no first.
     #[cfg(test)]
@@ -99,7 +102,9 @@ pub(crate) struct NicMetrics {
     /// Reason the NIC is no longer served; `None` while it is.
     pub failure: Option<String>,
     /// What became of the file of its network's peers.
-    pub peers_file: PeersState,
+    pub peers_file: FileState,
+    /// What became of the file of its Services.
+    pub services_file: FileState,
     /// The endpoints of its network, and what crossed to and from each.
     pub peers: Vec<(SocketAddr, PeerCounters)>,
 }
@@ -118,7 +123,7 @@ impl ServedNic {
     pub(crate) fn status(&self) -> NicStatus {
         match self {
             Self::VhostUser { port, .. } => NicStatus {
-                warnings: warnings(port, self.peers_file()),
+                warnings: warnings(port, [self.peers_file(), self.services_file()]),
                 ..status(port)
             },
             #[cfg(test)]
@@ -149,9 +154,36 @@ impl ServedNic {
     }
 
     /// The peers file of the network, if the NIC follows one.
-    pub(crate) fn peers_file(&self) -> Option<&PeersFile> {
+    pub(crate) fn peers_file(&self) -> Option<&FollowedFile> {
         match self {
-            Self::VhostUser { peers, .. } => peers.as_deref(),
+            Self::VhostUser { peers, .. } => peers.as_ref()?.file(),
+            #[cfg(test)]
+            Self::PassedThrough(_) => None,
+        }
+    }
+
+    /// Changes the peers of its network; `None` if it is on none that spans nodes, or a file has them.
+    pub(crate) fn change_peers(&self, change: PeersChange, epoch: Option<u64>) -> Option<Result<(), ChangeError>> {
+        match self {
+            Self::VhostUser { port, peers, .. } => Some(peers.as_ref()?.list()?.change(port, change, epoch)),
+            #[cfg(test)]
+            Self::PassedThrough(_) => None,
+        }
+    }
+
+    /// Number of the last change of its peers that had one.
+    pub(crate) fn peers_epoch(&self) -> Option<u64> {
+        match self {
+            Self::VhostUser { peers, .. } => peers.as_ref()?.list()?.epoch(),
+            #[cfg(test)]
+            Self::PassedThrough(_) => None,
+        }
+    }
+
+    /// The file of Services, if the NIC follows one.
+    pub(crate) fn services_file(&self) -> Option<&FollowedFile> {
+        match self {
+            Self::VhostUser { services, .. } => services.as_deref(),
             #[cfg(test)]
             Self::PassedThrough(_) => None,
         }
@@ -173,7 +205,8 @@ impl ServedNic {
                 counters: port.counters(),
                 link_up: port.link().is_up(),
                 failure: port.health().failure().map(str::to_owned),
-                peers_file: self.peers_file().map(PeersFile::state).unwrap_or_default(),
+                peers_file: self.peers_file().map(FollowedFile::state).unwrap_or_default(),
+                services_file: self.services_file().map(FollowedFile::state).unwrap_or_default(),
                 peers: port.peer_counters(),
             },
             #[cfg(test)]
@@ -181,7 +214,8 @@ impl ServedNic {
                 counters: Counters::default(),
                 link_up: device.is_link_up(),
                 failure: None,
-                peers_file: PeersState::default(),
+                peers_file: FileState::default(),
+                services_file: FileState::default(),
                 peers: Vec::new(),
             },
         }
@@ -343,7 +377,7 @@ fn leased(port: &Port) -> Vec<IpAddr> {
     held.into_iter().flatten().collect()
 }
 
-fn warnings(port: &Port, peers: Option<&PeersFile>) -> Vec<String> {
+fn warnings(port: &Port, files: [Option<&FollowedFile>; 2]) -> Vec<String> {
     let stranger = port.held_leases().stranger();
     let of_lease = stranger
         .zip(port.config().mode.properties().lease_client())
@@ -352,7 +386,6 @@ fn warnings(port: &Port, peers: Option<&PeersFile>) -> Vec<String> {
         });
     let failed = port.health().failure();
     let of_failure = failed.map(|why| format!("it has failed and is no longer served: {why}"));
-    let refused = peers.and_then(|file| file.state().refused);
-    let of_peers = refused.map(|why| format!("{why}; the peers stay as they were"));
-    of_failure.into_iter().chain(of_lease).chain(of_peers).collect()
+    let of_files = files.into_iter().flatten().filter_map(FollowedFile::warning);
+    of_failure.into_iter().chain(of_lease).chain(of_files).collect()
 }

@@ -23,7 +23,7 @@ impl TcpFlows {
     /// Opens a connection for `item`, a SYN from the guest in this frame.
     pub(super) fn open_from_guest(&mut self, ctx: &mut Context<'_>, item: &Incoming, frame: Option<&GuestFrame<'_>>) {
         let (key, syn) = (item.key, &item.segment.header);
-        let target = match ctx.nat.outbound(key.remote_end()) {
+        let target = match ctx.nat.outbound_of(ctx.now, &key) {
             Destination::World(target) => target,
             Destination::Gateway => return refuse(ctx, key, syn),
             Destination::Refused(reason) => {

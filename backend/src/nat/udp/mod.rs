@@ -227,7 +227,7 @@ impl UdpFlows {
             }
             None
         };
-        let peer = match ctx.nat.outbound(key.remote_end()) {
+        let peer = match ctx.nat.outbound_of(ctx.now, &key) {
             Destination::World(peer) => peer,
             Destination::Gateway => return give_up(ctx, Some(IcmpError::PortUnreachable)),
             Destination::Refused(reason) => {

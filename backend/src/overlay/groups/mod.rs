@@ -30,7 +30,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Memberships of a port, shared by its workers.
 #[derive(Debug)]
-pub struct Memberships {
+pub(super) struct Memberships {
     snooper: Mutex<Snooper>,
     /// Incremented whenever the receivers of any group change.
     version: AtomicU64,
@@ -38,7 +38,7 @@ pub struct Memberships {
 
 impl Memberships {
     /// An empty set of memberships for a port with this configuration.
-    pub fn new(mode: &Layer2Config) -> Arc<Self> {
+    pub(super) fn new(mode: &Layer2Config) -> Arc<Self> {
         // A fixed hash seed is enough, because nothing depends on its secrecy.
         let number = BuildHasherDefault::<DefaultHasher>::default().hash_one(mode.vtep);
         Arc::new(Self {

@@ -7,6 +7,7 @@ mod multicast;
 mod peers;
 mod roles;
 mod runs;
+mod services;
 mod wire;
 
 use super::*;
@@ -58,6 +59,7 @@ impl Station {
             ipv6: None,
             dns_forward: Vec::new(),
             forwards: Vec::new(),
+            services: Vec::new(),
         };
         Self::with_role(NetworkRole::Primary(primary), vni, vtep, mac, peers)
     }
@@ -82,7 +84,7 @@ impl Station {
         let setup = OverlaySetup::alone(&port, &mode, 16).unwrap();
         let counters = Arc::clone(&setup.counters);
         Self {
-            mode: Overlay::new(setup, Memberships::new(&mode)).unwrap(),
+            mode: Overlay::new(setup, OverlayState::new(&port, &mode)).unwrap(),
             counters,
             sink: TestSink::default(),
         }

@@ -14,6 +14,7 @@ pub(super) enum Kind {
     ClusterUserDefined,
     Sriov,
     Service,
+    EndpointSlice,
     MacPool,
     Macvtap,
     IpamClaim,
@@ -80,6 +81,7 @@ static KINDS: &[KnownKind] = &[
     ),
     known("SriovNetwork", "sriovnetwork.openshift.io", &["v1"], Kind::Sriov),
     known("Service", "", &["v1"], Kind::Service),
+    known("EndpointSlice", "discovery.k8s.io", &["v1"], Kind::EndpointSlice),
     // The object's name determines which ConfigMap it is.
     known("ConfigMap", "", &["v1"], Kind::MacPool),
     known("Namespace", "", &["v1"], Kind::Namespace),
@@ -180,6 +182,7 @@ impl Kind {
             Self::ClusterUserDefined => &network::CLUSTER_USER_DEFINED,
             Self::Sriov => &network::SRIOV_NETWORK,
             Self::Service => &network::SERVICE,
+            Self::EndpointSlice => &network::ENDPOINT_SLICE,
             Self::MacPool => &network::MAC_POOL,
             Self::Macvtap => &network::MACVTAP_PLUGIN,
             Self::IpamClaim => &network::IPAM_CLAIM,

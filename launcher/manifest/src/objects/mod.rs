@@ -13,6 +13,7 @@ pub mod asked_addresses;
 pub mod cni;
 pub mod cpu;
 pub mod dns;
+pub mod endpoint_slice;
 pub mod fields;
 pub mod interface;
 pub mod ipam;
@@ -34,9 +35,11 @@ pub mod report;
 pub mod selector;
 pub mod service;
 pub mod topology;
+pub mod virtual_services;
 pub mod vm;
 pub mod yaml;
 
+use endpoint_slice::EndpointSlice;
 use ipam_claim::IpamClaim;
 use kinds::Kind;
 use mac_pool::MacPool;
@@ -64,6 +67,8 @@ pub struct Manifests {
     pub networks: Vec<NamedNetwork>,
     /// Services.
     pub services: Vec<Service>,
+    /// Endpoints of Services.
+    pub endpoint_slices: Vec<EndpointSlice>,
     /// Ranges of MACs for interfaces without one.
     pub mac_pools: Vec<MacPool>,
     /// Addresses that a cluster keeps for interfaces.
@@ -216,6 +221,14 @@ impl Manifests {
                 let mut service = service::read(object, namespace);
                 service.problems = own.clone();
                 return self.services.push(service);
+            }
+            Kind::EndpointSlice => {
+                let slice = endpoint_slice::read(object, namespace);
+                self.endpoint_slices.extend(slice.map(|slice| EndpointSlice {
+                    problems: own.clone(),
+                    ..slice
+                }));
+                return;
             }
             Kind::Policy(kind) => {
                 let mut policy = policy::read(kind, object, namespace);

@@ -1,4 +1,4 @@
-//! Service: ports of nodes that are forwarded to a VM.
+//! Service: ports of nodes that are forwarded to a VM, and virtual addresses that a VM reaches.
 
 use super::fields::network as table;
 use super::metadata::{Metadata, texts};
@@ -10,6 +10,7 @@ use hawser_config::Transport;
 use ipnet::IpNet;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::num::NonZeroU32;
 
 /// A Service.
 #[derive(Clone, Debug)]
@@ -26,6 +27,10 @@ pub struct Service {
     pub on_nodes: bool,
     /// The address on which nodes listen, if it has one family.
     pub bind: Option<IpAddr>,
+    /// Its virtual addresses; empty if it has none.
+    pub cluster_ips: Vec<IpAddr>,
+    /// Seconds for which a client keeps its endpoint; `None` without affinity.
+    pub affinity_secs: Option<NonZeroU32>,
     /// Its ports.
     pub ports: Vec<ServicePort>,
     /// Its errors. They concern only the VM that it selects.
@@ -37,8 +42,12 @@ pub struct Service {
 pub struct ServicePort {
     /// Position in the manifest.
     pub spot: Spot,
+    /// `name`; empty for the only port.
+    pub name: String,
     /// TCP or UDP.
     pub transport: Transport,
+    /// `port`
+    pub port: u16,
     /// `nodePort`
     pub node_port: Option<u16>,
     /// The guest's port.
@@ -74,7 +83,6 @@ pub fn read(object: &Object<'_>, namespace: &str) -> Service {
     let kind = spec.as_ref().map_or(Type::ClusterIp, kind);
     if let Some(spec) = &spec {
         source_ranges(spec, kind);
-        affinity(spec);
     }
     // An ExternalName has no pods, and its selector is ignored.
     let selects = kind != Type::ExternalName;
@@ -85,6 +93,8 @@ pub fn read(object: &Object<'_>, namespace: &str) -> Service {
         selector: texts(spec.as_ref().and_then(|spec| spec.get("selector")).filter(|_| selects)),
         on_nodes: matches!(kind, Type::NodePort | Type::LoadBalancer),
         bind: spec.as_ref().and_then(bind),
+        cluster_ips: spec.as_ref().map(cluster_ips).unwrap_or_default(),
+        affinity_secs: spec.as_ref().and_then(affinity),
         ports: spec.as_ref().map(|spec| ports(spec, kind)).unwrap_or_default(),
         problems: object.apart(),
     }
@@ -126,11 +136,37 @@ fn source_ranges(spec: &Object<'_>, kind: Type) {
     }
 }
 
-/// The value has no effect, because every client reaches the same VM.
-fn affinity(spec: &Object<'_>) {
-    if let Some(item) = spec.get("sessionAffinity") {
-        item.choice(&[("None", ()), ("ClientIP", ())]);
-    }
+/// `sessionAffinity`: seconds for which a client keeps its endpoint.
+fn affinity(spec: &Object<'_>) -> Option<NonZeroU32> {
+    /// The API's default.
+    const DEFAULT: NonZeroU32 = NonZeroU32::new(10_800).unwrap();
+    const SECONDS: std::ops::RangeInclusive<i64> = 1..=86_400;
+    let is_by_client = spec
+        .get("sessionAffinity")
+        .and_then(|item| item.choice(&[("None", false), ("ClientIP", true)]));
+    let config = spec.object("sessionAffinityConfig", &table::SERVICE_AFFINITY);
+    let client = config.and_then(|config| config.object("clientIP", &table::SERVICE_CLIENT_IP));
+    let secs: Option<u32> = client.and_then(|client| client.integer("timeoutSeconds", SECONDS));
+    let secs = secs.and_then(NonZeroU32::new).unwrap_or(DEFAULT);
+    is_by_client.unwrap_or(false).then_some(secs)
+}
+
+/// `clusterIPs`, or `clusterIP` alone. A headless Service has none.
+fn cluster_ips(spec: &Object<'_>) -> Vec<IpAddr> {
+    const NONE: [&str; 2] = ["None", ""];
+    let several = spec.get("clusterIPs").map(|item| item.items()).unwrap_or_default();
+    let given = if several.is_empty() {
+        spec.get("clusterIP").into_iter().collect()
+    } else {
+        several
+    };
+    let address = |text: &str| {
+        text.parse()
+            .map_err(|_| "give an address such as 10.96.0.10, or None".to_owned())
+    };
+    let is_given = |item: &Item<'_>| item.scalar().is_none_or(|scalar| !NONE.contains(&&*scalar.text));
+    let given = given.into_iter().filter(is_given);
+    given.filter_map(|item| item.parsed(address)).collect()
 }
 
 /// The wildcard address of a Service with one family.
@@ -173,17 +209,18 @@ fn ports(spec: &Object<'_>, kind: Type) -> Vec<ServicePort> {
         let Some(object) = item.object(&table::SERVICE_PORT) else {
             continue;
         };
+        let mut name = String::new();
         match object.get("name") {
             None if items.len() > 1 => object.error("name is missing: each of several ports needs one"),
             None => {}
             Some(item) => {
-                let name = item.parsed(names::dns_label);
-                if name.is_some_and(|name| !names.insert(name)) {
+                name = item.parsed(names::dns_label).unwrap_or_default();
+                if !name.is_empty() && !names.insert(name.clone()) {
                     item.error("another port has the same name: give each its own");
                 }
             }
         }
-        ports.extend(port(item, &object, kind));
+        ports.extend(port(item, &object, kind, name));
     }
     ports
 }
@@ -194,14 +231,14 @@ fn transport(object: &Object<'_>, kind: Type) -> Option<Transport> {
     let on_nodes = matches!(kind, Type::NodePort | Type::LoadBalancer);
     match object.get("protocol") {
         Some(item) if !on_nodes && item.scalar().is_some_and(|scalar| scalar.text == "SCTP") => {
-            item.warn("not served: masquerade carries TCP and UDP");
+            item.warn("not served: hawser carries TCP and UDP");
             None
         }
         _ => ports::protocol(object),
     }
 }
 
-fn port(item: &Item<'_>, object: &Object<'_>, kind: Type) -> Option<ServicePort> {
+fn port(item: &Item<'_>, object: &Object<'_>, kind: Type, name: String) -> Option<ServicePort> {
     let transport = transport(object, kind);
     let port: Option<u16> = object
         .need("port", "give its number")
@@ -219,6 +256,8 @@ fn port(item: &Item<'_>, object: &Object<'_>, kind: Type) -> Option<ServicePort>
     };
     Some(ServicePort {
         spot: item.spot().clone(),
+        name,
+        port: port?,
         node_port: object.integer("nodePort", 0..=*PORTS.end()).filter(|port| *port != 0),
         transport: transport?,
         target: target?,

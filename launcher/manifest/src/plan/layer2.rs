@@ -8,8 +8,9 @@ use crate::objects::layer2::Layer2;
 use crate::objects::metadata::DEFAULT_NAMESPACE;
 use crate::objects::network::NamedNetwork;
 use crate::objects::report::Spot;
+use crate::objects::virtual_services;
 use crate::objects::vm::PodNetwork;
-use hawser_config::{Forward, mac_of_address};
+use hawser_config::{Forward, ServicePort, mac_of_address};
 use hawser_packet::MacAddr;
 use hawser_packet::geneve::{self, Vni};
 use std::net::IpAddr;
@@ -26,6 +27,8 @@ pub struct Layer2Plan {
     pub tunnel: TunnelPlan,
     /// Ports that reach the guest through the gateway.
     pub forwards: Vec<Forward>,
+    /// Services that the guest reaches through the gateway.
+    pub services: Vec<ServicePort>,
     /// More options of DHCPv4.
     pub dhcp: DhcpOptions,
 }
@@ -41,6 +44,8 @@ pub struct TunnelPlan {
     pub peers: Option<PathBuf>,
     /// Source addresses that the guest may use.
     pub sources: SourceSpec,
+    /// File of Services and their endpoints.
+    pub services: Option<PathBuf>,
 }
 
 /// Tunnel settings that manifests do not contain.
@@ -56,6 +61,8 @@ pub struct TunnelOptions {
     pub peers: Vec<OfNetwork<PathBuf>>,
     /// Source addresses that guests may use.
     pub sources: Vec<OfNetwork<SourceSpec>>,
+    /// Files of Services.
+    pub services: Vec<OfNetwork<PathBuf>>,
 }
 
 /// A value for a network.
@@ -95,6 +102,7 @@ impl TunnelOptions {
             },
             peers: find(&self.peers, names).cloned(),
             sources: find(&self.sources, names).cloned().unwrap_or_default(),
+            services: find(&self.services, names).cloned(),
         }
     }
 
@@ -109,6 +117,8 @@ impl TunnelOptions {
             Some("--peers")
         } else if self.sources.iter().any(|of| is_unnamed(&of.network)) {
             Some("--ip-spoof-check")
+        } else if self.services.iter().any(|of| is_unnamed(&of.network)) {
+            Some("--services")
         } else {
             None
         }
@@ -168,7 +178,18 @@ impl Planner<'_> {
         } else {
             Vec::new()
         };
+        let services = if layer2.primary {
+            virtual_services::of(self.manifests, Some(&layer2.network), self.report)
+        } else {
+            Vec::new()
+        };
+        if !layer2.primary && tunnel.services.is_some() {
+            let message = "Services are for primary networks: give --services=NETWORK=FILE with the primary network, or \
+                           leave it out";
+            self.report.error(&Spot::file("--services"), message);
+        }
         let plan = Layer2Plan {
+            services,
             ipam: self.addresses_on(interface, layer2),
             network: layer2.clone(),
             tunnel,

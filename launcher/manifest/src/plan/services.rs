@@ -26,6 +26,7 @@ impl Planner<'_> {
             let machines = &self.manifests.machines;
             service.namespace == self.vm.namespace
                 && !service.selector.is_empty()
+                && !self.has_slices(service)
                 && !machines.iter().any(|vm| leads_to(service, vm))
         };
         for service in self.manifests.services.iter().filter(leads_nowhere) {
@@ -38,6 +39,12 @@ impl Planner<'_> {
             );
             self.report.warn(&service.spot, message);
         }
+    }
+
+    /// True if an EndpointSlice of the files names the Service.
+    fn has_slices(&self, service: &Service) -> bool {
+        let mut slices = self.manifests.endpoint_slices.iter();
+        slices.any(|slice| slice.namespace == service.namespace && slice.service == service.name)
     }
 
     pub(super) fn service_forward(

@@ -113,6 +113,9 @@ fn layer2(plan: &Layer2Plan) -> Layer2Spec {
         peers: Vec::new(),
         peers_file: tunnel.peers.clone(),
         sources: tunnel.sources.clone(),
+        network: Some(network.network.clone()),
+        services: plan.services.clone(),
+        services_file: tunnel.services.clone(),
     }
 }
 

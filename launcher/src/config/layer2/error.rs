@@ -1,6 +1,7 @@
 //! Reasons why a NIC cannot be a port of a network that spans nodes.
 
 use super::peers::PeersError;
+use super::services::ServicesError;
 use super::subnets::Subnet;
 use hawser_backend::packet::geneve::mtu::MtuError;
 use hawser_host::system::DefaultRoute;
@@ -44,6 +45,9 @@ pub(crate) enum Layer2Error {
     /// A peer cannot be used.
     #[error(transparent)]
     Peers(#[from] PeersError),
+    /// A Service cannot be used.
+    #[error(transparent)]
+    Services(#[from] ServicesError),
     /// The tunnel does not carry the MTU.
     #[error("{0}")]
     TunnelMtu(MtuError),

@@ -4,6 +4,7 @@
 //! the whole version, so the peers in use never come from two versions of the file. Every fault in the file is reported
 //! with its line number.
 
+use super::file::{self, MAX_FILE, ReadError};
 use super::subnets::{Addressing, Subnet, Subnets};
 use hawser_backend::forwarding::{self, Table, TableError};
 use hawser_config::PeerConfig;
@@ -13,14 +14,8 @@ use hawser_packet::MacAddr;
 use hawser_packet::geneve::Vni;
 use std::collections::HashSet;
 use std::fmt::{self, Display};
-use std::fs::File;
-use std::hash::{DefaultHasher, Hash as _, Hasher as _};
-use std::io::{self, Read as _};
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
-
-/// Maximum size of a peers file in bytes, enough for about 50,000 guests.
-const MAX_FILE: u64 = 4 << 20;
 
 /// Peers that cannot be used.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -54,6 +49,8 @@ pub(crate) enum Place {
     Option,
     /// A line of the file.
     Line(PathBuf, usize),
+    /// An entry of a request, from 0.
+    Entry(usize),
 }
 
 impl Display for Place {
@@ -61,6 +58,7 @@ impl Display for Place {
         match self {
             Self::Option => f.write_str("--peer"),
             Self::Line(path, line) => write!(f, "{}:{line}", path.display()),
+            Self::Entry(index) => write!(f, "peers[{index}]"),
         }
     }
 }
@@ -107,9 +105,18 @@ pub(crate) enum PeerFault {
 /// A peer, and where it is configured.
 #[derive(Clone, Debug)]
 pub(super) struct Placed {
-    /// Line of the file; `None`: an option.
-    line: Option<usize>,
+    at: At,
     pub(super) peer: PeerConfig,
+}
+
+/// Where a peer is configured.
+#[derive(Clone, Copy, Debug)]
+enum At {
+    Option,
+    /// A line of the file.
+    Line(usize),
+    /// An entry of a request.
+    Entry(usize),
 }
 
 /// Where a NIC's peers are configured.
@@ -154,7 +161,13 @@ impl PeerList {
     /// # Errors
     /// The file cannot be read.
     pub(super) fn text(&self) -> Result<String, PeersError> {
-        self.file.as_deref().map_or(Ok(String::new()), read)
+        let Some(path) = &self.file else {
+            return Ok(String::new());
+        };
+        file::read(path).map_err(|error| match error {
+            ReadError::Unreadable(why) => PeersError::Unreadable(path.clone(), why),
+            ReadError::TooLarge => PeersError::TooLarge(path.clone()),
+        })
     }
 
     /// The peers of the options and those of `text`, not yet checked against each other.
@@ -162,20 +175,30 @@ impl PeerList {
     /// # Errors
     /// The first line that is wrong by itself.
     pub(super) fn parse(&mut self, text: &str) -> Result<Vec<Placed>, PeersError> {
-        self.seen = Some(digest(text));
+        self.seen = Some(file::digest(text));
         let listed = peers::parse(text).map_err(|error| PeersError::Line(self.path(), error))?;
         let of_options = self.options.iter().map(|peer| Placed {
-            line: None,
+            at: At::Option,
             peer: peer.clone(),
         });
-        let of_file = listed
-            .into_iter()
-            .map(|ListedPeer { line, peer }| Placed { line: Some(line), peer });
+        let of_file = listed.into_iter().map(|ListedPeer { line, peer }| Placed {
+            at: At::Line(line),
+            peer,
+        });
         Ok(of_options.chain(of_file).collect())
     }
 
     fn path(&self) -> PathBuf {
         self.file.clone().unwrap_or_default()
+    }
+
+    /// The place of a peer.
+    fn place(&self, at: At) -> Place {
+        match at {
+            At::Option => Place::Option,
+            At::Line(line) => Place::Line(self.path(), line),
+            At::Entry(index) => Place::Entry(index),
+        }
     }
 
     /// Checks the peers against the network and each other, and leaves out the lines for this process itself, so that
@@ -186,10 +209,10 @@ impl PeerList {
     pub(super) fn check(&self, peers: Vec<Placed>, rules: &PeerRules) -> Result<Vec<PeerConfig>, PeersError> {
         let mut seen = Seen::new(rules);
         let others = peers.into_iter().filter(|placed| placed.peer.vtep != rules.own);
-        let checked = others.map(|Placed { line, peer }| match rules.check(&peer, &mut seen) {
+        let checked = others.map(|Placed { at, peer }| match rules.check(&peer, &mut seen) {
             Ok(()) => Ok(peer),
             Err(fault) => Err(PeersError::Peer {
-                place: line.map_or(Place::Option, |line| Place::Line(self.path(), line)),
+                place: self.place(at),
                 fault,
             }),
         });
@@ -246,7 +269,7 @@ impl PeerSource {
 
     /// True if the content of the file has changed since the last call of [`table`](Self::table).
     pub(crate) fn is_new(&self, text: &str) -> bool {
-        self.list.seen != Some(digest(text))
+        self.list.seen != Some(file::digest(text))
     }
 
     /// The forwarding table of all peers with `text` as the content of the file, and their number.
@@ -255,6 +278,30 @@ impl PeerSource {
     /// The first fault.
     pub(crate) fn table(&mut self, text: &str) -> Result<(Table, usize), PeersError> {
         let placed = self.list.parse(text)?;
+        self.table_of(placed)
+    }
+
+    /// The peers of the options, or those that replaced them.
+    pub(crate) fn listed(&self) -> &[PeerConfig] {
+        &self.list.options
+    }
+
+    /// Replaces the peers of the options. Returns the forwarding table of all peers, and their number.
+    ///
+    /// # Errors
+    /// The first fault; nothing has changed then.
+    pub(crate) fn replace(&mut self, peers: Vec<PeerConfig>) -> Result<(Table, usize), PeersError> {
+        let placed = peers.iter().cloned().enumerate();
+        let placed = placed.map(|(index, peer)| Placed {
+            at: At::Entry(index),
+            peer,
+        });
+        let made = self.table_of(placed.collect())?;
+        self.list.options = peers;
+        Ok(made)
+    }
+
+    fn table_of(&self, placed: Vec<Placed>) -> Result<(Table, usize), PeersError> {
         let peers = self.list.check(placed, &self.rules)?;
         match Table::new(self.vni, self.rules.own, &peers) {
             (table, errors) if errors.is_empty() => Ok((table, peers.len())),
@@ -278,21 +325,4 @@ impl Seen {
             names: HashSet::new(),
         }
     }
-}
-
-fn digest(text: &str) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    text.hash(&mut hasher);
-    hasher.finish()
-}
-
-fn read(path: &Path) -> Result<String, PeersError> {
-    let unreadable = |error: io::Error| PeersError::Unreadable(path.to_owned(), error.to_string());
-    let mut text = String::new();
-    let file = File::open(path).map_err(unreadable)?;
-    let read = file.take(MAX_FILE + 1).read_to_string(&mut text).map_err(unreadable)?;
-    if read as u64 > MAX_FILE {
-        return Err(PeersError::TooLarge(path.to_owned()));
-    }
-    Ok(text)
 }

@@ -1,4 +1,4 @@
-//! NetworkAttachmentDefinition, Service, and the networks of OVN-Kubernetes and the
+//! NetworkAttachmentDefinition, Service, EndpointSlice, and the networks of OVN-Kubernetes and the
 //! SR-IOV operator.
 
 use crate::objects::reader::{Field, ObjectType, Unknown, honoured, ignored, later, passed_over};
@@ -61,7 +61,12 @@ pub static SERVICE_SPEC: ObjectType = ObjectType {
             "externalTrafficPolicy",
             "the guest sees the client's address either way",
         ),
-        passed_over("clusterIP", "handled by the cluster"),
+        honoured(
+            "clusterIP",
+            "on a primary network that spans nodes, if an EndpointSlice names the Service: the guest reaches it through \
+             its gateway; otherwise handled by the cluster",
+        ),
+        honoured("clusterIPs", "as clusterIP, in both families"),
         honoured(
             "ipFamilies",
             "one family: hawser listens on addresses of that family, unless `ipFamilyPolicy` \
@@ -70,14 +75,36 @@ pub static SERVICE_SPEC: ObjectType = ObjectType {
         honoured("ipFamilyPolicy", "`SingleStack`, `PreferDualStack`, `RequireDualStack`"),
         honoured(
             "sessionAffinity",
-            "`None`, `ClientIP`: every client reaches the one VM either way",
+            "`None`, `ClientIP`: at a clusterIP the guest keeps its endpoint; clients of a nodePort reach the one VM \
+             either way",
         ),
-        passed_over("sessionAffinityConfig", "as sessionAffinity"),
+        honoured("sessionAffinityConfig", ""),
+        passed_over(
+            "internalTrafficPolicy",
+            "the endpoints of all nodes are used, as in OVN-Kubernetes",
+        ),
         honoured(
             "loadBalancerSourceRanges",
             "checked; not enforced, with a warning: the nodePort is open to all, as in the cluster",
         ),
     ],
+};
+
+/// `spec.sessionAffinityConfig`
+pub static SERVICE_AFFINITY: ObjectType = ObjectType {
+    name: "Service spec.sessionAffinityConfig",
+    unknown: Unknown::PassedOver,
+    fields: &[honoured("clientIP", "")],
+};
+
+/// `spec.sessionAffinityConfig.clientIP`
+pub static SERVICE_CLIENT_IP: ObjectType = ObjectType {
+    name: "Service spec.sessionAffinityConfig.clientIP",
+    unknown: Unknown::PassedOver,
+    fields: &[honoured(
+        "timeoutSeconds",
+        "1 to 86400, 10800 by default; counted from the guest's last packet to the Service",
+    )],
 };
 
 /// `spec.ports[]`
@@ -97,6 +124,60 @@ pub static SERVICE_PORT: ObjectType = ObjectType {
         honoured("protocol", "`TCP` (default) or `UDP`"),
         honoured("name", "required if there are several ports"),
         passed_over("appProtocol", ""),
+    ],
+};
+
+/// An EndpointSlice.
+pub static ENDPOINT_SLICE: ObjectType = ObjectType {
+    name: "EndpointSlice",
+    unknown: Unknown::PassedOver,
+    fields: &[
+        honoured("apiVersion", "`discovery.k8s.io/v1`"),
+        honoured("kind", ""),
+        honoured(
+            "metadata",
+            "the label `kubernetes.io/service-name` names the Service. If slices with `k8s.ovn.org/service-name`, which \
+             OVN-Kubernetes makes for a primary network, name it too, only those count; their annotation \
+             `k8s.ovn.org/endpointslice-network` must be the network's",
+        ),
+        honoured("addressType", "`IPv4`, `IPv6`; slices with names (`FQDN`) are ignored"),
+        honoured("endpoints", ""),
+        honoured("ports", "matched to the Service's ports by name"),
+    ],
+};
+
+/// `endpoints[]`
+pub static ENDPOINT: ObjectType = ObjectType {
+    name: "EndpointSlice endpoints[]",
+    unknown: Unknown::PassedOver,
+    fields: &[
+        honoured("addresses", "all of them are used"),
+        honoured(
+            "conditions",
+            "`ready`; if no endpoint of a port is ready, those that serve while they terminate, as in kube-proxy",
+        ),
+    ],
+};
+
+/// `endpoints[].conditions`
+pub static ENDPOINT_CONDITIONS: ObjectType = ObjectType {
+    name: "EndpointSlice endpoints[].conditions",
+    unknown: Unknown::PassedOver,
+    fields: &[
+        honoured("ready", "true by default"),
+        honoured("serving", "as ready by default"),
+        honoured("terminating", "false by default"),
+    ],
+};
+
+/// `ports[]`
+pub static ENDPOINT_PORT: ObjectType = ObjectType {
+    name: "EndpointSlice ports[]",
+    unknown: Unknown::PassedOver,
+    fields: &[
+        honoured("name", ""),
+        honoured("port", ""),
+        honoured("protocol", "`TCP` (default) or `UDP`; others are not used"),
     ],
 };
 

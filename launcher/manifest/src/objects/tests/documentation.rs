@@ -118,7 +118,15 @@ apiVersion: v1
 kind: Service
 metadata: {name: s}
 spec: {type: LoadBalancer, loadBalancerSourceRanges: [10.0.0.0/8], ipFamilies: [IPv4], ipFamilyPolicy: SingleStack,
-  sessionAffinity: None, selector: {a: b}, ports: [{port: 1, name: a, nodePort: 2}]}
+  sessionAffinity: ClientIP, sessionAffinityConfig: {clientIP: {timeoutSeconds: 10}}, clusterIP: 10.96.0.1,
+  selector: {a: b}, ports: [{port: 1, name: a, nodePort: 2}]}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: s-1, labels: {kubernetes.io/service-name: s}}
+addressType: IPv4
+endpoints: [{addresses: [10.0.0.1], conditions: {ready: true, serving: true, terminating: false}}]
+ports: [{name: a, port: 1, protocol: TCP}]
 ---
 apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy

@@ -224,7 +224,7 @@ fn sctp_is_an_error_only_where_nodes_listen_for_it() {
     };
     assert_eq!(
         sctp("ClusterIP"),
-        "vm.yaml:15: warning: spec.ports[0].protocol: not served: masquerade carries TCP and UDP"
+        "vm.yaml:15: warning: spec.ports[0].protocol: not served: hawser carries TCP and UDP"
     );
     for kind in ["NodePort", "LoadBalancer"] {
         assert!(
