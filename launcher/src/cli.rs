@@ -31,7 +31,7 @@ mod spec;
 mod tunnel;
 
 use client::{
-    CaptureArgs, ForwardCommand, LinkArgs, LogLevelArgs, PlugArgs, RateArgs, StatusArgs, TopArgs, UnplugArgs,
+    CaptureArgs, ForwardCommand, LinkArgs, LogLevelArgs, PeersArgs, PlugArgs, RateArgs, StatusArgs, TopArgs, UnplugArgs,
 };
 use layer2::Layer2Args;
 use leases::Leases;
@@ -110,8 +110,8 @@ pub(crate) enum Command {
     /// Show the NICs of a running process: addresses, MAC, link
     Status(StatusArgs),
     /// Show the tunnel of a port on a network that spans nodes, and what crosses it to and from
-    /// each peer
-    Peers(StatusArgs),
+    /// each peer; add, remove or replace peers
+    Peers(PeersArgs),
     /// List, add or remove port forwards of a running process
     #[command(subcommand)]
     Forward(ForwardCommand),

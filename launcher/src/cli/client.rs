@@ -114,6 +114,44 @@ pub(crate) struct StatusArgs {
     pub json: bool,
 }
 
+/// Options of `peers`.
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub(crate) struct PeersArgs {
+    /// The change; none: show the peers.
+    #[command(subcommand)]
+    pub change: Option<PeersCommand>,
+    /// The process and port.
+    #[command(flatten)]
+    pub args: StatusArgs,
+}
+
+/// Subcommands of `peers`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum PeersCommand {
+    /// Add peers; an entry with the MAC of another one takes its place
+    Add(PeersChangeArgs),
+    /// Remove peers
+    Remove(PeersChangeArgs),
+    /// Replace all peers
+    Replace(PeersChangeArgs),
+}
+
+/// Options of a change of peers.
+#[derive(Debug, Args)]
+#[group(skip)]
+pub(crate) struct PeersChangeArgs {
+    /// Peers in the syntax of --peer; to remove one, its MAC is enough
+    #[arg(value_name = "MAC[,ADDR…]@ADDR[:PORT][,frames][,name=NAME]")]
+    pub peers: Vec<String>,
+    /// Number of the change; refused unless it is greater than that of the last change that had one
+    #[arg(long, value_name = "N")]
+    pub epoch: Option<u64>,
+    /// The process and port.
+    #[command(flatten)]
+    pub args: StatusArgs,
+}
+
 /// Subcommands of `forward`.
 #[derive(Debug, Subcommand)]
 pub(crate) enum ForwardCommand {

@@ -1,18 +1,35 @@
-//! `hawser peers`: shows the tunnel of a layer2 port of a running process, and its peers.
+//! `hawser peers`: shows the tunnel of a layer2 port of a running process and its peers, and changes the peers.
 
 use super::{Client, Target, show};
-use crate::api::peers::{PATH, Peer, Peers};
-use crate::cli::client::StatusArgs;
+use crate::api::http::Method;
+use crate::api::peers::{Change, PATH, Peer, Peers};
+use crate::cli::client::{PeersArgs, PeersCommand};
 use crate::failure::Failure;
 use std::fmt::Write as _;
 
-/// Prints a line for this end of the tunnel and one for each peer, or JSON.
+/// Changes the peers if requested. Then prints a line for this end of the tunnel and one for each peer, or JSON.
 ///
 /// # Errors
-/// If the process does not exist, or the port has no tunnel.
-pub(crate) fn run(args: &StatusArgs) -> Result<(), Failure> {
+/// If the process does not exist, the port has no tunnel, or the process refuses the change.
+pub(crate) fn run(args: &PeersArgs) -> Result<(), Failure> {
+    let (method, change, args) = match &args.change {
+        None => (Method::Get, None, &args.args),
+        Some(PeersCommand::Add(change)) => (Method::Post, Some(change), &change.args),
+        Some(PeersCommand::Remove(change)) => (Method::Delete, Some(change), &change.args),
+        Some(PeersCommand::Replace(change)) => (Method::Put, Some(change), &change.args),
+    };
     let target = Target::new(PATH).of(args.ask.port.as_deref());
-    let peers: Peers = Client::of(&args.ask).get(&target)?;
+    let client = Client::of(&args.ask);
+    let peers: Peers = match change {
+        None => client.get(&target)?,
+        Some(change) => {
+            let body = Change {
+                peers: change.peers.clone(),
+                epoch: change.epoch,
+            };
+            client.send(method, &target, &body)?
+        }
+    };
     show(args.json, &peers, text)
 }
 

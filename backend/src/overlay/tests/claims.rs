@@ -36,6 +36,7 @@ fn primary(mac: MacAddr) -> NetworkRole {
         }),
         dns_forward: Vec::new(),
         forwards: Vec::new(),
+        services: Vec::new(),
     })
 }
 
