@@ -81,6 +81,18 @@ pub fn agent() -> Result<PathBuf> {
     })
 }
 
+/// The example `vf` of `hawser-host`, which passes a VF without a VM.
+pub fn vf() -> Result<PathBuf> {
+    static PATH: OnceLock<std::result::Result<PathBuf, String>> = OnceLock::new();
+    once(&PATH, || {
+        let target = workspace().join("target");
+        let mut cargo = cargo();
+        cargo.args(["--package", "hawser-host", "--example", "vf", "--target-dir"]);
+        must_succeed(cargo.arg(&target))?;
+        Ok(target.join("release/examples/vf"))
+    })
+}
+
 /// `hawser-traffic`, static, so that it runs in any guest.
 pub fn traffic() -> Result<PathBuf> {
     static PATH: OnceLock<std::result::Result<PathBuf, String>> = OnceLock::new();

@@ -3,9 +3,11 @@
 //! All tests share one boot, and each leaves the PFs as it found them. Where the lab cannot exist, for want of a kernel
 //! or of an emulated PF, the tests are reported as ignored.
 
-use hawser_testkit::Result;
 use hawser_testkit::guest::Machine;
+use hawser_testkit::{Result, artifacts, failure};
 use libtest_mimic::{Arguments, Failed, Trial};
+use serde_json::Value;
+use std::fs;
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -23,7 +25,7 @@ impl Lab {
         let mut machine = self.machine.lock().unwrap_or_else(PoisonError::into_inner);
         let booted = match &mut *machine {
             Some(machine) => machine,
-            none => none.insert(Machine::boot_sriov(&[])?),
+            none => none.insert(Machine::boot_sriov(&[("usr/bin/vf", &fs::read(artifacts::vf()?)?)])?),
         };
         Ok(test(booted)?)
     }
@@ -36,7 +38,14 @@ macro_rules! tests {
     ($($name:ident),* $(,)?) => { &[$((stringify!($name), $name as Test)),*] };
 }
 
-const TESTS: &[(&str, Test)] = tests![the_lab_has_virtual_functions_in_groups_of_their_own_that_vfio_pci_takes];
+const TESTS: &[(&str, Test)] = tests![
+    the_lab_has_virtual_functions_in_groups_of_their_own_that_vfio_pci_takes,
+    a_vf_gets_its_attributes_and_vfio_and_is_put_back_at_the_end,
+    after_a_kill_at_any_moment_the_next_start_puts_the_vf_back,
+    what_cannot_work_is_refused_before_anything_changes,
+    every_attribute_that_a_driver_has_is_set_and_read_back,
+    a_policy_is_applied_once_and_shown_and_taken_back,
+];
 
 fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
@@ -76,4 +85,266 @@ fn the_lab_has_virtual_functions_in_groups_of_their_own_that_vfio_pci_takes(mach
             "set -e\necho 0 >{pf}/sriov_numvfs\necho 1 >{pf}/sriov_drivers_autoprobe"
         ))
         .map(drop)
+}
+
+/// The address of the first PF's VF of that number.
+fn vf(machine: &Machine, number: u32) -> Result<String> {
+    let path = machine.sh(&format!("readlink /sys/bus/pci/devices/{PF}/virtfn{number}"))?;
+    Ok(path.trim().trim_start_matches("../").to_owned())
+}
+
+/// VFs of the first PF, until it is dropped.
+struct Vfs<'a>(&'a Machine);
+
+impl<'a> Vfs<'a> {
+    fn new(machine: &'a Machine, number: u32) -> Result<Self> {
+        machine.sh(&format!(
+            "set -e\ncd /sys/bus/pci/devices/{PF}\necho 0 >sriov_drivers_autoprobe\necho {number} >sriov_numvfs\n\
+             ip link set $(ls net) up\n\
+             for n in $(seq 100); do grep -q 1 net/*/carrier && exit; usleep 50000; done; exit 1"
+        ))?;
+        Ok(Self(machine))
+    }
+
+    /// Everything that passing a VF may change.
+    fn state(&self) -> Result<String> {
+        self.0.sh(&format!(
+            "cd /sys/bus/pci/devices/{PF}; ip link show dev $(ls net); for vf in virtfn*; do\n\
+             echo $vf $(cat $vf/driver_override) driver:$(readlink $vf/driver); done"
+        ))
+    }
+}
+
+impl Drop for Vfs<'_> {
+    fn drop(&mut self) {
+        let left = self.0.run(&format!(
+            "cd /sys/bus/pci/devices/{PF}; echo 0 >sriov_numvfs; echo 1 >sriov_drivers_autoprobe; ip link set $(ls net) down"
+        ));
+        drop(left);
+    }
+}
+
+/// Attributes as `vf` reads them.
+const TAGGED: &str = r#"'{"vlan":{"id":100,"qos":3,"protocol":"customer"}}'"#;
+const MAC: &str = r#"'{"mac":[2,0,0,0,0,16]}'"#;
+const UNCHECKED: &str = r#"'{"spoof_check":false}'"#;
+const TRUSTED: &str = r#"'{"trust":true}'"#;
+
+fn a_vf_gets_its_attributes_and_vfio_and_is_put_back_at_the_end(machine: &Machine) -> Result<()> {
+    let vfs = Vfs::new(machine, 2)?;
+    let before = vfs.state()?;
+    let address = vf(machine, 1)?;
+    // The second process cannot have the VF of the first.
+    let shown = machine.sh(&format!(
+        "set -e\nmkfifo /run/hold\nvf pass /run/vf {address} {TAGGED} {MAC} {UNCHECKED} {TRUSTED} </run/hold >/run/vf.log 2>&1 &\n\
+         exec 3>/run/hold\nfor n in $(seq 100); do grep -q passed /run/vf.log && break; usleep 50000; done\n\
+         cat /run/vf.log\nip link show dev $(ls /sys/bus/pci/devices/{PF}/net)\n\
+         basename $(readlink /sys/bus/pci/devices/{address}/driver)\n\
+         exec 3>&-\nwait\nrm /run/hold"
+    ))?;
+    for words in [
+        "passed in",
+        "vf 1     link/ether 02:00:00:00:00:10",
+        "vlan 100, qos 3",
+        "spoof checking off",
+        "trust on",
+        "vfio-pci",
+    ] {
+        assert!(shown.contains(words), "{words} is not among:\n{shown}");
+    }
+    assert_eq!(vfs.state()?, before);
+    assert_eq!(machine.sh("ls /run/vf")?.trim(), "lock", "the journal is gone");
+    Ok(())
+}
+
+fn after_a_kill_at_any_moment_the_next_start_puts_the_vf_back(machine: &Machine) -> Result<()> {
+    let vfs = Vfs::new(machine, 1)?;
+    let before = vfs.state()?;
+    let address = vf(machine, 0)?;
+    for round in 0..50 {
+        // From before the first change until after the last.
+        let microseconds = round * 8_000;
+        machine.sh(&format!(
+            "[ -e /run/stay ] || mkfifo /run/stay\nexec 3<>/run/stay\n\
+             vf pass /run/killed {address} {TAGGED} {MAC} {UNCHECKED} {TRUSTED} <&3 >/run/killed.log 2>&1 &\n\
+             usleep {microseconds}\nkill -9 $!\nwait\nvf recover /run/killed"
+        ))?;
+        assert_eq!(vfs.state()?, before, "killed after {microseconds} µs");
+    }
+    let log = machine.sh("cat /run/killed.log")?;
+    assert!(
+        log.contains("passed"),
+        "the last kills come after the last change: {log}"
+    );
+    Ok(())
+}
+
+fn what_cannot_work_is_refused_before_anything_changes(machine: &Machine) -> Result<()> {
+    let vfs = Vfs::new(machine, 2)?;
+    let before = vfs.state()?;
+    let address = vf(machine, 0)?;
+    machine.sh(&format!(
+        "set -e\nip link set $(ls /sys/bus/pci/devices/{PF}/net) vf 1 mac 02:00:00:00:00:11"
+    ))?;
+    let before = before.replacen(
+        "vf 1     link/ether 00:00:00:00:00:00",
+        "vf 1     link/ether 02:00:00:00:00:11",
+        1,
+    );
+    for (device, attribute, words) in [
+        (
+            &*address,
+            r#"'{"rate":{"min":10,"max":20}}'"#,
+            "maxTxRate: the driver igb of",
+        ),
+        (&*address, r#"'{"link":"disable"}'"#, "linkState: the driver igb of"),
+        (
+            &*address,
+            r#"'{"vlan":{"id":7,"qos":0,"protocol":"service"}}'"#,
+            "it tags with 802.1q only",
+        ),
+        (&*address, r#"'{"mac":[2,0,0,0,0,17]}'"#, "is already the MAC of VF 1"),
+        (PF, TRUSTED, "is not a VF"),
+        ("0000:7f:00.0", TRUSTED, "there is no PCI function"),
+    ] {
+        let output = machine.run(&format!(
+            "vf pass /run/refused {device} {UNCHECKED} {attribute} </dev/null"
+        ))?;
+        assert_ne!(output.status, Some(0), "{attribute}");
+        assert!(output.err.contains(words), "{attribute}: {}", output.err);
+        assert_eq!(vfs.state()?, before, "{attribute}");
+    }
+    // In another network namespace the PF cannot be seen.
+    let output = machine.run(&format!(
+        "unshare -n vf pass /run/refused {address} {TRUSTED} </dev/null"
+    ))?;
+    assert!(
+        output.err.contains("has no network device in this network namespace"),
+        "{}",
+        output.err
+    );
+    let parameter = "/sys/module/vfio_iommu_type1/parameters/allow_unsafe_interrupts";
+    machine.sh(&format!("echo N >{parameter}"))?;
+    let output = machine.run(&format!("vf pass /run/refused {address} {TRUSTED} </dev/null"))?;
+    machine.sh(&format!("echo Y >{parameter}"))?;
+    assert!(
+        output.err.contains("the IOMMU does not remap interrupts"),
+        "{}",
+        output.err
+    );
+    assert_eq!(vfs.state()?, before);
+    // A rate that the driver refuses only when it is set, after the VLAN: the VLAN is taken back.
+    let output = machine.run(&format!(
+        r#"vf pass /run/refused {address} {TAGGED} '{{"rate":{{"min":0,"max":99999}}}}' </dev/null"#
+    ))?;
+    assert!(
+        output.err.contains("refuses transmit rates 0 to 99999 Mbit/s"),
+        "{}",
+        output.err
+    );
+    assert_eq!(vfs.state()?, before);
+    Ok(())
+}
+
+/// By netdevsim, whose VFs have every attribute, but are no PCI functions.
+fn every_attribute_that_a_driver_has_is_set_and_read_back(machine: &Machine) -> Result<()> {
+    if machine.run("grep -q ^netdevsim /proc/modules")?.status != Some(0) {
+        println!("there is no netdevsim in this lab: only igb was tried");
+        return Ok(());
+    }
+    let shown = machine.sh(
+        r#"set -e
+        echo '9 1' >/sys/bus/netdevsim/new_device
+        echo 2 >/sys/bus/netdevsim/devices/netdevsim9/sriov_numvfs
+        pf=$(ls /sys/bus/netdevsim/devices/netdevsim9/net)
+        vf set $pf 1 '{"vlan":{"id":7,"qos":3,"protocol":"service"}}' '{"mac":[2,0,0,0,0,18]}' '{"rate":{"min":10,"max":20}}' \
+            '{"spoof_check":false}' '{"trust":true}' '{"link":"disable"}'
+        ip link show dev $pf
+        echo 9 >/sys/bus/netdevsim/del_device"#,
+    )?;
+    let line = shown.lines().find(|line| line.contains("vf 1")).unwrap_or_default();
+    for words in [
+        "02:00:00:00:00:12",
+        "vlan 7, qos 3, vlan protocol 802.1ad",
+        "max_tx_rate 20Mbps, min_tx_rate 10Mbps",
+        "spoof checking off",
+        "link-state disable",
+        "trust on",
+    ] {
+        assert!(line.contains(words), "{words} is not in {line}");
+    }
+    Ok(())
+}
+
+/// A SriovNetworkNodePolicy as in the manuals, for the first PF.
+fn policy(num_vfs: u32) -> String {
+    format!(
+        "apiVersion: sriovnetwork.openshift.io/v1\nkind: SriovNetworkNodePolicy\nmetadata:\n  name: policy\n  \
+         namespace: openshift-sriov-network-operator\nspec:\n  resourceName: nics\n  nodeSelector:\n    \
+         feature.node.kubernetes.io/network-sriov.capable: \"true\"\n  priority: 10\n  mtu: 1600\n  numVfs: {num_vfs}\n  \
+         nicSelector:\n    vendor: \"8086\"\n    deviceID: \"10c9\"\n    rootDevices: [\"{PF}\"]\n  deviceType: \
+         vfio-pci\n  isRdma: false\n"
+    )
+}
+
+/// Runs `hawser node apply` with a policy; the record is in `/run/pools.json`.
+fn apply(machine: &Machine, policy: &str, options: &str) -> Result<String> {
+    machine.sh(&format!(
+        "hawser node apply -f - --pools=/run/pools.json {options} <<'END'\n{policy}END"
+    ))
+}
+
+fn a_policy_is_applied_once_and_shown_and_taken_back(machine: &Machine) -> Result<()> {
+    let tried = apply(machine, &policy(3), "--dry-run")?;
+    for step in [
+        "sriov_numvfs 0 -> 3",
+        "link down -> up",
+        "mtu 1500 -> 1600",
+        "VFs 0-2 to vfio-pci",
+    ] {
+        assert!(tried.contains(step), "{step}: {tried}");
+    }
+    let numbers = format!("cat /sys/bus/pci/devices/{PF}/sriov_numvfs");
+    assert_eq!(machine.sh(&numbers)?.trim(), "0", "a dry run changes nothing");
+    assert_eq!(apply(machine, &policy(3), "")?, tried);
+    assert!(apply(machine, &policy(3), "")?.contains("nothing to change"));
+    let state: Value = serde_json::from_str(&machine.sh("hawser node status --json --pools=/run/pools.json")?)?;
+    assert_eq!(state["kind"], "SriovNetworkNodeState");
+    assert_eq!(state["spec"]["interfaces"][0]["vfGroups"][0]["vfRange"], "0-2");
+    assert_eq!(state["status"]["syncStatus"], "Succeeded");
+    let interfaces = state["status"]["interfaces"].as_array().cloned().unwrap_or_default();
+    let pf = interfaces.iter().find(|interface| interface["pciAddress"] == PF);
+    let pf = pf.ok_or_else(|| failure(format!("the PF is not in {state}")))?;
+    assert_eq!(
+        (&pf["numVfs"], &pf["totalvfs"], &pf["mtu"]),
+        (&3.into(), &7.into(), &1600.into())
+    );
+    assert_eq!(pf["Vfs"][2]["driver"], "vfio-pci");
+    assert_eq!(pf["Vfs"][2]["resourceName"], "nics");
+    let text = machine.sh("hawser node status --pools=/run/pools.json")?;
+    assert!(text.contains("kind: SriovNetworkNodeState\n"), "{text}");
+    // More VFs than the PF has.
+    let refused = machine.run(&format!(
+        "hawser node apply -f - --pools=/run/pools.json <<'END'\n{}END",
+        policy(8)
+    ))?;
+    assert_eq!(refused.status, Some(2));
+    assert!(
+        refused.err.contains("numVfs 8 is above the 7 VFs of"),
+        "{}",
+        refused.err
+    );
+    // The number changes while no VF is used, and not while one is.
+    let address = vf(machine, 1)?;
+    let refused = machine.run(&format!(
+        "group=$(basename $(readlink /sys/bus/pci/devices/{address}/iommu_group))\nexec 3<>/dev/vfio/$group\n\
+         hawser node apply -f - --pools=/run/pools.json <<'END'\n{}END",
+        policy(2)
+    ))?;
+    assert!(refused.err.contains("a VM uses VF 1"), "{}", refused.err);
+    assert!(apply(machine, &policy(0), "")?.contains("sriov_numvfs 3 -> 0"));
+    machine.sh(&format!(
+        "cd /sys/bus/pci/devices/{PF}; echo 1 >sriov_drivers_autoprobe; ip link set $(ls net) mtu 1500 down"
+    ))?;
+    Ok(())
 }

@@ -9,6 +9,8 @@
 use super::addresses::Recorded;
 use super::namespace;
 use super::netlink::Netlink;
+use super::pci::Pci;
+use super::vf_state::VfState;
 use hawser_config::handover::{Descriptors, Handover, HandoverError, next_of};
 use hawser_config::payload::{Payload, Sealed};
 use rustix::fs::{FlockOperation, flock};
@@ -44,6 +46,8 @@ pub enum Undo {
     },
     /// Restore an interface.
     RestoreInterface(Interface),
+    /// Put back a virtual function that was passed to a guest.
+    RestoreVf(VfState),
 }
 
 /// The state of an interface before hawser took it over.
@@ -272,6 +276,7 @@ impl std::fmt::Display for Undo {
             Self::DeleteLink { name, kind, .. } => write!(f, "remove the {kind} {name}"),
             Self::ClearPromiscuous { name, .. } => write!(f, "take {name} out of promiscuous mode"),
             Self::RestoreInterface(interface) => write!(f, "restore {}", interface.name),
+            Self::RestoreVf(state) => write!(f, "put back the VF {}", state.vf),
         }
     }
 }
@@ -290,6 +295,7 @@ impl Undo {
                 _ => Ok(()),
             },
             Self::RestoreInterface(interface) => interface.restore(netlink),
+            Self::RestoreVf(state) => state.restore(&Pci::default(), netlink),
         }
     }
 }

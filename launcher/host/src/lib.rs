@@ -2,7 +2,8 @@
 //!
 //! [`netlink`] sends one request at a time to the kernel's rtnetlink. [`link`], [`addresses`], [`bridge_vlan`] and
 //! [`guest_address`] build its requests. Every change that outlives its process goes through the [`journal`] first, so
-//! that it is undone at exit, after a failure midway, and at the next start after a kill. [`system`] reads facts and
+//! that it is undone at exit, after a failure midway, and at the next start after a kill. [`passthrough`] hands a virtual
+//! function of a PF to a guest, with [`pci`], [`virtual_function`] and [`vfio`] for its steps. [`system`] reads facts and
 //! limits and changes nothing on the network.
 //!
 //! The crate depends on neither options nor manifests: it takes plain values.
@@ -17,5 +18,10 @@ pub mod journal;
 pub mod link;
 pub mod namespace;
 pub mod netlink;
+pub mod passthrough;
+pub mod pci;
 pub mod system;
 pub mod tap_node;
+pub mod vf_state;
+pub mod vfio;
+pub mod virtual_function;

@@ -37,6 +37,8 @@ pub struct Link {
     pub default_vlan: Option<u16>,
     /// Mode, for an ipvtap.
     pub ipvtap_mode: Option<IpVtapMode>,
+    /// The device of which it is an interface, such as a PCI address. Kernels before 5.14 do not state it.
+    pub device: Option<String>,
 }
 
 impl Link {
@@ -54,12 +56,14 @@ impl Link {
             is_promiscuous: flags.contains(LinkFlags::Promisc),
             default_vlan: None,
             ipvtap_mode: None,
+            device: None,
         };
         for attribute in &message.attributes {
             match attribute {
                 LinkAttribute::IfName(name) => link.name.clone_from(name),
                 LinkAttribute::Mtu(mtu) => link.mtu = *mtu,
                 LinkAttribute::Address(bytes) => link.mac = bytes.as_slice().try_into().ok().map(MacAddr),
+                LinkAttribute::ParentDevName(device) => link.device = Some(device.clone()),
                 LinkAttribute::Controller(index) => link.master = Some(*index).filter(|index| *index != 0),
                 LinkAttribute::LinkInfo(infos) => {
                     let kind = infos.iter().find_map(|info| match info {
@@ -177,6 +181,15 @@ impl Netlink {
     pub fn links(&mut self) -> io::Result<Vec<Link>> {
         let messages = self.dump(RouteNetlinkMessage::GetLink(LinkMessage::default()))?;
         Ok(messages.iter().filter_map(link_of).collect())
+    }
+
+    /// The link of a device, such as a PCI address, if this network namespace has one.
+    ///
+    /// # Errors
+    /// The kernel's error.
+    pub fn link_of_device(&mut self, device: &str) -> io::Result<Option<Link>> {
+        let mut links = self.links()?.into_iter();
+        Ok(links.find(|link| link.device.as_deref() == Some(device)))
     }
 
     /// The link with this name, if there is one.

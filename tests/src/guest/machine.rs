@@ -31,6 +31,9 @@ const LAB_BOOT: &str = "#!/bin/sh
 while read -r module; do
     insmod \"$module\" || echo \"lab: cannot load $module\"
 done </etc/lab-modules
+# The emulated IOMMU does not remap interrupts, because the emulator loses timers when it does.
+unsafe=/sys/module/vfio_iommu_type1/parameters/allow_unsafe_interrupts
+[ ! -e $unsafe ] || echo Y >$unsafe
 mkdir -p /run/netns /run/hawser
 exec hawser-traffic agent tty=/dev/$HAWSER_AGENT
 ";
@@ -41,6 +44,8 @@ struct Hardware {
     kernel: &'static str,
     archives: &'static [&'static str],
     processor: &'static str,
+    /// Number of processors.
+    processors: &'static str,
     /// Further arguments of QEMU.
     devices: &'static [&'static str],
     /// Further parameters of the kernel.
@@ -52,6 +57,7 @@ const PLAIN: Hardware = Hardware {
     kernel: "qemu/vmlinuz",
     archives: &["qemu/initramfs.cpio", "qemu/lab.cpio"],
     processor: "max",
+    processors: "2",
     devices: &[],
     parameters: "",
 };
@@ -62,6 +68,8 @@ const SRIOV: Hardware = Hardware {
     archives: &["sriov/initramfs.cpio"],
     // The IOMMU's driver is for the processors of hardware with one.
     processor: "EPYC",
+    // With an IOMMU, the emulator loses timers of a second one.
+    processors: "1",
     devices: &[
         "-device",
         "intel-iommu,intremap=off,caching-mode=on",
@@ -223,7 +231,7 @@ fn qemu(hardware: &Hardware, initramfs: &Path) -> Result<Command> {
             "-machine",
             "q35,accel=tcg",
             "-smp",
-            "2",
+            hardware.processors,
             "-m",
             MEMORY,
             "-serial",

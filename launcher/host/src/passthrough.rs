@@ -1,0 +1,374 @@
+//! Passing a virtual function to a guest: checks, attributes, driver.
+//!
+//! [`survey`] reads everything and refuses what cannot work before anything is changed. [`Survey::pass`] then notes the
+//! way back in the [`Journal`], sets the attributes in the order of sriov-cni, binds vfio-pci, and opens, checks and
+//! resets the function once, so that a failure shows here and not in the VMM.
+
+use super::journal::{Journal, Undo};
+use super::link::Link;
+use super::netlink::Netlink;
+use super::pci::{Function, Pci, PciAddress};
+use super::vf_state::{PASSING_DRIVER, VfState};
+use super::vfio::{self, Access, Facts};
+use super::virtual_function::{Attribute, AttributeError, VirtualFunction};
+use hawser_packet::MacAddr;
+use std::io;
+use vfio_ioctls::VfioError;
+
+/// The reason why a virtual function cannot be passed to a guest.
+#[derive(Debug, thiserror::Error)]
+pub enum PassthroughError {
+    /// There is no such function.
+    #[error("there is no PCI function {0}; hawser node status lists the VFs of this node")]
+    NoFunction(PciAddress),
+    /// The function is not a virtual one.
+    #[error("{0} is not a VF; hawser node status lists the VFs of this node")]
+    NotVirtual(PciAddress),
+    /// The physical function cannot be seen.
+    #[error(
+        "the PF {pf} of {vf} has no network device in this network namespace; run hawser where the PF is, or move the \
+         PF back (ip link set NAME netns PID)"
+    )]
+    NoLink {
+        /// The virtual function.
+        vf: PciAddress,
+        /// Its physical function.
+        pf: PciAddress,
+    },
+    /// The driver has no such attribute.
+    #[error("{}: the driver {driver} of {pf} cannot set {attribute}: {why}; change or leave out the field", attribute.field())]
+    Unsupported {
+        /// The attribute.
+        attribute: Attribute,
+        /// The driver.
+        driver: String,
+        /// Name of the physical function.
+        pf: String,
+        /// What the driver has instead.
+        why: &'static str,
+    },
+    /// Another function has the MAC.
+    #[error("mac: {mac} is already the MAC of {holder} on {pf}; give the interface another MAC")]
+    MacTaken {
+        /// The MAC.
+        mac: MacAddr,
+        /// The function that has it.
+        holder: String,
+        /// Name of the physical function.
+        pf: String,
+    },
+    /// There is no IOMMU.
+    #[error(
+        "{0} is in no IOMMU group, so it cannot be passed to a guest; switch the IOMMU on in the firmware and give the \
+         kernel intel_iommu=on or amd_iommu=on"
+    )]
+    NoIommu(PciAddress),
+    /// The kernel has no vfio-pci.
+    #[error("the kernel has no driver {PASSING_DRIVER}; load it (modprobe {PASSING_DRIVER})")]
+    NoDriver,
+    /// The group has a function that stays with the host.
+    #[error(
+        "the IOMMU group {group} of {vf} also contains {stranger} with the driver {driver}, so vfio does not open the \
+         group; unbind that device, or choose a VF of another group"
+    )]
+    Stranger {
+        /// The virtual function.
+        vf: PciAddress,
+        /// Its group.
+        group: u32,
+        /// The other function.
+        stranger: PciAddress,
+        /// The driver of that.
+        driver: String,
+    },
+    /// Another process has the function.
+    #[error("{vf} is in use: another process has /dev/vfio/{group} open; end it, or choose another VF")]
+    InUse {
+        /// The virtual function.
+        vf: PciAddress,
+        /// Its group.
+        group: u32,
+    },
+    /// The group's file is not for this user.
+    #[error("cannot open /dev/vfio/{group} of {vf}: {source}; run hawser as root, or give its user the file")]
+    Denied {
+        /// The virtual function.
+        vf: PciAddress,
+        /// Its group.
+        group: u32,
+        /// The error of open(2).
+        source: io::Error,
+    },
+    /// An attribute could not be set.
+    #[error("{}VF {number} of {pf} (driver {driver}): {source}", field.map_or_else(String::new, |field| format!("{field}: ")))]
+    Attribute {
+        /// The field of the network that asks for it.
+        field: Option<&'static str>,
+        /// Number of the virtual function.
+        number: u32,
+        /// Name of the physical function.
+        pf: String,
+        /// Its driver.
+        driver: String,
+        /// The reason.
+        source: AttributeError,
+    },
+    /// The driver could not be changed.
+    #[error("cannot bind {vf} to {PASSING_DRIVER}: {source}")]
+    Bind {
+        /// The virtual function.
+        vf: PciAddress,
+        /// The error of write(2).
+        source: io::Error,
+    },
+    /// vfio refuses every function of this machine.
+    #[error(
+        "vfio refuses {0} because the IOMMU does not remap interrupts; switch interrupt remapping on (firmware, kernel \
+         without intremap=off), or accept the risk: vfio_iommu_type1 with allow_unsafe_interrupts=1"
+    )]
+    NoInterruptRemapping(PciAddress),
+    /// vfio refuses the function.
+    #[error("{vf} is bound to {PASSING_DRIVER}, but cannot be opened: {source}")]
+    Vfio {
+        /// The virtual function.
+        vf: PciAddress,
+        /// The step that failed.
+        source: VfioError,
+    },
+    /// The state of the host cannot be read, or the journal not be written.
+    #[error("{what}: {source}")]
+    System {
+        /// What failed.
+        what: &'static str,
+        /// The error.
+        source: io::Error,
+    },
+}
+
+/// A virtual function that can be passed to a guest.
+#[derive(Debug)]
+pub struct Survey {
+    function: Function,
+    pf: PciAddress,
+    number: u32,
+    group: u32,
+    link: Link,
+    pf_driver: String,
+    before: VirtualFunction,
+    /// Attributes that have other values yet.
+    changes: Vec<Attribute>,
+    /// The VMM of an earlier process has it, with all attributes as they should be.
+    is_running: bool,
+}
+
+/// A virtual function that is ready for a VMM.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PassedVf {
+    /// Its address.
+    pub vf: PciAddress,
+    /// Its physical function.
+    pub pf: PciAddress,
+    /// Name of the physical function.
+    pub pf_link: String,
+    /// Number of that link.
+    pub pf_index: u32,
+    /// Driver of the physical function.
+    pub pf_driver: String,
+    /// Its number.
+    pub number: u32,
+    /// Its IOMMU group.
+    pub group: u32,
+    /// What vfio says about it; `None` if a VMM already has it.
+    pub facts: Option<Facts>,
+}
+
+const fn system(what: &'static str) -> impl FnOnce(io::Error) -> PassthroughError {
+    move |source| PassthroughError::System { what, source }
+}
+
+/// Checks that a virtual function can be given these attributes and be passed to a guest. Changes nothing.
+///
+/// # Errors
+/// The first reason that was found.
+pub fn survey(
+    pci: &Pci,
+    netlink: &mut Netlink,
+    vf: PciAddress,
+    asked: &[Attribute],
+) -> Result<Survey, PassthroughError> {
+    let read = || system("cannot read PCI devices in /sys");
+    let function = pci.function(vf).map_err(read())?;
+    let function = function.ok_or(PassthroughError::NoFunction(vf))?;
+    let parent = pci.parent(vf).map_err(read())?;
+    let (pf, number) = parent.ok_or(PassthroughError::NotVirtual(vf))?;
+    let link = netlink.link_of_device(&pf.to_string());
+    let link = link.map_err(system("cannot list the links"))?;
+    let link = link.ok_or(PassthroughError::NoLink { vf, pf })?;
+    let pf_driver = pci.function(pf).map_err(read())?.and_then(|pf| pf.driver);
+    let pf_driver = pf_driver.unwrap_or_default();
+    if let Some((attribute, why)) = asked.iter().find_map(|a| Some((*a, a.refusal(&pf_driver)?))) {
+        return Err(PassthroughError::Unsupported {
+            attribute,
+            driver: pf_driver,
+            pf: link.name,
+            why,
+        });
+    }
+    let all = netlink.virtual_functions(link.index);
+    let all = all.map_err(system("cannot read the attributes of VFs"))?;
+    check_mac(&link, &all, number, asked)?;
+    let before = all.into_iter().find(|other| other.number == number).unwrap_or_default();
+    let group = function.group.ok_or(PassthroughError::NoIommu(vf))?;
+    if !pci.has_driver(PASSING_DRIVER) {
+        return Err(PassthroughError::NoDriver);
+    }
+    let members = pci.group(group).map_err(read())?;
+    if let Some(stranger) = members
+        .iter()
+        .find(|member| member.address != vf && !member.is_viable())
+    {
+        return Err(PassthroughError::Stranger {
+            vf,
+            group,
+            stranger: stranger.address,
+            driver: stranger.driver.clone().unwrap_or_default(),
+        });
+    }
+    let changes: Vec<Attribute> = asked
+        .iter()
+        .filter(|asked| before.current(asked) != Some(**asked))
+        .copied()
+        .collect();
+    let is_bound = function.driver.as_deref() == Some(PASSING_DRIVER);
+    let is_running = match vfio::access(group) {
+        Access::Free => false,
+        Access::Taken if changes.is_empty() && is_bound => true,
+        Access::Taken => return Err(PassthroughError::InUse { vf, group }),
+        Access::Denied(source) => return Err(PassthroughError::Denied { vf, group, source }),
+    };
+    Ok(Survey {
+        function,
+        pf,
+        number,
+        group,
+        link,
+        pf_driver,
+        before,
+        changes,
+        is_running,
+    })
+}
+
+/// Refuses a MAC that the physical function or another virtual one has.
+fn check_mac(link: &Link, all: &[VirtualFunction], number: u32, asked: &[Attribute]) -> Result<(), PassthroughError> {
+    let mac = asked.iter().find_map(|attribute| match attribute {
+        Attribute::Mac(mac) if *mac != [0; 6] => Some(*mac),
+        _ => None,
+    });
+    let Some(mac) = mac else { return Ok(()) };
+    let others = all.iter().filter(|vf| vf.number != number);
+    let mut holders = others.filter(|vf| vf.attributes.contains(&Attribute::Mac(mac)));
+    let holder = match (link.mac == Some(MacAddr(mac)), holders.next()) {
+        (true, _) => "the PF itself".to_owned(),
+        (false, Some(vf)) => format!("VF {}", vf.number),
+        (false, None) => return Ok(()),
+    };
+    Err(PassthroughError::MacTaken {
+        mac: MacAddr(mac),
+        holder,
+        pf: link.name.clone(),
+    })
+}
+
+impl Survey {
+    /// Makes the changes. They are undone with the journal, also after an error.
+    ///
+    /// # Errors
+    /// The step that failed.
+    pub fn pass(self, pci: &Pci, netlink: &mut Netlink, journal: &mut Journal) -> Result<PassedVf, PassthroughError> {
+        let vf = self.function.address;
+        let is_bound = self.function.driver.as_deref() == Some(PASSING_DRIVER);
+        if !self.changes.is_empty() || !is_bound {
+            let undo = Undo::RestoreVf(self.state());
+            journal.note(undo).map_err(system("cannot write the journal"))?;
+        }
+        for change in &self.changes {
+            let set = netlink.set_attribute(self.link.index, self.number, *change);
+            set.map_err(|source| self.attribute_error(Some(change.field()), source))?;
+        }
+        if !is_bound {
+            self.bind(pci)?;
+        }
+        let facts = match self.is_running {
+            true => None,
+            false => Some(vfio::check(&pci.path(vf)).map_err(|source| match source {
+                VfioError::ContainerSetIOMMU(errno) if errno.errno() == libc::EPERM => {
+                    PassthroughError::NoInterruptRemapping(vf)
+                }
+                source => PassthroughError::Vfio { vf, source },
+            })?),
+        };
+        // The reset may have changed them.
+        let found = netlink.virtual_function(self.link.index, self.number);
+        let found = found.map_err(|source| self.attribute_error(None, source))?;
+        for asked in &self.changes {
+            let current = found.current(asked);
+            if current != Some(*asked) {
+                let source = AttributeError::Ignored {
+                    asked: *asked,
+                    found: current,
+                };
+                return Err(self.attribute_error(Some(asked.field()), source));
+            }
+        }
+        Ok(PassedVf {
+            vf,
+            pf: self.pf,
+            pf_link: self.link.name,
+            pf_index: self.link.index,
+            pf_driver: self.pf_driver,
+            number: self.number,
+            group: self.group,
+            facts,
+        })
+    }
+
+    fn state(&self) -> VfState {
+        let attributes = self.changes.iter().filter_map(|change| self.before.current(change));
+        VfState {
+            vf: self.function.address,
+            pf: self.pf,
+            number: self.number,
+            driver: self.function.driver.clone(),
+            driver_override: self.function.driver_override.clone(),
+            attributes: attributes.collect(),
+        }
+    }
+
+    fn attribute_error(&self, field: Option<&'static str>, source: AttributeError) -> PassthroughError {
+        PassthroughError::Attribute {
+            field,
+            number: self.number,
+            pf: self.link.name.clone(),
+            driver: self.pf_driver.clone(),
+            source,
+        }
+    }
+
+    fn bind(&self, pci: &Pci) -> Result<(), PassthroughError> {
+        let vf = self.function.address;
+        let bind = || {
+            pci.set_driver_override(vf, Some(PASSING_DRIVER))?;
+            pci.unbind(vf)?;
+            pci.probe(vf)?;
+            match pci.function(vf)?.and_then(|function| function.driver) {
+                Some(driver) if driver == PASSING_DRIVER => Ok(()),
+                found => Err(io::Error::other(format!(
+                    "the kernel left it with {}",
+                    found.unwrap_or_else(|| "no driver".to_owned())
+                ))),
+            }
+        };
+        bind().map_err(|source| PassthroughError::Bind { vf, source })
+    }
+}
