@@ -23,6 +23,7 @@ use std::path::PathBuf;
 pub(crate) mod client;
 mod layer2;
 pub(crate) mod leases;
+pub(crate) mod node;
 mod pace;
 mod plan_args;
 pub(crate) mod policy;
@@ -35,6 +36,7 @@ use client::{
 };
 use layer2::Layer2Args;
 use leases::Leases;
+use node::Node;
 use pace::PaceArgs;
 use plan_args::PlanArgs;
 use policy::PolicyArgs;
@@ -129,6 +131,8 @@ pub(crate) enum Command {
     Run(RunManifest),
     /// Reserve, list and release the MACs and addresses of VMs
     Leases(Leases),
+    /// Give the PFs of this node their VFs, and show them
+    Node(Node),
     /// Print a completion script for a shell
     Completion(CompletionArgs),
     /// Write the manual pages into a directory, for packages

@@ -17,8 +17,9 @@ use hawser_store::Lease;
 use hawser_store::sqlite::{Access, Sqlite};
 use std::ffi::OsString;
 use std::fs::DirBuilder;
+use std::io;
 use std::os::unix::fs::DirBuilderExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Assigns permanent MACs and addresses to the NICs of a plan.
 ///
@@ -94,35 +95,52 @@ const FILE: &str = "store.db";
 /// (StateDirectory=), else in a directory of root's or of the user's (XDG Base Directory Specification). The directory
 /// is created if necessary.
 fn default_file(access: Access) -> Result<PathBuf, Failure> {
-    let set = |name| std::env::var_os(name).filter(|value: &OsString| !value.is_empty());
-    let folder = if let Some(folders) = set("STATE_DIRECTORY") {
-        // Several directories are separated by colons.
-        let folders = folders.to_string_lossy().into_owned();
-        PathBuf::from(folders.split(':').next().unwrap_or_default())
-    } else if rustix::process::geteuid().is_root() {
-        PathBuf::from("/var/lib/hawser")
-    } else if let Some(state) = set("XDG_STATE_HOME") {
-        PathBuf::from(state).join("hawser")
-    } else if let Some(home) = set("HOME") {
-        PathBuf::from(home).join(".local/state/hawser")
-    } else {
-        return Err(Failure::usage(
-            "there is no known directory of the user for leases (HOME is not set): name a file with \
-             --store=PATH, or give --store=off",
-        ));
-    };
+    let folder = state_folder_name()?;
     let file = folder.join(FILE);
     if access == Access::Make {
-        // Accessible only to its owner, as the XDG specification requires.
-        const OWNER_ONLY: u32 = 0o700;
-        let made = DirBuilder::new().recursive(true).mode(OWNER_ONLY).create(&folder);
-        made.map_err(|error| {
+        make_state_folder(&folder).map_err(|error| {
             let problem = hawser_store::StoreProblem::Folder(error);
             let store = file.display().to_string();
             Failure::runtime(hawser_store::StoreError { store, problem })
         })?;
     }
     Ok(file)
+}
+
+/// The directory of the default store, which is created if necessary.
+///
+/// # Errors
+/// There is none, or it cannot be created.
+pub(crate) fn state_folder() -> Result<PathBuf, Failure> {
+    let folder = state_folder_name()?;
+    make_state_folder(&folder).map_err(|error| Failure::runtime(format_args!("{}: {error}", folder.display())))?;
+    Ok(folder)
+}
+
+/// Creates the directory, accessible only to its owner, as the XDG specification requires.
+fn make_state_folder(folder: &Path) -> io::Result<()> {
+    const OWNER_ONLY: u32 = 0o700;
+    DirBuilder::new().recursive(true).mode(OWNER_ONLY).create(folder)
+}
+
+fn state_folder_name() -> Result<PathBuf, Failure> {
+    let set = |name| std::env::var_os(name).filter(|value: &OsString| !value.is_empty());
+    if let Some(folders) = set("STATE_DIRECTORY") {
+        // Several directories are separated by colons.
+        let folders = folders.to_string_lossy().into_owned();
+        Ok(PathBuf::from(folders.split(':').next().unwrap_or_default()))
+    } else if rustix::process::geteuid().is_root() {
+        Ok(PathBuf::from("/var/lib/hawser"))
+    } else if let Some(state) = set("XDG_STATE_HOME") {
+        Ok(PathBuf::from(state).join("hawser"))
+    } else if let Some(home) = set("HOME") {
+        Ok(PathBuf::from(home).join(".local/state/hawser"))
+    } else {
+        Err(Failure::usage(
+            "there is no known directory of the user for leases (HOME is not set): name a file with \
+             --store=PATH, or give --store=off",
+        ))
+    }
 }
 
 #[cfg(test)]

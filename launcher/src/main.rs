@@ -27,6 +27,7 @@ mod man;
 mod memory;
 mod mode;
 mod names;
+mod node;
 mod output;
 mod resolv;
 mod resolv_watch;
@@ -37,6 +38,7 @@ mod service_manager;
 mod signals;
 mod startup;
 mod validate;
+mod vf_pools;
 mod vmm;
 mod vmm_process;
 mod watcher;
@@ -88,6 +90,7 @@ fn run() -> Result<(), Failure> {
         Some(Command::Link(args)) => client::plug::link(args),
         Some(Command::Capture(args)) => client::capture::run(args),
         Some(Command::Leases(args)) => leases_command::run(&args.command),
+        Some(Command::Node(args)) => node::run(&args.command),
         Some(Command::Completion(args)) => completion::run(args.shell),
         Some(Command::ManualPages(args)) => man::run(&args.folder),
         None => serve_port(&cli),

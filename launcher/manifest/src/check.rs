@@ -1,7 +1,8 @@
 //! Parses manifests and plans their VM, or returns the list of all errors.
 
 use crate::cloud_init;
-use crate::objects::report::{Problem, Report};
+use crate::objects::node_policy::NodePolicy;
+use crate::objects::report::{Problem, Report, Spot};
 use crate::objects::{self, Manifests, SourceFile};
 use crate::plan::{self, PlanSetup, VmPlan};
 
@@ -53,6 +54,24 @@ pub fn check_sources(files: &[SourceFile], setup: &PlanSetup<'_>) -> Result<Chec
     match plan {
         Some(plan) if errors.is_empty() => Ok(Checked { plan, warnings }),
         _ => Err(Rejected { errors, warnings }),
+    }
+}
+
+/// Reads the policies for physical functions of a node. Other objects of the files are checked and not used.
+///
+/// # Errors
+/// The errors of the manifests, or that there is no policy.
+pub fn node_policies(files: &[SourceFile], namespace: &str) -> Result<(Vec<NodePolicy>, Vec<Problem>), Rejected> {
+    let report = Report::default();
+    let manifests = objects::read(files, namespace, &report);
+    if manifests.node_policies.is_empty() && !report.has_errors() {
+        let message = "the files contain no SriovNetworkNodePolicy: give one with -f";
+        report.error(&Spot::file("-f"), message);
+    }
+    let (errors, warnings) = report.into_parts();
+    match errors.is_empty() {
+        true => Ok((manifests.node_policies, warnings)),
+        false => Err(Rejected { errors, warnings }),
     }
 }
 

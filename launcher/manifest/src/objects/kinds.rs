@@ -1,6 +1,6 @@
 //! The supported kinds of objects, and versions of their API.
 
-use super::fields::{kubevirt, network, policy as policy_table};
+use super::fields::{kubevirt, network, policy as policy_table, sriov};
 use super::policy::PolicyKind;
 use super::reader::{Item, Object, ObjectType};
 
@@ -13,6 +13,7 @@ pub(super) enum Kind {
     UserDefined,
     ClusterUserDefined,
     Sriov,
+    NodePolicy,
     Service,
     EndpointSlice,
     MacPool,
@@ -80,6 +81,12 @@ static KINDS: &[KnownKind] = &[
         Kind::ClusterUserDefined,
     ),
     known("SriovNetwork", "sriovnetwork.openshift.io", &["v1"], Kind::Sriov),
+    known(
+        "SriovNetworkNodePolicy",
+        "sriovnetwork.openshift.io",
+        &["v1"],
+        Kind::NodePolicy,
+    ),
     known("Service", "", &["v1"], Kind::Service),
     known("EndpointSlice", "discovery.k8s.io", &["v1"], Kind::EndpointSlice),
     // The object's name determines which ConfigMap it is.
@@ -181,6 +188,7 @@ impl Kind {
             Self::UserDefined => &network::USER_DEFINED,
             Self::ClusterUserDefined => &network::CLUSTER_USER_DEFINED,
             Self::Sriov => &network::SRIOV_NETWORK,
+            Self::NodePolicy => &sriov::NODE_POLICY,
             Self::Service => &network::SERVICE,
             Self::EndpointSlice => &network::ENDPOINT_SLICE,
             Self::MacPool => &network::MAC_POOL,

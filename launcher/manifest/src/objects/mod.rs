@@ -27,6 +27,7 @@ pub mod metadata;
 pub mod names;
 pub mod network;
 pub mod network_data;
+pub mod node_policy;
 pub mod overlay;
 pub mod policy;
 pub mod ports;
@@ -46,6 +47,7 @@ use mac_pool::MacPool;
 use macvtap::DevicePlugin;
 use metadata::Metadata;
 use network::NamedNetwork;
+use node_policy::NodePolicy;
 use policy::Policy;
 use reader::{Item, Object, ObjectType};
 use report::{Report, Spot};
@@ -77,6 +79,8 @@ pub struct Manifests {
     macvtap: Vec<DevicePlugin>,
     /// Policies.
     pub policies: Vec<Policy>,
+    /// Policies for the physical functions of nodes.
+    pub node_policies: Vec<NodePolicy>,
     /// Labels of namespaces with a Namespace in the files.
     namespaces: BTreeMap<String, BTreeMap<String, String>>,
     /// Namespace of objects that name none.
@@ -245,6 +249,10 @@ impl Manifests {
             }
             Kind::IpamClaim => {
                 self.ipam_claims.extend(ipam_claim::read(object, namespace));
+                return report.adopt(own);
+            }
+            Kind::NodePolicy => {
+                self.node_policies.extend(node_policy::read(object, namespace));
                 return report.adopt(own);
             }
             Kind::Namespace => {

@@ -6,6 +6,7 @@ pub mod cni;
 pub mod kubevirt;
 pub mod network;
 pub mod policy;
+pub mod sriov;
 
 /// Every table, in the order of the documentation.
 #[cfg(test)]
@@ -94,6 +95,9 @@ pub const ALL: &[&super::reader::ObjectType] = &[
     &network::LOCALNET_ACCESS,
     &network::SRIOV_NETWORK,
     &network::SRIOV_NETWORK_SPEC,
+    &sriov::NODE_POLICY,
+    &sriov::NODE_POLICY_SPEC,
+    &sriov::NIC_SELECTOR,
     &policy::NAMESPACE,
     &policy::NETWORK_POLICY,
     &policy::MULTI_NETWORK_POLICY,

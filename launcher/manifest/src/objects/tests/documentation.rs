@@ -194,6 +194,11 @@ spec:
   resourceName: r
   ipam: '{"type": "static", "addresses": [{"address": "10.0.0.2/24"}], "routes": [{"dst": "10.0.0.0/8"}]}'
 ---
+apiVersion: sriovnetwork.openshift.io/v1
+kind: SriovNetworkNodePolicy
+metadata: {name: p}
+spec: {resourceName: r, numVfs: 4, nicSelector: {pfNames: [eth0#0-1]}}
+---
 apiVersion: k8s.cni.cncf.io/v1
 kind: NetworkAttachmentDefinition
 metadata: {name: a}

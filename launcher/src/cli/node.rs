@@ -1,0 +1,49 @@
+//! Options of `hawser node`.
+
+use clap::{Args, Subcommand};
+use std::path::PathBuf;
+
+/// `node`
+#[derive(Debug, Args)]
+pub(crate) struct Node {
+    /// The subcommand.
+    #[command(subcommand)]
+    pub command: NodeCommand,
+}
+
+/// Subcommands of `node`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum NodeCommand {
+    /// Give the PFs of this node the VFs that SriovNetworkNodePolicy objects ask for
+    Apply(ApplyPolicies),
+    /// Print the PFs and VFs of this node, as a SriovNetworkNodeState
+    Status(ShowNode),
+}
+
+/// Options of `node apply`.
+#[derive(Debug, Args)]
+#[group(skip)]
+pub(crate) struct ApplyPolicies {
+    /// Manifests with SriovNetworkNodePolicy objects: a file, a directory, or - for standard input;
+    /// may be repeated
+    #[arg(short = 'f', long = "filename", value_name = "FILE", required = true)]
+    pub files: Vec<PathBuf>,
+    /// Print what would change, and change nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// File with the record of the pools [default: vf-pools.json beside the lease store]
+    #[arg(long, value_name = "FILE")]
+    pub pools: Option<PathBuf>,
+}
+
+/// Options of `node status`.
+#[derive(Debug, Args)]
+#[group(skip)]
+pub(crate) struct ShowNode {
+    /// Print JSON instead of YAML
+    #[arg(long)]
+    pub json: bool,
+    /// File with the record of the pools [default: vf-pools.json beside the lease store]
+    #[arg(long, value_name = "FILE")]
+    pub pools: Option<PathBuf>,
+}

@@ -1,0 +1,331 @@
+//! What policies make of the physical functions of a node. Nothing here changes the node.
+
+use super::survey::{Pf, Vf};
+use crate::vf_pools::{PfRecord, Pool};
+use hawser_host::vf_state::PASSING_DRIVER;
+use hawser_manifest::objects::node_policy::{DeviceType, NodePolicy};
+use std::fmt;
+use std::ops::RangeInclusive;
+
+/// PCI vendor of cards whose driver supports fewer functions than their capability says.
+const MELLANOX: &str = "15b3";
+const MOST_OF_MELLANOX: u32 = 128;
+
+/// The reason why policies cannot be applied.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum PolicyError {
+    /// A policy selects nothing.
+    #[error("{0}: nicSelector selects no PF of this node; hawser node status lists the PFs")]
+    NoPf(String),
+    /// There are fewer functions.
+    #[error("{place}: numVfs {asked} is above the {most} VFs of {pf} ({driver}); lower it")]
+    TooMany {
+        place: String,
+        asked: u32,
+        most: u32,
+        pf: String,
+        driver: String,
+    },
+    /// Two policies with one priority have the same functions.
+    #[error(
+        "{place}: {first} and {second} both cover VFs {range} of {pf}; give ranges that do not overlap (pfNames: \
+         [\"{pf}#0-1\"]), or different priorities"
+    )]
+    Overlap {
+        place: String,
+        first: String,
+        second: String,
+        range: String,
+        pf: String,
+    },
+    /// The policies of a function differ about who makes its functions.
+    #[error(
+        "{place}: externallyManaged of {first} and {second} differ, but both select {pf}; give both the same value"
+    )]
+    Managed {
+        place: String,
+        first: String,
+        second: String,
+        pf: String,
+    },
+    /// The functions are not there.
+    #[error("{place}: externallyManaged, but {pf} has {present} VFs and numVfs is {asked}; create them first")]
+    NotThere {
+        place: String,
+        pf: String,
+        present: u32,
+        asked: u32,
+    },
+    /// The MTU is not there.
+    #[error("{place}: externallyManaged, but the MTU of {pf} is {present}, below mtu {asked}; raise it first")]
+    LowMtu {
+        place: String,
+        pf: String,
+        present: u32,
+        asked: u16,
+    },
+    /// Functions that would go are in use.
+    #[error(
+        "{place}: numVfs {asked} would change the {present} VFs of {pf}, but {user} uses VF {number} ({address}); end \
+         that, or give numVfs: {present}"
+    )]
+    InUse {
+        place: String,
+        asked: u32,
+        present: u32,
+        pf: String,
+        number: u32,
+        address: String,
+        user: &'static str,
+    },
+}
+
+/// One change of a physical function.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Step {
+    /// Whether the kernel binds drivers to new functions.
+    Autoprobe { from: bool, to: bool },
+    /// The number of virtual functions.
+    Present { from: u32, to: u32 },
+    /// Switches the physical function on.
+    Up,
+    /// Its MTU.
+    Mtu { from: u32, to: u32 },
+    /// Binds virtual functions that have another driver.
+    Bind { pool: Pool },
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Autoprobe { from, to } => {
+                write!(f, "sriov_drivers_autoprobe {} -> {}", u8::from(*from), u8::from(*to))
+            }
+            Self::Present { from, to } => write!(f, "sriov_numvfs {from} -> {to}"),
+            Self::Up => write!(f, "link down -> up"),
+            Self::Mtu { from, to } => write!(f, "mtu {from} -> {to}"),
+            Self::Bind { pool } => write!(f, "VFs {}-{} to {}", pool.first, pool.last, pool.device_type),
+        }
+    }
+}
+
+/// What one physical function will be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct PfPlan {
+    /// What is recorded.
+    pub record: PfRecord,
+    /// The changes, in order; none if it is so already.
+    pub steps: Vec<Step>,
+}
+
+/// A policy, as far as it selects a physical function.
+struct Part<'a> {
+    policy: &'a NodePolicy,
+    range: Option<RangeInclusive<u32>>,
+}
+
+impl Part<'_> {
+    fn range(&self) -> RangeInclusive<u32> {
+        self.range.clone().unwrap_or(0..=self.policy.num_vfs.saturating_sub(1))
+    }
+}
+
+/// Plans all policies.
+///
+/// # Errors
+/// The first contradiction.
+pub(super) fn plan(policies: &[NodePolicy], pfs: &[Pf]) -> Result<Vec<PfPlan>, PolicyError> {
+    if let Some(policy) = policies
+        .iter()
+        .find(|policy| !pfs.iter().any(|pf| part(policy, pf).is_some()))
+    {
+        return Err(PolicyError::NoPf(policy.spot.to_string()));
+    }
+    let plans = pfs.iter().map(|pf| plan_one(policies, pf));
+    plans.filter_map(Result::transpose).collect()
+}
+
+/// The part of a policy for a physical function; `None` if the policy does not select it.
+fn part<'a>(policy: &'a NodePolicy, pf: &Pf) -> Option<Part<'a>> {
+    let selector = &policy.selector;
+    let id = |asked: &Option<String>, found: &str| asked.as_deref().is_none_or(|asked| asked == found);
+    if !id(&selector.vendor, &pf.function.vendor) || !id(&selector.device, &pf.function.device) {
+        return None;
+    }
+    let address = pf.function.address.to_string();
+    let mut range = None;
+    for (parts, name) in [(&selector.names, &pf.link.name), (&selector.roots, &address)] {
+        if !parts.is_empty() {
+            let found = parts.iter().find(|part| part.of == *name)?;
+            range = range.or_else(|| found.range.clone());
+        }
+    }
+    Some(Part { policy, range })
+}
+
+fn plan_one(policies: &[NodePolicy], pf: &Pf) -> Result<Option<PfPlan>, PolicyError> {
+    let mut parts: Vec<Part<'_>> = policies.iter().filter_map(|policy| part(policy, pf)).collect();
+    // The lower number holds: a policy for the whole function excludes those behind it that overlap.
+    parts.sort_by_key(|part| part.policy.priority);
+    let mut kept: Vec<Part<'_>> = Vec::new();
+    for part in parts {
+        let overlap = kept.iter().find(|other| overlaps(&other.range(), &part.range()));
+        match overlap {
+            None => kept.push(part),
+            Some(other) if other.policy.priority < part.policy.priority => {}
+            Some(other) => {
+                let (range, other_range) = (part.range(), other.range());
+                let (first, last) = (
+                    range.start().max(other_range.start()),
+                    range.end().min(other_range.end()),
+                );
+                return Err(PolicyError::Overlap {
+                    place: part.policy.spot.to_string(),
+                    first: other.policy.name.clone(),
+                    second: part.policy.name.clone(),
+                    range: format!("{first}-{last}"),
+                    pf: pf.link.name.clone(),
+                });
+            }
+        }
+    }
+    let Some(first) = kept.first() else { return Ok(None) };
+    check(pf, &kept)?;
+    let record = PfRecord {
+        pf: pf.function.address,
+        name: pf.link.name.clone(),
+        num_vfs: kept.iter().map(|part| part.policy.num_vfs).max().unwrap_or_default(),
+        mtu: kept.iter().filter_map(|part| part.policy.mtu).max(),
+        externally_managed: first.policy.externally_managed,
+        pools: kept.iter().filter(|part| part.policy.num_vfs > 0).map(pool).collect(),
+    };
+    let place = first.policy.spot.to_string();
+    let steps = steps(pf, &record, &place)?;
+    Ok(Some(PfPlan { record, steps }))
+}
+
+fn overlaps(one: &RangeInclusive<u32>, other: &RangeInclusive<u32>) -> bool {
+    one.start() <= other.end() && other.start() <= one.end()
+}
+
+fn pool(part: &Part<'_>) -> Pool {
+    let range = part.range();
+    Pool {
+        resource: part.policy.resource.clone(),
+        policy: part.policy.name.clone(),
+        device_type: part.policy.device_type.name().to_owned(),
+        first: *range.start(),
+        last: *range.end(),
+    }
+}
+
+/// Checks each policy against the physical function, and all against the first.
+fn check(pf: &Pf, parts: &[Part<'_>]) -> Result<(), PolicyError> {
+    let Some(first) = parts.first() else { return Ok(()) };
+    let most = match pf.function.vendor.as_str() {
+        MELLANOX => pf.capability.total.min(MOST_OF_MELLANOX),
+        _ => pf.capability.total,
+    };
+    for Part { policy, .. } in parts {
+        let (place, name) = (policy.spot.to_string(), pf.link.name.clone());
+        if policy.num_vfs > most {
+            return Err(PolicyError::TooMany {
+                place,
+                asked: policy.num_vfs,
+                most,
+                pf: name,
+                driver: pf.function.driver.clone().unwrap_or_default(),
+            });
+        }
+        if policy.externally_managed != first.policy.externally_managed {
+            return Err(PolicyError::Managed {
+                place,
+                first: first.policy.name.clone(),
+                second: policy.name.clone(),
+                pf: name,
+            });
+        }
+        if policy.externally_managed && policy.num_vfs > pf.capability.present {
+            return Err(PolicyError::NotThere {
+                place,
+                pf: name,
+                present: pf.capability.present,
+                asked: policy.num_vfs,
+            });
+        }
+        if let Some(asked) = policy
+            .mtu
+            .filter(|mtu| policy.externally_managed && u32::from(*mtu) > pf.link.mtu)
+        {
+            return Err(PolicyError::LowMtu {
+                place,
+                pf: name,
+                present: pf.link.mtu,
+                asked,
+            });
+        }
+    }
+    Ok(())
+}
+
+fn steps(pf: &Pf, record: &PfRecord, place: &str) -> Result<Vec<Step>, PolicyError> {
+    let mut steps = Vec::new();
+    if record.externally_managed {
+        return Ok(steps);
+    }
+    let (from, to) = (pf.capability.present, record.num_vfs);
+    let is_new = from != to;
+    if is_new {
+        if let Some((vf, user)) = pf.vfs.iter().find_map(|vf| Some((vf, vf.user()?))) {
+            return Err(PolicyError::InUse {
+                place: place.to_owned(),
+                asked: to,
+                present: from,
+                pf: record.name.clone(),
+                number: vf.number,
+                address: vf.function.address.to_string(),
+                user,
+            });
+        }
+        if pf.capability.autoprobe {
+            steps.push(Step::Autoprobe { from: true, to: false });
+        }
+        // The kernel changes the number only from and to zero.
+        if from != 0 {
+            steps.push(Step::Present { from, to: 0 });
+        }
+        if to != 0 {
+            steps.push(Step::Present { from: 0, to });
+        }
+    }
+    if !pf.link.is_up {
+        steps.push(Step::Up);
+    }
+    if let Some(mtu) = record.mtu.map(u32::from).filter(|mtu| *mtu > pf.link.mtu) {
+        steps.push(Step::Mtu {
+            from: pf.link.mtu,
+            to: mtu,
+        });
+    }
+    for pool in &record.pools {
+        let members = pf.vfs.iter().filter(|vf| (pool.first..=pool.last).contains(&vf.number));
+        if is_new || members.into_iter().any(|vf| needs_driver(vf, pool)) {
+            steps.push(Step::Bind { pool: pool.clone() });
+        }
+    }
+    Ok(steps)
+}
+
+/// True if a virtual function has not the driver of its pool. One that a VM has, or that hawser has bound for a VM,
+/// stays as it is.
+pub(super) fn needs_driver(vf: &Vf, pool: &Pool) -> bool {
+    let is_passed = vf.function.driver_override.as_deref() == Some(PASSING_DRIVER);
+    match pool.device_type == DeviceType::VfioPci.name() {
+        true => vf.function.driver.as_deref() != Some(PASSING_DRIVER) && vf.user().is_none(),
+        false => vf.function.driver.is_none() && !is_passed,
+    }
+}
+
+#[cfg(test)]
+#[path = "plan_tests.rs"]
+mod tests;
