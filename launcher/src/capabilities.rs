@@ -17,7 +17,7 @@ pub(crate) const OPTION: &str = "--print-capabilities";
 /// Returns the JSON object to print.
 ///
 /// # Errors
-/// Does not happen, because the object is simple.
+/// Cannot occur, because the object is simple.
 pub(crate) fn json() -> serde_json::Result<String> {
     serde_json::to_string_pretty(&Capabilities { r#type: "net" })
 }

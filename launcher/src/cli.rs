@@ -1,4 +1,4 @@
-//! Command line: options and subcommands, declared with clap. [`hawser_manifest::values`] checks each value by itself,
+//! Command line: options and subcommands, declared with clap. [`hawser_manifest::values`] checks each value on its own,
 //! and [`crate::config`] checks options against each other.
 
 use crate::leases::args::StoreArgs;
@@ -77,13 +77,13 @@ pub(crate) struct Cli {
     /// Print the flags for a VMM instead of serving.
     #[command(subcommand)]
     pub command: Option<Command>,
-    /// The vhost-user socket.
+    /// Options of the vhost-user socket.
     #[command(flatten)]
     pub endpoint: EndpointArgs,
-    /// The NIC.
+    /// Options of the NIC.
     #[command(flatten)]
     pub port: PortArgs,
-    /// The process.
+    /// Options of the process.
     #[command(flatten)]
     pub run: RunArgs,
 }
@@ -93,7 +93,7 @@ pub(crate) const DEFAULT_SOCKET_DIR: &str = "/run/hawser";
 /// Name of the API socket of `hawser run`, in its `--socket-dir`.
 pub(crate) const API_SOCKET: &str = "api.sock";
 
-/// Subcommands; without one, hawser serves the NIC that the options describe.
+/// Subcommands. Without one, hawser serves the NIC that the options describe.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Print the QEMU flags that match these options
@@ -165,7 +165,7 @@ pub(crate) struct ManifestArgs {
     /// a file, a directory, or - for standard input; may be repeated
     #[arg(short = 'f', long = "filename", value_name = "FILE", required = true)]
     pub files: Vec<PathBuf>,
-    /// Directory for the sockets, <interface name>.sock each
+    /// Directory for the sockets; each is named <interface name>.sock
     #[arg(long, value_name = "DIR", default_value = DEFAULT_SOCKET_DIR)]
     pub socket_dir: PathBuf,
     /// Options that complete the manifests.
@@ -174,7 +174,7 @@ pub(crate) struct ManifestArgs {
 }
 
 impl ManifestArgs {
-    /// Input of the plan in addition to the manifests; `options` are those of `plan`.
+    /// The inputs of the plan in addition to the manifests. `options` are those of `plan`.
     pub(crate) fn setup<'a>(&'a self, options: &'a PlanOptions) -> PlanSetup<'a> {
         PlanSetup::new(&self.socket_dir, options)
     }
@@ -184,7 +184,7 @@ impl ManifestArgs {
 #[derive(Debug, Args)]
 #[group(skip)]
 pub(crate) struct ValidateArgs {
-    /// The manifests.
+    /// Manifests of the VM.
     #[command(flatten)]
     pub manifest: ManifestArgs,
     /// Print the plan and all problems as JSON
@@ -196,10 +196,10 @@ pub(crate) struct ValidateArgs {
 #[derive(Debug, Args)]
 #[group(skip)]
 pub(crate) struct CloudInitArgs {
-    /// The manifests.
+    /// Manifests of the VM.
     #[command(flatten)]
     pub manifest: ManifestArgs,
-    /// Source of MACs that the manifests do not give.
+    /// Store with the MACs that the manifests do not give.
     #[command(flatten)]
     pub store: StoreArgs,
 }
@@ -208,7 +208,7 @@ pub(crate) struct CloudInitArgs {
 #[derive(Debug, Args)]
 #[group(skip)]
 pub(crate) struct RunManifest {
-    /// The manifests.
+    /// Manifests of the VM.
     #[command(flatten)]
     pub manifest: ManifestArgs,
     /// Print the flags for this VMM to use the VM's NICs, instead of serving them
@@ -253,7 +253,7 @@ pub(crate) struct RunManifest {
     /// memory and NICs, forwards signals, and exits with the VMM's exit status
     #[arg(last = true, value_name = "VMM OPTION", conflicts_with = "print_args")]
     pub vmm: Vec<OsString>,
-    /// The lease store.
+    /// Options of the lease store.
     #[command(flatten)]
     pub store: StoreArgs,
     /// Options of the process.
@@ -272,7 +272,7 @@ impl RunManifest {
 /// VMM whose flags `--print-args` prints.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Vmm {
-    /// QEMU 10 and later.
+    /// QEMU 10 or later.
     Qemu,
     /// cloud-hypervisor.
     CloudHypervisor,
@@ -394,10 +394,10 @@ pub(crate) struct PortArgs {
     #[arg(long, value_name = "ADDR,…", help_heading = "Reachability", value_delimiter = ',')]
     pub map_host_loopback: Vec<IpAddr>,
 
-    /// The segment (bridge mode).
+    /// Options of the segment (bridge mode).
     #[command(flatten)]
     pub segment: SegmentArgs,
-    /// The network (layer2 mode).
+    /// Options of the network (layer2 mode).
     #[command(flatten)]
     pub layer2: Layer2Args,
     /// Checks, VLANs and rate limits.
@@ -458,7 +458,7 @@ pub(crate) struct RunArgs {
         value_parser = logging::parse_filter
     )]
     pub log: String,
-    /// The sandbox.
+    /// Options of the sandbox.
     #[command(flatten)]
     pub sandbox: SandboxArgs,
     /// Modes of NICs that may be plugged later, in addition to those present at start; the process keeps the
@@ -471,7 +471,7 @@ pub(crate) struct RunArgs {
         value_delimiter = ','
     )]
     pub plug_mode: Vec<Mode>,
-    /// File of the lease store, if leases may be made while the process runs.
+    /// File of the lease store, if leases may be created while the process runs.
     #[arg(skip)]
     pub store: Option<PathBuf>,
 }
@@ -489,13 +489,13 @@ pub(crate) struct VmmArgs {
         value_parser = values::memory_size
     )]
     pub memory: String,
-    /// The vhost-user socket.
+    /// Options of the vhost-user socket.
     #[command(flatten)]
     pub socket: SocketArgs,
-    /// The NIC.
+    /// Options of the NIC.
     #[command(flatten)]
     pub port: PortArgs,
-    /// Accepted so that the same options can be passed; no effect here.
+    /// These options are accepted so that the same options can be passed. They have no effect here.
     #[command(flatten)]
     pub run: RunArgs,
 }

@@ -10,7 +10,7 @@ use hawser_manifest::cloud_init;
 /// Runs `hawser cloud-init`: prints the network data for the VM's NICs.
 ///
 /// # Errors
-/// If the manifests cannot be served, or a NIC's MAC is not known.
+/// The manifests cannot be served, or a NIC's MAC is not known.
 pub(crate) fn run(args: &CloudInitArgs) -> Result<(), Failure> {
     let Checked { plan, warnings } = validate::check(&args.manifest)?.map_err(validate::tell_rejected)?;
     validate::tell(&warnings);
@@ -18,7 +18,7 @@ pub(crate) fn run(args: &CloudInitArgs) -> Result<(), Failure> {
     if cloud_init::leaves_open(&plan) {
         leases::settle(&mut settled, &args.store)?;
     }
-    // The addresses are still those of the manifest: DHCP hands out leased addresses.
+    // The addresses remain those of the manifest, because DHCP hands out leased addresses.
     let macs: Vec<_> = settled.nics.iter().map(|nic| nic.mac).collect();
     crate::output::print(&cloud_init::network_data(&plan, &macs).map_err(Failure::usage)?)
 }

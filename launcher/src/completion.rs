@@ -8,7 +8,7 @@ use clap_complete::Shell;
 /// Prints the completion script of `shell`.
 ///
 /// # Errors
-/// If standard output cannot be written.
+/// Standard output cannot be written.
 pub(crate) fn run(shell: Shell) -> Result<(), Failure> {
     let mut command = Cli::command();
     let name = command.get_name().to_owned();

@@ -1,5 +1,5 @@
-//! Configures a NIC for this host: defaults from the host, checks of the NIC against
-//! the host, and the configuration of its port.
+//! Configures a NIC for this host: defaults from the host, checks of the NIC against the host, and the configuration of
+//! the NIC's port.
 
 use crate::attachment::Survey;
 use crate::host::Host;
@@ -15,15 +15,15 @@ mod lease;
 
 pub(crate) use layer2::{Layer2Error, PeerSource, PeersError, ServiceSource};
 
-/// MTU if the system has no default route.
+/// MTU that is used if the system has no default route.
 const FALLBACK_MTU: u16 = 1500;
-/// Least MTU of IPv6 (RFC 8200 section 5).
+/// Minimum MTU of IPv6 (RFC 8200 section 5).
 const MIN_IPV6_MTU: u16 = 1280;
 
 /// The reason why a NIC is inconsistent or does not fit the host.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum ConfigError {
-    /// Both families are switched off.
+    /// Both families are disabled.
     #[error("--ipv4=off and --ipv6=off leave the guest without a network: leave one of them out")]
     NoFamily,
     /// The namespace has no address, and no family was requested.
@@ -38,9 +38,9 @@ pub(crate) enum ConfigError {
     /// Two forwards use the same port.
     #[error("--port={first} and --port={second} listen on the same port: leave one out")]
     Overlap {
-        /// The earlier one.
+        /// Value of the earlier option.
         first: String,
-        /// The later one.
+        /// Value of the later option.
         second: String,
     },
     /// A forward listens on a family that the guest does not have.
@@ -51,9 +51,9 @@ pub(crate) enum ConfigError {
     /// An address is not in the guest's network.
     #[error("--map-host-loopback={addr} is not in the guest's network{network}: choose an address there")]
     OutsideNetwork {
-        /// The requested address.
+        /// Requested address.
         addr: IpAddr,
-        /// " 10.0.2.0/24", or nothing if the family is off.
+        /// Text such as " 10.0.2.0/24", or empty if the family is off.
         network: String,
     },
     /// The MAC check is on, but there is no MAC.
@@ -61,13 +61,13 @@ pub(crate) enum ConfigError {
         "frames from MACs other than the guest's must be dropped, but its MAC is not known: give --mac or macAddress"
     )]
     CheckWithoutMac,
-    /// A port of a network that spans nodes.
+    /// The NIC cannot be a port of a network that spans nodes.
     #[error(transparent)]
     Layer2(#[from] Layer2Error),
-    /// There is an address to lease, but no MAC to lease it to.
+    /// An address is to be leased, but the MAC of its client is unknown.
     #[error("its address can be given only to a known MAC: give macAddress")]
     AddressWithoutMac,
-    /// An address of the guest's network that is already used for something else.
+    /// An address of the guest's network has another use already.
     #[error(
         "--map-host-loopback={0} is the guest's own, or the first or last address of the network: choose \
         another address there"
@@ -86,10 +86,10 @@ impl ConfigError {
     }
 }
 
-/// A requested NIC, resolved on this host.
+/// A requested NIC after it was resolved on this host.
 #[derive(Debug)]
 pub(crate) struct Found {
-    /// The NIC as requested.
+    /// Spec of the NIC, as requested.
     pub spec: NicSpec,
     /// Configuration of the port.
     pub port: PortConfig,
@@ -101,15 +101,15 @@ pub(crate) struct Found {
     pub services: Option<ServiceSource>,
     /// Notices for the log, one line each.
     pub notices: Vec<String>,
-    /// The way to the segment, in bridge mode.
+    /// Survey of the segment, in bridge mode.
     pub segment: Option<Survey>,
 }
 
 /// Fills in the values that a NIC leaves to the host, and checks the NIC against the host. This reads nothing from the
-/// system: the facts are in `host` and, in bridge mode, in the survey of the segment.
+/// system. The facts are in `host` and, in bridge mode, in the survey of the segment.
 ///
 /// # Errors
-/// The first contradiction found.
+/// The first contradiction that is found.
 pub(crate) fn resolve(spec: NicSpec, host: &Host, segment: Option<Survey>) -> Result<Found, ConfigError> {
     match &spec.mode {
         ModeSpec::Masquerade(mode) => {
@@ -156,7 +156,7 @@ pub(crate) fn resolve(spec: NicSpec, host: &Host, segment: Option<Survey>) -> Re
     }
 }
 
-/// The configuration of a port, the source of its names, and notices.
+/// The configuration of a port, the source of its names, and notices for the log.
 type Resolved = (PortConfig, NameSource, Vec<String>);
 
 fn port(spec: &NicSpec, mtu: u16, mode: ModeConfig) -> PortConfig {
@@ -272,7 +272,7 @@ fn family<N>(asked: Option<Family<N>>, default: N, namespace_has_it: bool) -> Op
     }
 }
 
-/// Checks that an address can stand for the host's loopback.
+/// Checks that an address can map to the host's loopback.
 fn check_loopback_alias(links: &Links, addr: IpAddr) -> Result<(), ConfigError> {
     let (taken, network) = match (addr, links.ipv4, links.ipv6) {
         (IpAddr::V4(v4), Some(link), _) => {

@@ -5,7 +5,7 @@ use clap::Parser as _;
 use hawser_backend::config::{Ipv4Link, Ipv6Link};
 use std::net::Ipv4Addr;
 
-/// A pod with both families, a cluster's name server and a search list.
+/// A pod with both families, and with a name server and a search list of the cluster.
 fn pod() -> Host {
     Host {
         addresses: vec!["10.244.0.7".parse().unwrap(), "fd00:10:244::7".parse().unwrap()],
@@ -137,7 +137,7 @@ fn loopback_name_servers_are_reached_through_the_gateway() {
             addresses(&["127.0.0.53", "::1", "127.0.0.54"])
         )
     );
-    // If its own family is off, the gateway of the other family stands for it.
+    // If its own family is off, the gateway of the other family is used in its place.
     assert_eq!(
         names(&["--dns=127.0.0.53", "--ipv4=off"]),
         (addresses(&["fd10:0:2::1"]), addresses(&["127.0.0.53"]))

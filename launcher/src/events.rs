@@ -22,7 +22,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 /// Interval between two readings.
 const PERIOD: Duration = Duration::from_millis(250);
 
-/// Drop reasons of a guest that uses another guest's identity.
+/// Reasons for drops of frames in which a guest uses another guest's identity.
 const SPOOFS: [DropReason; 6] = [
     DropReason::SpoofedMac,
     DropReason::SpoofedAddress,
@@ -42,7 +42,7 @@ enum Event {
     PortRemoved,
     /// The NIC has failed and can no longer be served.
     PortFailed { reason: String },
-    /// Our DHCP server granted or renewed leases.
+    /// hawser's DHCP server granted or renewed leases.
     LeaseGiven { protocol: &'static str, count: u64 },
     /// The link state that the guest sees has changed.
     LinkChanged { up: bool },
@@ -66,10 +66,10 @@ enum Event {
     SpoofSeen { reason: &'static str, count: u64 },
 }
 
-/// A line.
+/// A line of the log.
 #[derive(Debug, Serialize)]
 struct Line<'a> {
-    /// Seconds since 1970.
+    /// Time of the event, in seconds since 1970.
     time: f64,
     port: &'a str,
     #[serde(flatten)]
@@ -83,7 +83,7 @@ pub(crate) struct EventLog {
 }
 
 impl EventLog {
-    /// Starts to log the events of the ports of `machine`.
+    /// Starts the log of events of the ports of `machine`.
     ///
     /// # Errors
     /// The system has no thread left.
@@ -119,7 +119,7 @@ impl Drop for EventLog {
     }
 }
 
-/// The lines for these events.
+/// Converts these events to lines.
 fn lines(events: &[(String, Event)]) -> Vec<u8> {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let mut text = Vec::new();
@@ -136,7 +136,7 @@ fn lines(events: &[(String, Event)]) -> Vec<u8> {
     text
 }
 
-/// Observable state of a port.
+/// State of a port, as far as events report it.
 #[derive(Debug)]
 struct State {
     name: String,
@@ -166,7 +166,7 @@ impl State {
     }
 }
 
-/// State of the ports at the last reading.
+/// States of the ports at the last reading.
 #[derive(Debug, Default)]
 struct Watch(BTreeMap<String, State>);
 

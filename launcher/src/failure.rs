@@ -5,12 +5,12 @@ use std::fmt;
 use std::io::Write as _;
 use std::process::ExitCode;
 
-/// Reason why the process ends.
+/// The reason why the process ends.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Failure {
-    /// Wrong usage: exit status 2.
+    /// Wrong usage. The exit status is 2.
     Usage(String),
-    /// Failure at run time, of the system or the front end: exit status 1.
+    /// Failure at run time, of the system or the front end. The exit status is 1.
     Runtime(String),
     /// The VMM that hawser started exited with this status and has reported the reason itself.
     Vmm(u8),
@@ -31,7 +31,7 @@ impl Failure {
         Self::Runtime(message.to_string())
     }
 
-    /// Creates a wrong-usage failure.
+    /// Creates a failure for wrong usage.
     pub(crate) fn usage(message: impl ToString) -> Self {
         Self::Usage(message.to_string())
     }
@@ -45,7 +45,7 @@ impl Failure {
         }
     }
 
-    /// Failure to write standard output.
+    /// Creates the failure that standard output cannot be written.
     #[allow(clippy::needless_pass_by_value, reason = "for map_err")]
     pub(crate) fn standard_output(error: std::io::Error) -> Self {
         Self::runtime(format_args!("standard output: {error}"))

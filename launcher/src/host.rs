@@ -1,4 +1,4 @@
-//! Facts of the system that serve as defaults of options, read once at the start. Everything else takes a [`Host`] and
+//! Facts of the system that serve as defaults of options, read once at the start. All other code takes a [`Host`] and
 //! can be tested without a system.
 
 use crate::resolv::{self, ResolvConf};
@@ -12,18 +12,18 @@ use std::path::Path;
 pub(crate) struct Host {
     /// Addresses of this network namespace that are valid beyond their link.
     pub addresses: Vec<IpAddr>,
-    /// MTU of the default route, that of IPv4 if there are two.
+    /// MTU of the default route. If there are two, that of IPv4.
     pub mtu: Option<u16>,
     /// The default routes of IPv4 and of IPv6.
     pub default_routes: [Option<DefaultRoute>; 2],
-    /// First label of the system's name.
+    /// First label of the system's host name.
     pub hostname: Option<String>,
-    /// Name servers and search domains.
+    /// Name servers and search domains of resolv.conf.
     pub resolv: ResolvConf,
 }
 
 impl Host {
-    /// The default route of the family of `like`.
+    /// The default route in the family of `like`.
     pub(crate) const fn default_route(&self, like: IpAddr) -> Option<&DefaultRoute> {
         let [v4, v6] = &self.default_routes;
         match like {

@@ -55,32 +55,32 @@ use tokio::sync::oneshot;
 pub(crate) struct HotplugSetup {
     /// Network namespace and settings for new ports.
     pub site: Site,
-    /// Directory of their sockets.
+    /// Directory for the sockets of new ports.
     pub socket_dir: PathBuf,
-    /// Control socket of the VMM; `None` if hawser cannot plug and unplug NICs itself.
+    /// Control socket of the VMM. `None` if hawser cannot plug and unplug NICs itself.
     pub vmm: Option<VmmSocket>,
     /// Time limits for the guest.
     pub patience: Patience,
-    /// The lease store.
+    /// Options of the lease store.
     pub store: StoreArgs,
     /// Options for reading manifests.
     pub options: PlanOptions,
-    /// Ports left to the pod when an interface has every port.
+    /// Ports that are left to the pod when an interface has every port.
     pub kept: Vec<Kept>,
-    /// The plan served at start.
+    /// Plan that was served at the start.
     pub plan: VmPlan,
 }
 
-/// Desired NICs of a VM.
+/// The desired NICs of a VM.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Plug {
-    /// Manifests with the desired state.
+    /// Manifests that describe the desired state.
     pub manifests: Vec<SourceFile>,
-    /// The only interface to change; `None`: all.
+    /// Name of the only interface to change. `None`: all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub interface: Option<String>,
-    /// Changes nothing; the answer lists what would change.
+    /// True to change nothing. The answer then lists what would change.
     #[serde(default)]
     pub dry_run: bool,
 }
@@ -112,9 +112,9 @@ pub(crate) enum HotplugError {
         of {served}"
     )]
     OtherVm {
-        /// The VM of the manifests.
+        /// VM that the manifests describe.
         asked: String,
-        /// The VM being served.
+        /// VM that this process serves.
         served: String,
     },
     /// The interface does not exist.
@@ -123,13 +123,13 @@ pub(crate) enum HotplugError {
     /// A served interface has changes for which it must be unplugged first.
     #[error("interface {0} differs in more than its state, which cannot change while it is plugged")]
     Changed(String),
-    /// A port that cannot be created.
+    /// A port could not be created.
     #[error("{0}")]
     Port(Failure),
     /// The VMM refused a request or did not answer.
     #[error("{0}")]
     Vmm(#[from] RunningError),
-    /// No known VMM can plug NICs.
+    /// There is no known VMM that can plug NICs.
     #[error(
         "hawser does not know a VMM that could plug NICs: start hawser with --qmp or --cloud-hypervisor, or \
             with the VMM after --"
@@ -140,7 +140,7 @@ pub(crate) enum HotplugError {
     Ending,
 }
 
-/// Commands.
+/// Commands for the thread that makes the changes.
 enum Order {
     Plug(Plug),
     Unplug(String),
@@ -165,7 +165,7 @@ impl Hotplug {
     /// Starts the thread that changes `machine`.
     ///
     /// # Errors
-    /// If the system has no thread left.
+    /// The system has no thread left.
     pub(crate) fn start(setup: HotplugSetup, machine: Arc<Machine>) -> Result<Self, Failure> {
         let (sender, orders) = mpsc::channel();
         let operator = Operator { setup, machine };
@@ -178,21 +178,21 @@ impl Hotplug {
 
     /// Brings the NICs, or only the named one, in line with the manifests.
     ///
-    /// After an error nothing has changed.
+    /// If it returns an error, nothing has changed.
     pub(crate) fn plug(&self, wanted: Plug) -> Coming {
         self.order(Order::Plug(wanted))
     }
 
     /// Unplugs a NIC.
     ///
-    /// After an error the NIC is unchanged.
+    /// If it returns an error, the NIC is unchanged.
     pub(crate) fn unplug(&self, name: String) -> Coming {
         self.order(Order::Unplug(name))
     }
 
     /// Sets the link of a NIC up or down.
     ///
-    /// After an error the link is unchanged.
+    /// If it returns an error, the link is unchanged.
     pub(crate) fn set_link(&self, name: String, up: bool) -> Coming {
         let state = if up { LinkState::Up } else { LinkState::Down };
         self.order(Order::Link(name, state))
@@ -201,14 +201,14 @@ impl Hotplug {
     /// Makes a VMM that is starting show links that are down. Returns immediately.
     pub(crate) fn show_links(&self) {
         let (reply, _) = oneshot::channel();
-        // Fails only if the thread has ended.
+        // This fails only if the thread has ended.
         let _ = self.0.send((Order::ShowLinks, reply));
     }
 
     /// Requests a shutdown of the guest. Returns immediately.
     pub(crate) fn power_down(&self, request: PowerDown) {
         let (reply, _) = oneshot::channel();
-        // Fails only if the thread has ended.
+        // This fails only if the thread has ended.
         let _ = self.0.send((Order::PowerDown(request), reply));
     }
 
@@ -228,7 +228,7 @@ struct Operator {
     machine: Arc<Machine>,
 }
 
-/// One step of a change.
+/// A step of a change.
 #[derive(Clone, Debug)]
 enum Step {
     Plug(NicPlan),
@@ -283,7 +283,7 @@ impl Operator {
         }
     }
 
-    /// The next command; `None` after the last handle is dropped. Runs timed work while waiting.
+    /// Takes the next command. `None` after the last handle is dropped. Runs timed work while waiting.
     fn next<T>(&self, orders: &Receiver<T>, ending: &mut PowerDown, links: &mut DownLinks) -> Option<T> {
         let HotplugSetup { vmm, plan, .. } = &self.setup;
         loop {
@@ -332,7 +332,7 @@ impl Operator {
             self.changes_to(plan)?
         } else {
             self.become_plan(plan).inspect_err(|_| {
-                // Release the leases of NICs that are not served after all.
+                // The leases of NICs that are not served in the end are released.
                 let again = leases::settle(&mut self.setup.plan.clone(), &self.setup.store);
                 again.unwrap_or_else(|failure| log::warn!("leases: {failure}"));
             })?
@@ -369,8 +369,8 @@ impl Operator {
         Ok(steps)
     }
 
-    /// The NICs that the steps plug, each surveyed and resolved, so that predictable errors are found before the first
-    /// step.
+    /// The NICs that the steps plug. Each is surveyed and resolved, so that predictable errors are found before the
+    /// first step.
     fn prepare(&self, steps: &[Step]) -> Result<Vec<Option<Nic>>, HotplugError> {
         let prepare = |step: &Step| match step {
             Step::Plug(nic) => self.resolve(nic).map(Some),
@@ -522,7 +522,7 @@ fn merged(served: &[NicPlan], wanted: &[NicPlan], name: &str) -> Result<Vec<NicP
     Ok(others.chain(wanted).cloned().collect())
 }
 
-/// Steps from the served NICs to the desired ones.
+/// The steps that lead from the served NICs to the desired ones.
 fn steps(served: &[NicPlan], wanted: &[NicPlan]) -> Result<Vec<Step>, HotplugError> {
     let find = |nics: &[NicPlan], name: &str| nics.iter().find(|nic| nic.name == name).cloned();
     let gone = served.iter().filter(|nic| find(wanted, &nic.name).is_none());

@@ -200,7 +200,7 @@ fn a_nic_without_a_port_is_plugged_and_unplugged_and_its_link_set_without_flags_
 #[test]
 fn a_change_that_cannot_be_made_whole_is_not_made() {
     let folder = tempfile::tempdir().unwrap();
-    // The first change needs a VMM for its NIC, the second a bridge, the third a VMM.
+    // The first change needs a VMM for its NIC, the second a bridge, and the third a VMM.
     let no_qemu = VmmSocket::Qemu(folder.path().join("no-qemu"));
     for (vmm, what) in [
         (None, "does not know a VMM"),

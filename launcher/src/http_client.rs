@@ -1,7 +1,6 @@
-//! HTTP/1.1 client for Unix sockets, on `hyper`: for the APIs of a running hawser and of cloud-hypervisor.
+//! HTTP/1.1 client for Unix sockets, on `hyper`, for the APIs of a running hawser and of cloud-hypervisor.
 //!
-//! Calls block. A single-threaded runtime drives the connection during each call, so no
-//! other thread is started.
+//! Calls block. A single-threaded runtime drives the connection during each call, so no other thread is started.
 
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::{Bytes, Incoming};
@@ -15,7 +14,7 @@ use std::time::Duration;
 use tokio::net::UnixStream;
 use tokio::runtime::{Builder, Runtime};
 
-/// Longest response head, in bytes.
+/// Maximum length of a response head in bytes.
 const HEAD_MAX: usize = 16 << 10;
 
 /// A request to send.
@@ -23,18 +22,18 @@ const HEAD_MAX: usize = 16 << 10;
 pub(crate) struct Request<'a> {
     /// Method of the request.
     pub method: Method,
-    /// Path and query.
+    /// Path and query of the request.
     pub target: &'a str,
-    /// JSON body; empty for none.
+    /// JSON body. Empty if there is none.
     pub body: Vec<u8>,
-    /// Longest wait for the head of the response; `None` waits without limit.
+    /// Longest wait for the head of the response. `None` waits without a limit.
     pub timeout: Option<Duration>,
 }
 
-/// A response whose head has arrived; the body is still to be read.
+/// A response whose head has arrived. The body must still be read.
 #[derive(Debug)]
 pub(crate) struct Response {
-    /// Status code.
+    /// HTTP status.
     pub status: u16,
     body: Incoming,
     runtime: Runtime,
@@ -59,7 +58,7 @@ pub(crate) fn send(socket: &Path, request: Request<'_>) -> io::Result<Response> 
 async fn round_trip(socket: &Path, request: Request<'_>) -> io::Result<hyper::Response<Incoming>> {
     let stream = UnixStream::connect(socket).await?;
     let mut builder = http1::Builder::new();
-    // Some servers compare header names case-sensitively; title case is the usual spelling.
+    // Some servers compare header names case-sensitively. Title case is the usual spelling.
     builder.title_case_headers(true).max_buf_size(HEAD_MAX);
     let (mut sender, connection) = builder.handshake(TokioIo::new(stream)).await.map_err(io_error)?;
     // Errors of the connection also surface through the response.
@@ -77,16 +76,16 @@ async fn round_trip(socket: &Path, request: Request<'_>) -> io::Result<hyper::Re
 }
 
 impl Response {
-    /// Waits for the next chunk of the body; `None` after the last one.
+    /// Waits for the next chunk of the body. `None` after the last one.
     ///
     /// # Errors
-    /// If the connection breaks.
+    /// The connection breaks.
     pub(crate) fn next_chunk(&mut self) -> io::Result<Option<Bytes>> {
         loop {
             let Some(frame) = self.runtime.block_on(self.body.frame()) else {
                 return Ok(None);
             };
-            // Trailers carry nothing of interest.
+            // Trailers contain nothing of interest.
             if let Ok(bytes) = frame.map_err(io_error)?.into_data() {
                 return Ok(Some(bytes));
             }
@@ -96,8 +95,7 @@ impl Response {
     /// Reads the whole body.
     ///
     /// # Errors
-    /// If the body is longer than `max` bytes, takes longer than `timeout`, or the connection
-    /// breaks.
+    /// The body is longer than `max` bytes or takes longer than `timeout`, or the connection breaks.
     pub(crate) fn into_body(self, max: usize, timeout: Duration) -> io::Result<Bytes> {
         let Self { body, runtime, .. } = self;
         let collected = async {

@@ -24,7 +24,7 @@ use std::path::{Path, PathBuf};
 /// Assigns permanent MACs and addresses to the NICs of a plan.
 ///
 /// # Errors
-/// If the store fails, or cannot satisfy a claim.
+/// The store fails, or cannot satisfy a claim.
 pub(crate) fn settle(plan: &mut VmPlan, args: &StoreArgs) -> Result<(), Failure> {
     if args.store == Some(StorePlace::Off) {
         return plan.nics.iter_mut().try_for_each(without_store);
@@ -63,14 +63,14 @@ fn without_store(nic: &mut NicPlan) -> Result<(), Failure> {
     Err(Failure::usage(message).of(&nic.name))
 }
 
-/// MAC and addresses of a lease, as text.
+/// The MAC and addresses of a lease, as text.
 pub(crate) fn held(lease: &Lease) -> String {
     let mac = lease.mac.map_or("-".into(), |mac| mac.to_string());
     let addresses = lease.addresses.iter().map(ToString::to_string);
     std::iter::once(mac).chain(addresses).collect::<Vec<String>>().join(" ")
 }
 
-/// Opens the store of the options.
+/// Opens the store that the options select.
 pub(crate) fn open(args: &StoreArgs, access: Access) -> Result<Sqlite, Failure> {
     let path = match &args.store {
         Some(StorePlace::File(path)) => path.clone(),
@@ -92,8 +92,8 @@ pub(crate) fn file(args: &StoreArgs) -> Option<PathBuf> {
 const FILE: &str = "store.db";
 
 /// The default store, if no option names one. It is in the directory that systemd created for the service
-/// (StateDirectory=), else in a directory of root's or of the user's (XDG Base Directory Specification). The directory
-/// is created if necessary.
+/// (StateDirectory=), or else in a directory of root's or of the user's (XDG Base Directory Specification). The
+/// directory is created if necessary.
 fn default_file(access: Access) -> Result<PathBuf, Failure> {
     let folder = state_folder_name()?;
     let file = folder.join(FILE);

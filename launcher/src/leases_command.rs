@@ -13,7 +13,7 @@ use std::path::PathBuf;
 /// Runs the subcommand.
 ///
 /// # Errors
-/// If the command cannot be executed.
+/// The command cannot be executed.
 pub(crate) fn run(command: &LeasesCommand) -> Result<(), Failure> {
     match command {
         LeasesCommand::Allocate(args) => allocate(args),
@@ -22,7 +22,7 @@ pub(crate) fn run(command: &LeasesCommand) -> Result<(), Failure> {
     }
 }
 
-/// `hawser leases allocate`. Prints the leases of each VM as soon as they are stored.
+/// Runs `hawser leases allocate`. Prints the leases of each VM as soon as they are stored.
 fn allocate(args: &ReserveLeases) -> Result<(), Failure> {
     let manifest = ManifestArgs {
         files: args.files.clone(),
@@ -39,7 +39,7 @@ fn allocate(args: &ReserveLeases) -> Result<(), Failure> {
     Ok(())
 }
 
-/// `hawser leases list`
+/// Runs `hawser leases list`
 fn list(args: &ListLeases) -> Result<(), Failure> {
     let store = open(&args.store, Access::Read)?;
     let leases = store.leases(args.vm.as_ref()).map_err(Failure::runtime)?;
@@ -51,7 +51,7 @@ fn list(args: &ListLeases) -> Result<(), Failure> {
     crate::output::print(&text(&leases))
 }
 
-/// `hawser leases release`
+/// Runs `hawser leases release`
 fn release(args: &ReleaseLeases) -> Result<(), Failure> {
     let mut store = open(&args.store, Access::Change)?;
     let released = |ledger: &mut dyn Ledger| -> Result<Vec<Lease>, StoreError> {
@@ -75,7 +75,7 @@ fn release(args: &ReleaseLeases) -> Result<(), Failure> {
     crate::output::print(&text(&leases))
 }
 
-/// One line each: VM, interface, network, MAC, addresses.
+/// One line for each lease: VM, interface, network, MAC, addresses.
 fn text(leases: &[Lease]) -> String {
     let line = |lease: &Lease| {
         let Lease { holder, network, .. } = lease;

@@ -14,7 +14,7 @@ use hawser_store::Segment as LeaseSegment;
 use hawser_store::claim::{Claim, MacClaim};
 use std::path::Path;
 
-/// The plan of a VM with one interface on a network of this configuration.
+/// The plan of a VM with one interface on a network with this configuration.
 fn planned(interface: &str, config: &str) -> VmPlan {
     let text = format!(
         "apiVersion: k8s.cni.cncf.io/v1\nkind: NetworkAttachmentDefinition\nmetadata: {{name: lan}}\nspec:\n  config: \
@@ -327,7 +327,7 @@ fn with_is_default_gateway_the_guest_has_the_route_the_bridge_plugin_would_set()
     let local = r#""ipam": {"type": "host-local", "subnet": "10.22.0.0/16""#;
     let fixed = r#""ipam": {"type": "static", "addresses": [{"address": "10.22.0.9/16"}]"#;
     for (fields, expected) in [
-        // The example in the plugin's documentation.
+        // This is the example in the plugin's documentation.
         (
             format!(r#""isDefaultGateway": true, {local}}}"#),
             "10.22.0.2/16 via 10.22.0.1, 0.0.0.0/0 via 10.22.0.1",
@@ -404,7 +404,7 @@ fn a_mac_of_the_configuration_is_that_of_an_interface_without_one() {
         (format!("{{{macvlan}, {own}}}"), c),
         (format!("{{{macvlan}, {own}, {runtime}}}"), b),
         (format!("{{{tap}, {own}}}"), c),
-        // Sources that the plugin does not read.
+        // The plugin does not read these sources.
         (format!("{{{bridge}, {own}}}"), ""),
         (format!("{{{macvlan}, {args}}}"), ""),
         (format!("{{{ipvlan}, {own}, {args}}}"), ""),

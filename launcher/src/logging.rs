@@ -35,10 +35,10 @@ impl Switchable {
     }
 }
 
-/// Starts logging. The option's parser has validated `filter`.
+/// Starts logging. The parser of the option has validated `filter`.
 pub(crate) fn start(filter: &str) {
     set_filter(filter);
-    // A logger set earlier stays in place; that is fine.
+    // A logger that was set earlier stays in place, which does no harm.
     let _ = log::set_logger(&LOGGER);
 }
 
@@ -57,12 +57,12 @@ pub(crate) fn set_filter(filter: &str) {
     log::set_max_level(level);
 }
 
-/// The current filter, as it was given.
+/// The current filter, in the form in which it was given.
 pub(crate) fn filter() -> String {
     LOGGER.with(|current| current.filter.clone()).unwrap_or_default()
 }
 
-/// `--log`: comma-separated levels and `target=level`.
+/// Parses `--log`: comma-separated levels and `target=level`.
 pub(crate) fn parse_filter(text: &str) -> Result<String, String> {
     let is_level = |word: &str| word.parse::<log::LevelFilter>().is_ok();
     let is_target = |word: &str| {

@@ -2,8 +2,8 @@
 //!
 //! Options become a checked configuration ([`config`]), which becomes a port and a server ([`machine`], [`serve`]) or
 //! the flags for a VMM ([`vmm`]). Manifests become a plan ([`manifest`], [`plan`]), which receives MACs and addresses
-//! ([`leases`], [`hawser_store`]). Its NICs are then handled like those of options ([`run`]). Every failure ends as one
-//! line and an exit status ([`failure`]).
+//! ([`leases`], [`hawser_store`]). Its NICs are then handled like those of options ([`run`]). Every failure results in
+//! one line and an exit status ([`failure`]).
 
 mod api;
 mod attachment;
@@ -129,7 +129,7 @@ fn print_flags(args: &VmmArgs, flags: impl Fn(&Vm<'_>) -> Result<String, VmmErro
     output::print(&flags(&vm).map_err(Failure::usage)?)
 }
 
-/// A NIC as this host can serve it.
+/// A NIC in the form in which this host can serve it.
 fn nic(
     spec: Result<NicSpec, OptionError>,
     endpoint: Endpoint,

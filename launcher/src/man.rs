@@ -8,7 +8,7 @@ use std::path::Path;
 /// Writes the manual page of the program, and one page per subcommand, into `folder`.
 ///
 /// # Errors
-/// If a page cannot be written.
+/// A page cannot be written.
 pub(crate) fn run(folder: &Path) -> Result<(), Failure> {
     clap_mangen::generate_to(Cli::command(), folder)
         .map_err(|error| Failure::runtime(format_args!("{}: {error}", folder.display())))
@@ -29,10 +29,10 @@ same text. This page is generated: `UPDATE_DOCS=1 cargo test -p hawser documenta
 [masquerade.md](masquerade.md), [bridge.md](bridge.md), [manifests.md](manifests.md), [api.md](api.md).
 ";
 
-    /// Spelling and help of each option that is listed above.
+    /// Spelling and help of each option that is already listed.
     type Listed = BTreeSet<(String, String)>;
 
-    /// A page that repeats more options than this refers to those of `hawser` itself.
+    /// A page that would repeat more options than this refers to those of `hawser` itself.
     const FEW: usize = 15;
 
     fn spelling(arg: &Arg) -> String {
@@ -57,7 +57,7 @@ same text. This page is generated: `UPDATE_DOCS=1 cargo test -p hawser documenta
         text
     }
 
-    /// Writes a row for each option that `listed` lacks; returns the spellings of the others.
+    /// Writes a row for each option that `listed` lacks. Returns the spellings of the others.
     fn section(text: &mut String, command: &Command, listed: &mut Listed) -> Vec<String> {
         let mut headings: Vec<(&str, Vec<&Arg>)> = Vec::new();
         let mut repeated = Vec::new();

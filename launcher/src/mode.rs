@@ -1,15 +1,15 @@
-//! Modes by name, as options, the API and the log write them.
+//! Modes by their names, as options, the API and the log write them.
 
 use clap::ValueEnum;
 use hawser_config::ModeConfig;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// A mode.
+/// A mode of a NIC.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema, ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Mode {
-    /// A private network behind NAT on ordinary sockets.
+    /// A private network behind NAT through ordinary sockets.
     Masquerade,
     /// An L2 segment of the host.
     Bridge,
@@ -27,7 +27,7 @@ impl Mode {
         }
     }
 
-    /// The name.
+    /// Name of the mode.
     pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Masquerade => "masquerade",

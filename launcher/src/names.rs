@@ -1,5 +1,5 @@
-//! Name servers and search domains of a guest. They come from options and manifests if given, else from resolv.conf,
-//! which may change while the guest runs.
+//! Name servers and search domains of a guest. They are taken from options and manifests if given, and otherwise from
+//! resolv.conf, which may change while the guest runs.
 
 use crate::resolv::ResolvConf;
 use hawser_backend::config::Resolvers;
@@ -7,37 +7,37 @@ use hawser_manifest::links::Links;
 use hawser_manifest::nic::NameSpec;
 use std::net::IpAddr;
 
-/// Source of the names of one NIC.
+/// Source of a NIC's names.
 #[derive(Clone, Debug)]
 pub(crate) struct NameSource {
     /// Name servers from the operator; `None`: those of resolv.conf.
     dns: Option<Vec<IpAddr>>,
     /// Search domains from the operator; `None`: those of resolv.conf.
     search: Option<Vec<String>>,
-    /// The guest's own domain.
+    /// Domain of the guest.
     domain: Option<String>,
     way: Way,
 }
 
-/// How the guest reaches name servers.
+/// How the guest reaches its name servers.
 #[derive(Clone, Copy, Debug)]
 enum Way {
     /// Through hawser's gateway, which forwards queries to servers that the guest cannot reach.
     Gateway(Links),
-    /// Through the gateway of a network with names of its own: it answers for those and forwards all
-    /// other queries.
+    /// Through the gateway of a network that has names of its own. The gateway answers queries for those names and
+    /// forwards all other queries.
     Network(Links),
-    /// On a segment, from which the pod's loopback is unreachable.
+    /// Over a segment, from which the pod's loopback cannot be reached.
     Segment,
 }
 
 impl NameSource {
-    /// For a guest in masquerade.
+    /// The source for a guest in masquerade.
     pub(crate) fn through_gateway(names: &NameSpec, links: Links) -> Self {
         Self::new(names, Way::Gateway(links))
     }
 
-    /// For a guest of a network that spans nodes. Name servers from the operator are used as they are.
+    /// The source for a guest of a network that spans nodes. Name servers from the operator are used as they are.
     pub(crate) fn of_network(names: &NameSpec, links: Links) -> Self {
         let way = match &names.servers {
             Some(_) => Way::Gateway(links),
@@ -46,7 +46,7 @@ impl NameSource {
         Self::new(names, way)
     }
 
-    /// For a guest on a segment.
+    /// The source for a guest on a segment.
     pub(crate) fn on_segment(names: &NameSpec) -> Self {
         Self::new(names, Way::Segment)
     }

@@ -3,7 +3,7 @@
 use crate::failure::Failure;
 use std::io::Write as _;
 
-/// Writes to standard output; a reader that has gone away is a failure, not a panic.
+/// Writes to standard output. A reader that has gone away is a failure, not a panic.
 pub(crate) fn print(text: &str) -> Result<(), Failure> {
     std::io::stdout()
         .write_all(text.as_bytes())

@@ -5,16 +5,16 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 
-/// Path of the file.
+/// Path of the system's resolv.conf.
 pub(crate) const PATH: &str = "/etc/resolv.conf";
 
 /// The parts of resolv.conf that matter to a guest.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct ResolvConf {
-    /// Name servers in order of preference. 0.0.0.0 and :: are replaced by loopback addresses, as a resolver treats
-    /// them.
+    /// Name servers in order of preference. 0.0.0.0 and :: are replaced by loopback addresses, because a resolver
+    /// treats them in this way.
     pub name_servers: Vec<IpAddr>,
-    /// Search domains in order.
+    /// Search domains, in order.
     pub search: Vec<String>,
 }
 

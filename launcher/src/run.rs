@@ -23,10 +23,10 @@ use std::ffi::{OsStr, OsString};
 use std::fmt::Write as _;
 use std::path::Path;
 
-/// Runs the subcommand, until all NICs have ended.
+/// Runs the subcommand until all NICs have ended.
 ///
 /// # Errors
-/// The reason why a NIC could not start, or failed.
+/// The reason why a NIC could not start, or why it failed.
 pub(crate) fn run(args: &RunManifest) -> Result<(), Failure> {
     let mut checked = validate::check(&args.manifest)?.map_err(validate::tell_rejected)?;
     if !checked.plan.keep_ports(&args.kept.kept_ports) && !args.kept.kept_ports.is_empty() {
@@ -57,8 +57,7 @@ pub(crate) fn run(args: &RunManifest) -> Result<(), Failure> {
         ..args.run.clone()
     };
     if run.plug_mode.is_empty() {
-        // If NICs may be plugged later and the VM has the privileges for bridge mode, those cover
-        // them too.
+        // If NICs may be plugged later and the VM has the privileges for bridge mode, these cover the later NICs too.
         run.plug_mode = Mode::value_variants().to_vec();
     }
     let hotplug = HotplugSetup {
@@ -117,12 +116,12 @@ fn only_say(args: &RunManifest, mut plan: VmPlan, site: &Site) -> Result<(), Fai
     crate::output::print(&text)
 }
 
-/// The NICs as the VMM needs them.
+/// The NICs in the form that the VMM needs.
 fn cards(nics: &[Nic]) -> Vec<Card<'_>> {
     nics.iter().filter_map(Nic::card).collect()
 }
 
-/// The NICs of a plan on this host; `segments` are the surveys of their segments.
+/// The NICs of a plan on this host. `segments` are the surveys of their segments.
 fn resolve_all(plan: &VmPlan, host: &Host, segments: Vec<Option<Survey>>) -> Result<Vec<Nic>, Failure> {
     let nics = plan.nics.iter().zip(segments);
     nics.map(|(nic, segment)| Nic::planned(nic, host, segment)).collect()
@@ -142,7 +141,7 @@ fn print_args(vmm: Vmm, memory: Option<&str>, cards: &[Card<'_>]) -> Result<(), 
     crate::output::print(&flags.map_err(Failure::usage)?)
 }
 
-/// The kind of VMM, by the name of its program.
+/// The kind of VMM, recognised by the name of its program.
 fn kind(program: &OsStr) -> Result<Vmm, Failure> {
     let name = Path::new(program).file_name().unwrap_or_default().to_string_lossy();
     if name.contains("qemu") {
@@ -157,7 +156,7 @@ fn kind(program: &OsStr) -> Result<Vmm, Failure> {
     }
 }
 
-/// The VMM's control socket: the socket of the options, or that of a VMM that hawser starts.
+/// The VMM's control socket. It is the socket of the options, or that of a VMM that hawser starts.
 fn vmm_socket(args: &RunManifest) -> Result<Option<VmmSocket>, Failure> {
     /// Name of the socket, in the directory of the NICs' sockets.
     const QMP: &str = "qmp.sock";
@@ -175,7 +174,7 @@ fn vmm_socket(args: &RunManifest) -> Result<Option<VmmSocket>, Failure> {
     let own = |name: &str| args.vmm.iter().any(|word| word == name);
     Ok(match kind(program)? {
         Vmm::Qemu => Some(VmmSocket::Qemu(folder.join(QMP))),
-        // It has only one API socket, which the operator has already configured.
+        // cloud-hypervisor has only one API socket, which the operator has already configured.
         Vmm::CloudHypervisor if own(API_FLAG) => None,
         Vmm::CloudHypervisor => Some(VmmSocket::CloudHypervisor(folder.join(CLOUD_HYPERVISOR))),
     })
@@ -183,8 +182,7 @@ fn vmm_socket(args: &RunManifest) -> Result<Option<VmmSocket>, Failure> {
 
 const API_FLAG: &str = "--api-socket";
 
-/// The VMM's command line with the flags for its memory, NICs and control socket; empty if there is
-/// no VMM to start.
+/// The VMM's command line with the flags for its memory, NICs and control socket. Empty if there is no VMM to start.
 fn vmm_words(
     args: &RunManifest,
     socket: Option<&VmmSocket>,

@@ -32,17 +32,17 @@ use std::process::ExitStatus;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 
-/// The NICs to serve, and how.
+/// What to serve, and how.
 pub(crate) struct Order<'a> {
-    /// The NICs to serve from the start.
+    /// NICs to serve from the start.
     pub nics: Vec<Nic>,
     /// Namespace and settings of the attachments.
     pub site: &'a Site,
     /// Options of the process.
     pub run: &'a RunArgs,
-    /// The VMM to start, with its arguments; empty if hawser starts none.
+    /// The VMM to start, with its arguments. Empty if hawser starts none.
     pub vmm: &'a [OsString],
-    /// Hot-plug of NICs; `None` if the NICs never change.
+    /// Hot-plug of NICs. `None` if the NICs never change.
     pub hotplug: Option<HotplugSetup>,
 }
 
@@ -128,7 +128,7 @@ pub(crate) fn serve(order: Order<'_>) -> Result<(), Failure> {
 
 type VmmThread = JoinHandle<Result<ExitStatus, Failure>>;
 
-/// Starts a thread that waits for the VMM's end, which ends the machine too.
+/// Starts a thread that waits for the VMM's end. The machine ends with the VMM.
 fn accompany(process: VmmProcess, machine: &Arc<Machine>) -> Result<VmmThread, Failure> {
     let machine = Arc::clone(machine);
     let wait = move || {
@@ -167,7 +167,7 @@ fn needs(nics: &[Nic], site: &Site, run: &RunArgs, has_vmm: bool) -> Needs {
         links: later(Mode::uses_links),
         devices: later(Mode::uses_links),
         raw_sockets: later(Mode::sends_echo) && startup::echo_takes_raw_sockets(),
-        // Ports are bound at the start or not at all.
+        // Ports are bound at the start, or not at all.
         low_ports: false,
         followed: Vec::new(),
         reach: Reach {

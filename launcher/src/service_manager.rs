@@ -1,5 +1,5 @@
-//! Notifications to the service manager (`sd_notify(3)`): set-up is complete, the list of NICs, the
-//! process is ending.
+//! Notifies the service manager (`sd_notify(3)`) that set-up is complete, of the list of NICs, and that the process is
+//! about to end.
 
 use crate::machine::{Machine, ServedNic};
 use sd_notify::NotifyState;
@@ -19,7 +19,7 @@ pub(crate) fn stopping() {
     tell(&[NotifyState::Stopping]);
 }
 
-/// The NICs, as one line.
+/// The list of NICs, as one line.
 fn status(machine: &Machine) -> String {
     let name = |nic: &ServedNic| {
         let down = if nic.is_link_up() { "" } else { " (link down)" };

@@ -30,10 +30,10 @@ struct Vmm {
 }
 
 impl SignalWatch {
-    /// Starts the thread. SIGUSR1 logs the counters of `machine`; all other signals stop it.
+    /// Starts the thread. SIGUSR1 logs the counters of `machine`. All other signals stop it.
     ///
     /// # Errors
-    /// If no thread can be created.
+    /// The thread cannot be created.
     pub(crate) fn start(mut signals: Signals, machine: Arc<Machine>, sandbox: &Sandbox) -> Result<Self, Failure> {
         let handle = signals.handle();
         let vmm: Arc<Vmm> = Arc::default();

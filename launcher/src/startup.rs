@@ -9,16 +9,16 @@ use hawser_host::system;
 /// epoll instances, signals.
 const OWN_DESCRIPTORS: u64 = 256;
 
-/// Starts logging to standard error. `filter` has been checked by its option's parser.
+/// Starts logging to standard error. The parser of the option has checked `filter`.
 pub(crate) fn start_log(filter: &str) {
     logging::start(filter);
 }
 
-/// Raises the limit of open descriptors and checks that the forwards fit into it: every
-/// flow and every forwarded port is a socket.
+/// Raises the limit of open descriptors and checks that the forwards fit into it. Every flow and every forwarded port
+/// needs a socket.
 ///
 /// # Errors
-/// If even the hard limit is too low for the forwarded ports.
+/// Even the hard limit is too low for the forwarded ports.
 pub(crate) fn raise_limits<'a>(ports: impl Iterator<Item = &'a ModeConfig>) -> Result<(), Failure> {
     let limit = system::raise_descriptor_limit()
         .map_err(|e| Failure::runtime(format_args!("cannot raise the limit of open files: {e}")))?;
@@ -50,7 +50,7 @@ pub(crate) fn warn_of_restrictions(families: Families) {
     }
 }
 
-/// True if echo requests leave through raw sockets, because this system permits those but not ping sockets.
+/// True if echo requests leave through raw sockets, because this system permits raw sockets but not ping sockets.
 pub(crate) fn echo_takes_raw_sockets() -> bool {
     [true, false].into_iter().any(system::echo_is_raw)
 }

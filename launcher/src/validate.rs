@@ -40,7 +40,7 @@ impl Unreadable {
     }
 }
 
-/// Reads the files of the options and plans.
+/// Reads the files of the options and plans the VM.
 ///
 /// # Errors
 /// A file cannot be read. Problems of the manifests are in the inner result.
@@ -61,7 +61,7 @@ pub(crate) fn read_sources(paths: &[PathBuf]) -> Result<Vec<SourceFile>, Unreada
     Ok(files)
 }
 
-/// The same for files that may describe several VMs, without warnings.
+/// Does the same for files that may describe several VMs, without warnings.
 ///
 /// # Errors
 /// As [`check`].
@@ -71,10 +71,10 @@ pub(crate) fn check_all(args: &ManifestArgs) -> Result<Result<Vec<VmPlan>, Rejec
     Ok(check::check_all(&files, &args.setup(&options)))
 }
 
-/// Runs the subcommand: problems on standard error, the plan on standard output.
+/// Runs the subcommand. Problems are printed to standard error, and the plan to standard output.
 ///
 /// # Errors
-/// If there are problems, or they cannot be printed.
+/// There are problems, or the output cannot be printed.
 pub(crate) fn run(args: &ValidateArgs) -> Result<(), Failure> {
     let files = read_sources(&args.manifest.files).map_err(|unreadable| {
         let told = match args.json {

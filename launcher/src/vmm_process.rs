@@ -8,7 +8,7 @@ use std::os::fd::OwnedFd;
 use std::process::{Child, Command, ExitStatus};
 use std::sync::Arc;
 
-/// A running VMM.
+/// A VMM that hawser started.
 #[derive(Debug)]
 pub(crate) struct VmmProcess {
     child: Child,
@@ -24,17 +24,17 @@ impl SignalSink {
     /// Sends a signal, unless the VMM has ended.
     pub(crate) fn send(&self, signal: i32) {
         if let Some(signal) = Signal::from_named_raw(signal) {
-            // Fails only if the process has ended.
+            // This fails only if the process has ended.
             let _ = pidfd_send_signal(&*self.0, signal);
         }
     }
 }
 
 impl VmmProcess {
-    /// Starts `words`: a program and its arguments.
+    /// Starts `words`, a program and its arguments.
     ///
     /// # Errors
-    /// If the program cannot be started.
+    /// The program cannot be started.
     pub(crate) fn start(words: &[OsString]) -> Result<Self, Failure> {
         let [program, arguments @ ..] = words else {
             return Err(Failure::usage("name a VMM after --"));
@@ -56,7 +56,7 @@ impl VmmProcess {
         }
     }
 
-    /// A handle that sends signals to it.
+    /// A handle that sends signals to the VMM.
     pub(crate) fn signals(&self) -> SignalSink {
         SignalSink(Arc::clone(&self.handle))
     }

@@ -10,7 +10,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
-/// The thread. Dropping this ends it.
+/// The handle of the thread. Dropping it ends the thread.
 #[derive(Debug)]
 pub(crate) struct Watcher {
     end: Arc<OwnedFd>,
@@ -26,7 +26,7 @@ pub(crate) enum Wake {
     End,
 }
 
-/// The end of the watch, as its thread sees it.
+/// The end of the watch, from the thread's point of view.
 #[derive(Clone, Debug)]
 pub(crate) struct End(Arc<OwnedFd>);
 
@@ -54,7 +54,7 @@ impl Watcher {
 }
 
 impl End {
-    /// Waits for something to read from `events`, or for the end.
+    /// Waits until `events` has something to read, or until the watch should end.
     ///
     /// # Errors
     /// The error of poll(2).
@@ -74,10 +74,10 @@ impl End {
 
 impl Drop for Watcher {
     fn drop(&mut self) {
-        // Fails only if the counter is full, in which case the thread has already been woken.
+        // This fails only if the counter is full. The thread has already been woken then.
         let _ = rustix::io::write(&*self.end, &1u64.to_ne_bytes());
         if let Some(thread) = self.thread.take() {
-            // If it panicked, the panic hook has reported it.
+            // If the thread panicked, the panic hook has reported it.
             let _ = thread.join();
         }
     }

@@ -6,21 +6,21 @@ use crate::objects::report::{Problem, Report, Spot};
 use crate::objects::{self, Manifests, SourceFile};
 use crate::plan::{self, PlanSetup, VmPlan};
 
-/// Checked manifests, which can be served.
+/// Manifests that were checked and can be served.
 #[derive(Debug)]
 pub struct Checked {
-    /// The resulting plan.
+    /// Plan of the VM.
     pub plan: VmPlan,
-    /// Differences from the manifests.
+    /// Differences between the manifests and the plan.
     pub warnings: Vec<Problem>,
 }
 
-/// The errors of manifests that cannot be served.
+/// Manifests that cannot be served.
 #[derive(Debug)]
 pub struct Rejected {
-    /// The errors.
+    /// Errors, at least one.
     pub errors: Vec<Problem>,
-    /// The warnings.
+    /// Warnings in addition to the errors.
     pub warnings: Vec<Problem>,
 }
 

@@ -13,7 +13,7 @@ use std::ops::RangeInclusive;
 /// One value of `--port`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Ports {
-    /// These ports.
+    /// The ports of one forward.
     Some(Forward),
     /// Every port of this transport, or of both: `all`, `tcp:all`, `udp:all`.
     All(Option<Transport>),
@@ -39,17 +39,17 @@ pub fn parse_ports(text: &str) -> Result<Ports, String> {
     }
 }
 
-/// Ports that stay with the pod.
+/// Ports that are kept for the pod.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Kept {
-    /// Their transport.
+    /// Transport of the ports.
     pub transport: Transport,
     /// First and last port.
     pub ports: RangeInclusive<u16>,
 }
 
 impl Kept {
-    /// One TCP port.
+    /// A single TCP port.
     pub const fn tcp(port: u16) -> Self {
         Self {
             transport: Transport::Tcp,
@@ -58,7 +58,7 @@ impl Kept {
     }
 }
 
-/// Uses the syntax of the option.
+/// Writes the syntax of the option.
 impl fmt::Display for Kept {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}", self.transport, self.ports.start())?;
@@ -80,7 +80,7 @@ pub fn parse_kept(text: &str) -> Result<Kept, String> {
     })
 }
 
-/// Separates forwards from the word `all`; the set is `None` without that word.
+/// Separates forwards from the word `all`. The set is `None` without that word.
 pub fn split(ports: &[Ports], kept: &[Kept]) -> (Vec<Forward>, Option<PortSet>) {
     let mut forwards = Vec::new();
     let mut every: Option<PortSet> = None;
@@ -116,7 +116,7 @@ pub fn parse(text: &str) -> Result<Forward, String> {
         None => (rest, None),
     };
     let (host_port, host_last) = port_range(host)?;
-    // Cannot be zero: the range holds at least its first port, and at most 65535.
+    // The count cannot be zero: the range has at least its first port, and at most 65535 ports.
     let count = NonZeroU16::new(host_last - host_port + 1).ok_or(SHAPE)?;
     let guest_port = match guest {
         Some(guest) => guest_start(guest, count)?,
@@ -138,7 +138,7 @@ fn split_transport(text: &str) -> Result<(Transport, &str), String> {
         Some((word, _)) if !word.is_empty() && word.bytes().all(|b| b.is_ascii_alphabetic()) => {
             Err(format!("{word:?} is neither tcp nor udp"))
         }
-        // "[tcp|udp]:" may be omitted, with or without its colon.
+        // The prefix "[tcp|udp]:" may be omitted, with or without its colon.
         Some(("", rest)) => Ok((Transport::Tcp, rest)),
         _ => Ok((Transport::Tcp, text)),
     }
@@ -193,7 +193,7 @@ fn port_range(text: &str) -> Result<(u16, u16), String> {
     Ok((first, last))
 }
 
-/// First port of the guest; a range must be as long as the host's, a single port starts one.
+/// The first port of the guest. A range must be as long as the host's. A single port is the start of such a range.
 fn guest_start(text: &str, count: NonZeroU16) -> Result<u16, String> {
     let (first, last) = port_range(text)?;
     let beyond = count.get() - 1;

@@ -167,7 +167,7 @@ fn any_forward() -> impl Strategy<Value = Forward> {
             bind,
             host_port: host,
             guest_port: guest,
-            // At most 65535: the first port is at least 1.
+            // The count is at most 65535, because the first port is at least 1.
             count: NonZeroU16::new(beyond + 1).unwrap(),
         }
     })

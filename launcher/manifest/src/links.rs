@@ -9,18 +9,18 @@ pub const DEFAULT_IPV4: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(10, 0, 2, 0)
 /// The default IPv6 network of the guest (KubeVirt's).
 pub const DEFAULT_IPV6: Ipv6Net = Ipv6Net::new_assert(Ipv6Addr::new(0xfd10, 0, 2, 0, 0, 0, 0, 0), 120);
 
-/// The families of the guest. Gateway and guest are the first two hosts of each network. The parser
-/// of the options has checked the prefix lengths.
+/// The links of the guest's private network, by family. Gateway and guest are the first two hosts of each network. The
+/// parser of the options has checked the prefix lengths.
 #[derive(Clone, Copy, Debug)]
 pub struct Links {
-    /// IPv4; `None` if it is off.
+    /// IPv4 link. `None` if IPv4 is disabled.
     pub ipv4: Option<Ipv4Link>,
-    /// IPv6; `None` if it is off.
+    /// IPv6 link. `None` if IPv6 is disabled.
     pub ipv6: Option<Ipv6Link>,
 }
 
 impl Links {
-    /// The links of these networks.
+    /// Creates the links on these networks.
     pub fn new(ipv4: Option<Ipv4Net>, ipv6: Option<Ipv6Net>) -> Self {
         Self {
             ipv4: ipv4.map(ipv4_link),
@@ -57,7 +57,7 @@ impl Links {
         [v4, v6].into_iter().flatten()
     }
 
-    /// The gateway's address for `server`: of the server's family if the guest has it.
+    /// The gateway's address of the family of `server`, or of the other family if the guest lacks that one.
     pub fn gateway_for(&self, server: IpAddr) -> Option<IpAddr> {
         let v4 = self.ipv4.map(|link| IpAddr::from(link.gateway));
         let v6 = self.ipv6.map(|link| IpAddr::from(link.gateway));

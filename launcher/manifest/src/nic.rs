@@ -18,61 +18,61 @@ use std::net::IpAddr;
 use std::num::NonZeroU16;
 use std::path::PathBuf;
 
-/// One NIC of a VM.
+/// Specification of a VM's NIC.
 #[derive(Clone, Debug, PartialEq)]
 pub struct NicSpec {
-    /// Name in logs, the API and the VMM.
+    /// Name of the NIC in logs, the API and the VMM.
     pub name: String,
-    /// The guest's MAC.
+    /// MAC of the guest.
     pub mac: Option<MacAddr>,
-    /// MTU of the guest's NIC.
+    /// MTU of the guest's NIC, in bytes of IP packet.
     pub mtu: Option<u16>,
-    /// Receive and transmit queue pairs.
+    /// Number of receive and transmit queue pairs.
     pub queue_pairs: NonZeroU16,
-    /// Polling and sleeping of a worker between turns.
+    /// How a worker polls and sleeps between turns.
     pub pace: PaceConfig,
-    /// The frames that may cross the port.
+    /// Rules for the frames that may cross the port.
     pub policy: PolicyConfig,
-    /// Names that hawser's DHCP servers give the guest.
+    /// Names that hawser's DHCP servers hand out to the guest.
     pub names: NameSpec,
-    /// True if the guest has a carrier initially.
+    /// True if the guest has a carrier at the start.
     pub link_up: bool,
     /// Settings that only the VMM needs.
     pub device: DeviceHints,
-    /// The mode, with its settings.
+    /// Mode of the NIC, with its settings.
     pub mode: ModeSpec,
-    /// Places of the settings in the manifests; `None` for a NIC of the command line.
+    /// Positions of the settings in the manifests. `None` for a NIC of the command line.
     pub places: Option<Places>,
 }
 
-/// Names and servers of a guest.
+/// Names and servers that a guest gets.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct NameSpec {
-    /// Host name.
+    /// Host name of the guest.
     pub hostname: Option<String>,
-    /// Name servers; `None`: those of resolv.conf.
+    /// Name servers. `None`: those of resolv.conf.
     pub servers: Option<Vec<IpAddr>>,
-    /// Search domains; `None`: those of resolv.conf.
+    /// Search domains. `None`: those of resolv.conf.
     pub search: Option<Vec<String>>,
-    /// The guest's own domain.
+    /// Domain of the guest.
     pub domain: Option<String>,
-    /// More options of DHCPv4: code and value.
+    /// Additional DHCPv4 options: code and value.
     pub dhcp_options: Vec<(u8, Vec<u8>)>,
 }
 
 /// The mode of a NIC.
 #[derive(Clone, Debug, PartialEq)]
 pub enum ModeSpec {
-    /// NAT on ordinary sockets of the network namespace.
+    /// NAT through ordinary sockets of the network namespace.
     Masquerade(MasqueradeSpec),
-    /// An L2 segment.
+    /// An attachment to an L2 segment.
     Bridge(BridgeSpec),
     /// A network that spans nodes.
     Layer2(Layer2Spec),
 }
 
 impl ModeSpec {
-    /// The segment that the NIC is on; `None` in modes without one.
+    /// The segment that the NIC is attached to. `None` in modes without a segment.
     pub const fn segment(&self) -> Option<&BridgeSpec> {
         match self {
             Self::Masquerade(_) | Self::Layer2(_) => None,
@@ -84,15 +84,15 @@ impl ModeSpec {
 /// A private network behind NAT.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct MasqueradeSpec {
-    /// IPv4 network of the guest.
+    /// IPv4 network of the guest, or off.
     pub ipv4: Option<Family<Ipv4Net>>,
-    /// IPv6 network of the guest.
+    /// IPv6 network of the guest, or off.
     pub ipv6: Option<Family<Ipv6Net>>,
     /// Ports that are forwarded to the guest.
     pub forwards: Vec<Forward>,
-    /// Set to forward all other ports too.
+    /// If set, all other ports are forwarded too.
     pub every_port: Option<EveryPort>,
-    /// Addresses that stand for the loopback of the network namespace.
+    /// Addresses that map to the loopback of the network namespace.
     pub map_host_loopback: Vec<IpAddr>,
 }
 
@@ -109,13 +109,13 @@ pub struct Layer2Spec {
     pub ipv6: Option<Ipv6Net>,
     /// Gateway of the network.
     pub gateway: GatewaySpec,
-    /// Addresses of the guest in the subnets; a family without one gets its first free host address.
+    /// Addresses of the guest in the subnets. In a family without one, the guest gets the first free host address.
     pub guests: Vec<IpAddr>,
     /// Ports that are forwarded to the guest through the gateway.
     pub forwards: Vec<Forward>,
     /// Guests that other processes serve.
     pub peers: Vec<PeerConfig>,
-    /// File of more such guests, which may change while the NIC is served.
+    /// File with further such guests. It may change while the NIC is served.
     pub peers_file: Option<PathBuf>,
     /// Source addresses that the guest may use.
     pub sources: SourceSpec,
@@ -145,27 +145,27 @@ impl Default for SourceSpec {
 /// The gateway of a network that spans nodes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum GatewaySpec {
-    /// Its addresses; in a subnet without one it has the first host address.
+    /// The gateway has these addresses. In a subnet without one, it has the first host address.
     At(Vec<IpAddr>),
-    /// The network has none: a secondary network.
+    /// The network has no gateway. It is a secondary network.
     Off,
 }
 
 /// The local end of a tunnel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct VtepSpec {
-    /// Its address.
+    /// Address of the local end, or how to find it.
     pub address: UnderlaySpec,
-    /// Its UDP port.
+    /// UDP port of the local end.
     pub port: u16,
 }
 
 /// How the address of the local end of a tunnel is found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum UnderlaySpec {
-    /// This address.
+    /// The address is given.
     Address(IpAddr),
-    /// The source address of the default route.
+    /// It is the source address of the default route.
     DefaultRoute(Option<Underlay>),
 }
 
@@ -181,30 +181,29 @@ pub enum Underlay {
 /// A NIC on an L2 segment.
 #[derive(Clone, Debug, PartialEq)]
 pub struct BridgeSpec {
-    /// The way to the segment.
+    /// How the NIC reaches the segment.
     pub attachment: AttachmentSpec,
     /// Known addresses of the guest. An ipvtap needs them.
     pub guests: Vec<IpAddr>,
-    /// Addresses that hawser's DHCP servers give the guest; empty if the segment has servers of
-    /// its own.
+    /// Addresses that hawser's DHCP servers give the guest. Empty if the segment has servers of its own.
     pub addresses: Vec<StaticAddress>,
-    /// Routes that go with the addresses.
+    /// Routes that are handed out together with the addresses.
     pub routes: Vec<Route>,
 }
 
-/// The way to a segment.
+/// How a NIC reaches a segment.
 ///
-/// Both the options of the command line and the networks of the manifests lower to this enum, from
-/// which the launcher attaches the NIC. The differences between the variants are in [`Self::way`] and
-/// in the launcher's `attachment`, which has a module for each.
+/// Both the options of the command line and the networks of the manifests are lowered to this enum, from which the
+/// launcher attaches the NIC. The differences between the variants are in [`Self::way`] and in the launcher's
+/// `attachment`, which has a module for each.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase", tag = "attachment")]
 pub enum AttachmentSpec {
     /// A TAP device as a port of a Linux bridge.
     Bridge(BridgePortSpec),
-    /// A TAP device, created if it does not exist.
+    /// A TAP device, which is created if it does not exist.
     Tap {
-        /// Its name.
+        /// Name of the device.
         name: String,
     },
     /// Open queues of a TAP or macvtap device, which are passed separately.
@@ -215,24 +214,24 @@ pub enum AttachmentSpec {
     Ipvtap(Stack<IpvtapMode>),
     /// An interface of the pod, whose MAC and addresses the guest takes over.
     PodInterface {
-        /// Its name.
+        /// Name of the interface.
         interface: String,
     },
 }
 
-/// Properties of a way to a segment that do not depend on the host.
+/// Properties of an attachment that do not depend on the host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Way<'a> {
-    /// The option that names the way on a command line.
+    /// Option that selects the attachment on a command line.
     pub option: &'static str,
-    /// Name of the link; empty for descriptors.
+    /// Name of the link. Empty for descriptors.
     pub link: &'a str,
     /// False if the guest shares the MAC of the link.
     pub has_own_mac: bool,
 }
 
 impl AttachmentSpec {
-    /// The properties of the variant.
+    /// The properties of this variant.
     pub fn way(&self) -> Way<'_> {
         let (option, link, has_own_mac) = match self {
             Self::Bridge(port) => ("--bridge", &*port.bridge, true),
@@ -253,22 +252,22 @@ impl AttachmentSpec {
 /// A port of a Linux bridge.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct BridgePortSpec {
-    /// The bridge.
+    /// Name of the bridge.
     pub bridge: String,
-    /// The bridge may send frames back to the port from which they arrived.
+    /// True if the bridge may send frames back to the port from which they arrived.
     pub hairpin: bool,
-    /// The port does not exchange frames with other isolated ports.
+    /// True if the port does not exchange frames with other isolated ports.
     pub isolated: bool,
-    /// The bridge is in promiscuous mode while hawser serves the NIC.
+    /// True if the bridge is in promiscuous mode while hawser serves the NIC.
     pub promiscuous: bool,
 }
 
 /// A link, and the mode of the macvtap or ipvtap to create on it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Stack<M> {
-    /// Name of the link below.
+    /// Name of the lower link.
     pub lower: String,
-    /// Mode of the link above; `None`: the default, or the mode of an existing link.
+    /// Mode of the upper link. `None`: the default, or the mode of an existing link.
     pub mode: Option<M>,
 }
 
@@ -296,32 +295,32 @@ pub enum IpvtapMode {
 /// A fixed address of the guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct StaticAddress {
-    /// The address and its prefix length.
+    /// Address and its prefix length.
     pub address: IpNet,
-    /// The network's router.
+    /// Router of the network, if it has one.
     pub gateway: Option<IpAddr>,
 }
 
-/// A route.
+/// A static route of the guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Route {
     /// Destination network.
     pub destination: IpNet,
-    /// Next hop; `None`: the gateway.
+    /// Next hop. `None`: the gateway.
     pub via: Option<IpAddr>,
 }
 
-/// An address family of the guest's network: switched off, or on with a network.
+/// An address family of the guest's network: either disabled, or enabled with a network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Family<N> {
-    /// Switched off.
+    /// The family is disabled.
     Off,
-    /// On, with this network (host bits zero).
+    /// The family is enabled, with this network (host bits zero).
     On(N),
 }
 
 impl<N> Family<N> {
-    /// The network of a family that is on.
+    /// The network, if the family is enabled.
     pub fn on(self) -> Option<N> {
         match self {
             Self::Off => None,
@@ -341,21 +340,21 @@ pub struct DeviceHints {
     pub acpi_index: Option<u32>,
 }
 
-/// Places in the manifests, as `file:line: path.to.field`, of the values that the survey of the host may reject. They
-/// are ignored when two NICs are compared.
+/// Positions in the manifests, as `file:line: path.to.field`, of the values that the survey of the host may reject.
+/// They are ignored when two NICs are compared.
 #[derive(Clone, Debug, Default)]
 pub struct Places {
-    /// The interface.
+    /// Position of the interface.
     pub interface: String,
     /// `ipam`
     pub ipam: String,
-    /// The name of the segment's link.
+    /// Position of the name of the segment's link.
     pub segment: String,
     /// `mtu`
     pub mtu: String,
     /// `macAddress`
     pub mac: String,
-    /// No manifest contains the interface; KubeVirt adds it.
+    /// True if no manifest contains the interface because KubeVirt adds it.
     pub added: bool,
 }
 

@@ -17,12 +17,12 @@ use std::collections::hash_map::Entry;
 use std::fmt::{self, Display};
 use std::hash::Hash;
 
-/// An invalid line.
+/// The first invalid line of a file.
 #[derive(Debug, PartialEq, Eq)]
 pub struct PeersError {
-    /// Number of the line, from 1.
+    /// Number of the line, starting at 1.
     pub line: usize,
-    /// The problem of the line.
+    /// What is wrong with the line.
     pub reason: String,
 }
 
@@ -34,19 +34,19 @@ impl Display for PeersError {
 
 impl std::error::Error for PeersError {}
 
-/// A guest of the file.
+/// A guest that is listed in the file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ListedPeer {
-    /// Number of its line, from 1.
+    /// Number of the guest's line, starting at 1.
     pub line: usize,
-    /// The guest.
+    /// The guest itself.
     pub peer: PeerConfig,
 }
 
-/// The guests in the text of a file.
+/// The guests that are listed in the text of a file.
 ///
 /// # Errors
-/// The first line that has no peer, or repeats a MAC, an address or a name of an earlier line.
+/// The first line that does not describe a peer, or repeats a MAC, an address or a name of an earlier line.
 pub fn parse(text: &str) -> Result<Vec<ListedPeer>, PeersError> {
     let (mut macs, mut addresses, mut names) = (HashMap::new(), HashMap::new(), HashMap::new());
     let mut peers = Vec::new();

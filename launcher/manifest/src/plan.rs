@@ -1,4 +1,4 @@
-//! Plans the NICs of a VM from its manifests: one entry per NIC.
+//! Plans the NICs of a VM from its manifests, with one entry per NIC.
 //!
 //! All checks between documents are here: interfaces and their networks, references, ports that collide. Nothing
 //! depends on the host, so the same files yield the same plan anywhere. Values of the host (address families of the
@@ -34,51 +34,50 @@ use std::num::NonZeroU16;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// The NICs of one VM to serve.
+/// The NICs of a VM that hawser serves.
 #[derive(Clone, Debug)]
 pub struct VmPlan {
     /// Name of the VM.
     pub name: String,
     /// Namespace of the VM.
     pub namespace: String,
-    /// The NICs that are served, in the order of the interfaces.
+    /// NICs that are served, in the order of the interfaces.
     pub nics: Vec<NicPlan>,
-    /// Longest time for the guest to shut down.
+    /// Maximum time for the guest to shut down.
     pub grace: Duration,
-    /// Interfaces in state `absent`: not served, but their leases are kept.
+    /// Interfaces in state `absent`. They are not served, but their leases are kept.
     pub absent: Vec<String>,
     /// Range of MACs for interfaces without one, if the manifests set it.
     pub mac_range: Option<MacRange>,
 }
 
-/// One NIC.
+/// A NIC that is served.
 #[derive(Clone, Debug, PartialEq)]
 pub struct NicPlan {
     /// Name of the interface.
     pub name: String,
-    /// "pod", or namespace/name.
+    /// Name of the network: "pod", or namespace/name.
     pub network: String,
     /// Socket to which the VMM connects.
     pub socket: PathBuf,
-    /// MAC of the NIC; `None`: the VMM assigns it.
+    /// MAC of the NIC. `None`: the VMM assigns it.
     pub mac: Option<MacAddr>,
-    /// Receive and transmit queue pairs.
+    /// Number of receive and transmit queue pairs.
     pub queue_pairs: NonZeroU16,
-    /// The guest's host name.
+    /// Host name of the guest.
     pub hostname: Option<String>,
-    /// Initial state of the guest's link.
+    /// State of the guest's link at the start.
     pub state: LinkState,
-    /// The mode, with its settings.
+    /// Mode of the NIC, with its settings.
     pub mode: NicMode,
     /// Settings that only the VMM needs.
     pub device: DeviceHints,
-    /// Places of the settings in the manifests.
+    /// Positions of the settings in the manifests.
     pub places: Places,
 }
 
 impl VmPlan {
-    /// Excludes ports from the NIC that forwards every port, so the pod keeps them. False if there is
-    /// no such NIC.
+    /// Excludes ports from the NIC that forwards every port, so that the pod keeps them. False if there is no such NIC.
     pub fn keep_ports(&mut self, ports: &[Kept]) -> bool {
         let mut plans = self.nics.iter_mut().filter_map(|nic| nic.mode.masquerade_mut());
         let found = plans.find(|plan| plan.every_port);
@@ -110,11 +109,11 @@ impl NicPlan {
 /// Mode of a NIC.
 #[derive(Clone, Debug, PartialEq)]
 pub enum NicMode {
-    /// NAT on sockets of the pod.
+    /// NAT through sockets of the pod.
     Masquerade(MasqueradePlan),
-    /// A segment.
+    /// An attachment to a segment.
     Bridge(Segment),
-    /// The guest takes over the pod's interface.
+    /// A takeover of the pod's interface.
     Pod(PodPlan),
     /// A network that spans nodes.
     Layer2(Box<Layer2Plan>),
@@ -132,7 +131,7 @@ pub enum LeaseScope<'a> {
 }
 
 impl NicMode {
-    /// The segment of a NIC on a network of the manifests.
+    /// The segment that a NIC is attached to by a network of the manifests.
     pub const fn segment(&self) -> Option<&Segment> {
         match self {
             Self::Bridge(segment) => Some(segment),
@@ -140,7 +139,7 @@ impl NicMode {
         }
     }
 
-    /// The source of the guest's addresses, for filling them in.
+    /// Mutable source of the guest's addresses, to fill in assigned ones.
     pub fn ipam_mut(&mut self) -> Option<&mut Ipam> {
         match self {
             Self::Bridge(segment) => Some(&mut segment.ipam),
@@ -192,12 +191,12 @@ impl NicMode {
         }
     }
 
-    /// True if the MAC of a NIC without one follows from its address.
+    /// True if a NIC without a MAC gets one that follows from its address.
     pub fn derives_mac(&self) -> bool {
         self.layer2().is_some_and(Layer2Plan::derives_mac)
     }
 
-    /// The network's MAC for a NIC without one.
+    /// The network's MAC for a NIC that has none.
     pub fn mac(&self) -> Option<MacAddr> {
         match self {
             Self::Bridge(segment) => segment.mac,
@@ -210,9 +209,9 @@ impl NicMode {
 /// A NIC that takes over the pod's interface.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PodPlan {
-    /// The interface.
+    /// Attachment of the interface.
     pub attachment: AttachmentSpec,
-    /// More options of DHCPv4.
+    /// Additional DHCPv4 options.
     pub dhcp: DhcpOptions,
 }
 
@@ -222,31 +221,31 @@ const POD_INTERFACE: &str = "eth0";
 /// A masqueraded NIC.
 #[derive(Clone, Debug, PartialEq)]
 pub struct MasqueradePlan {
-    /// The guest's networks, if they differ from the defaults.
+    /// Networks of the guest, if they differ from the defaults.
     pub network: PodNetwork,
     /// Ports that are forwarded to the guest.
     pub forwards: Vec<Forward>,
-    /// The manifest names no ports, so every port is forwarded.
+    /// True if the manifest names no ports, so that every port is forwarded.
     pub every_port: bool,
-    /// Ports that the pod keeps when every port is forwarded.
+    /// Ports that the pod keeps if every port is forwarded.
     pub kept: Vec<Kept>,
-    /// More options of DHCPv4.
+    /// Additional DHCPv4 options.
     pub dhcp: DhcpOptions,
 }
 
-/// Inputs of a plan other than the manifests.
+/// Inputs of a plan in addition to the manifests.
 #[derive(Clone, Copy, Debug)]
 pub struct PlanSetup<'a> {
-    /// Directory of the sockets.
+    /// Directory for the sockets.
     pub socket_dir: &'a Path,
-    /// The options.
+    /// Options that complete the manifests.
     pub options: &'a PlanOptions,
-    /// Namespace and name of the VM that is already served.
+    /// Namespace and name of the VM that is already served, if there is one.
     pub served: Option<(&'a str, &'a str)>,
 }
 
 impl<'a> PlanSetup<'a> {
-    /// A set-up for a process that serves no VM yet.
+    /// Inputs for a process that does not serve a VM yet.
     pub const fn new(socket_dir: &'a Path, options: &'a PlanOptions) -> Self {
         Self {
             socket_dir,
@@ -256,7 +255,7 @@ impl<'a> PlanSetup<'a> {
     }
 }
 
-/// Plans the NICs of the selected VM. `None` on errors, which are in the report.
+/// Plans the NICs of the selected VM. Returns `None` if there are errors, which are in the report.
 pub fn make(manifests: &Manifests, setup: &PlanSetup<'_>, report: &Report) -> Option<VmPlan> {
     let vm = choice::one(manifests, setup, report)?;
     Some(plan(manifests, vm, setup, report))
@@ -357,7 +356,7 @@ impl Planner<'_> {
         }
         let is_pod = |n: &&Network| matches!(n.source, Some(NetworkSource::Pod(_)));
         for network in self.vm.networks.iter().filter(is_pod).skip(1) {
-            let message = "another network is the pod's too: a VM has one pod network";
+            let message = "another network is also the pod network: a VM has only one";
             self.report.error(&network.spot, message);
         }
         if let [first, more @ ..] = &self.manifests.mac_pools[..] {
@@ -419,7 +418,7 @@ impl Planner<'_> {
         NonZeroU16::new(served).unwrap_or(NonZeroU16::MIN)
     }
 
-    /// Mode of an interface on its network, and the network's name.
+    /// The mode of an interface on its network, and the network's name.
     fn mode(&self, interface: &Interface, source: &NetworkSource) -> Option<(String, NicMode)> {
         let refuse = |message: &str| {
             self.report.error(&interface.spot, message);
@@ -553,7 +552,7 @@ impl Planner<'_> {
         }
     }
 
-    /// Forwards for the ports of Services on which nodes listen.
+    /// The forwards for the ports of Services on which nodes listen.
     fn node_ports(&self, interface: &Interface) -> Vec<(Spot, Forward)> {
         let mut forwards = Vec::new();
         for service in self.services().filter(|service| service.on_nodes) {
@@ -565,7 +564,7 @@ impl Planner<'_> {
         forwards
     }
 
-    /// The same for an interface without ports of its own.
+    /// The same forwards for an interface without ports of its own.
     fn node_forwards(&self, interface: &Interface) -> Vec<Forward> {
         let forwards = self.node_ports(interface);
         self.check_overlap(&forwards);

@@ -62,10 +62,10 @@ fn nic_text(nic: &NicPlan, pool: Option<MacRange>) -> String {
     text
 }
 
-/// Source of the MAC of a NIC whose manifest has none.
+/// Describes the source of the MAC of a NIC whose manifest has none.
 fn mac_text(nic: &NicPlan, pool: Option<MacRange>) -> String {
     match pool {
-        _ if !nic.has_own_mac() => "that of the link below".into(),
+        _ if !nic.has_own_mac() => "that of the lower link".into(),
         _ if nic.mode.derives_mac() => "follows from the address".into(),
         Some(range) => format!("one of {range}, kept for the VM"),
         None => "one of the pool, kept for the VM".into(),
@@ -102,7 +102,7 @@ fn masquerade_text(plan: &MasqueradePlan, line: &mut impl FnMut(&str, String)) {
     dhcp_text(&plan.dhcp, line);
 }
 
-/// Ports that the pod keeps.
+/// The ports that the pod keeps, as text.
 fn kept(plan: &MasqueradePlan) -> Vec<String> {
     plan.kept.iter().map(ToString::to_string).collect()
 }
@@ -271,7 +271,7 @@ fn bridge_text(port: &BridgePortSpec, rules: Option<&PortRules>) -> String {
     text
 }
 
-/// The output of `--json`: plan (null if there is none), errors, warnings.
+/// The output of `--json`: plan (null if there is none), errors and warnings.
 ///
 /// # Errors
 /// Cannot occur in practice, because every value is plain data.

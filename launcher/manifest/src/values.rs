@@ -16,22 +16,22 @@ use std::time::Duration;
 
 /// Minimum MTU of IPv4 (RFC 791).
 pub const MIN_MTU: u16 = 68;
-/// Maximum queue pairs: vhost-user numbers rings with eight bits, and one ring is the control ring.
+/// Maximum number of queue pairs. vhost-user numbers rings with eight bits, and one ring is the control ring.
 pub const MAX_QUEUE_PAIRS: u16 = 127;
-/// Longest path of a Unix socket: sun_path without its closing NUL.
+/// Maximum length of a Unix socket's path: sun_path without its closing NUL.
 const MAX_SOCKET_PATH: usize = 107;
-/// Longest label and longest name of DNS, in text without the last dot (RFC 1035 2.3.4).
+/// Maximum length of a DNS label and of a DNS name, in text without the last dot (RFC 1035 2.3.4).
 const MAX_LABEL: usize = 63;
 const MAX_NAME: usize = 253;
 /// First descriptor that is not standard input, output or error.
 const FIRST_FREE_DESCRIPTOR: RawFd = 3;
-/// Longest prefixes with room for a gateway, a guest and the two ends of the network.
+/// Longest prefixes of networks with room for a gateway, a guest, and the first and last address.
 const MAX_IPV4_PREFIX: u8 = 30;
 const MAX_IPV6_PREFIX: u8 = 126;
 
 type Parsed<T> = Result<T, String>;
 
-/// `--socket-path`
+/// Parses `--socket-path`
 pub fn socket_path(text: &str) -> Parsed<PathBuf> {
     let path = PathBuf::from(text);
     match path.as_os_str().as_bytes().len() {
@@ -43,7 +43,7 @@ pub fn socket_path(text: &str) -> Parsed<PathBuf> {
     }
 }
 
-/// `--fd`
+/// Parses `--fd`
 pub fn descriptor(text: &str) -> Parsed<RawFd> {
     text.parse()
         .ok()
@@ -51,10 +51,10 @@ pub fn descriptor(text: &str) -> Parsed<RawFd> {
         .ok_or_else(|| format!("give the number of an inherited descriptor, {FIRST_FREE_DESCRIPTOR} or more"))
 }
 
-/// Longest name of a network interface: IFNAMSIZ without its closing NUL.
+/// Maximum length of a network interface's name: IFNAMSIZ without its closing NUL.
 const MAX_INTERFACE_NAME: usize = 15;
 
-/// Options that name a network interface, by the kernel's rules.
+/// Parses options that name a network interface, by the kernel's rules.
 pub fn interface_name(text: &str) -> Parsed<String> {
     let is_wrong = |c: char| c.is_whitespace() || c.is_control() || "/:%".contains(c);
     if text.is_empty() || text.len() > MAX_INTERFACE_NAME || text.contains(is_wrong) || [".", ".."].contains(&text) {
@@ -84,7 +84,7 @@ where
     })
 }
 
-/// `--macvtap`
+/// Parses `--macvtap`
 pub fn macvtap(text: &str) -> Parsed<Stack<MacvtapMode>> {
     let modes = [
         ("private", MacvtapMode::Private),
@@ -95,13 +95,13 @@ pub fn macvtap(text: &str) -> Parsed<Stack<MacvtapMode>> {
     stack(text, &modes)
 }
 
-/// `--ipvtap`
+/// Parses `--ipvtap`
 pub fn ipvtap(text: &str) -> Parsed<Stack<IpvtapMode>> {
     let modes = [("l2", IpvtapMode::L2), ("l3", IpvtapMode::L3), ("l3s", IpvtapMode::L3s)];
     stack(text, &modes)
 }
 
-/// `--guest-address`
+/// Parses `--guest-address`
 pub fn guest_address(text: &str) -> Parsed<IpAddr> {
     let address: IpAddr = text
         .parse()
@@ -113,7 +113,7 @@ pub fn guest_address(text: &str) -> Parsed<IpAddr> {
     Ok(address)
 }
 
-/// `--mac`
+/// Parses `--mac`
 pub fn guest_mac(text: &str) -> Parsed<MacAddr> {
     let mac: MacAddr = MacAddr::from_str(text).map_err(|e| e.to_string())?;
     if mac.is_multicast() {
@@ -128,7 +128,7 @@ pub fn guest_mac(text: &str) -> Parsed<MacAddr> {
     Ok(mac)
 }
 
-/// `--mtu`
+/// Parses `--mtu`
 pub fn mtu(text: &str) -> Parsed<u16> {
     text.parse()
         .ok()
@@ -136,7 +136,7 @@ pub fn mtu(text: &str) -> Parsed<u16> {
         .ok_or_else(|| format!("give {MIN_MTU} to {} bytes", u16::MAX))
 }
 
-/// `--queue-pairs`
+/// Parses `--queue-pairs`
 pub fn queue_pairs(text: &str) -> Parsed<NonZeroU16> {
     text.parse()
         .ok()
@@ -144,10 +144,10 @@ pub fn queue_pairs(text: &str) -> Parsed<NonZeroU16> {
         .ok_or_else(|| format!("give 1 to {MAX_QUEUE_PAIRS}"))
 }
 
-/// Longest time of polling or rest, in microseconds: a timer tick of a guest.
+/// Longest time of polling or rest, in microseconds. It is a timer tick of a guest.
 const MAX_PAUSE: u16 = 1000;
 
-/// `--busy-poll`, `--rest`
+/// Parses `--busy-poll` and `--rest`
 pub fn pause(text: &str) -> Parsed<Duration> {
     text.parse()
         .ok()
@@ -156,7 +156,7 @@ pub fn pause(text: &str) -> Parsed<Duration> {
         .ok_or_else(|| format!("give 0 (never) to {MAX_PAUSE} microseconds"))
 }
 
-/// `--ipv4`
+/// Parses `--ipv4`
 pub fn ipv4_network(text: &str) -> Parsed<Family<Ipv4Net>> {
     if text == "off" {
         return Ok(Family::Off);
@@ -183,7 +183,7 @@ fn is_class_e(net: Ipv4Net) -> bool {
     net.addr().octets()[0] >= 240
 }
 
-/// `--ipv6`
+/// Parses `--ipv6`
 pub fn ipv6_network(text: &str) -> Parsed<Family<Ipv6Net>> {
     if text == "off" {
         return Ok(Family::Off);
@@ -204,7 +204,7 @@ pub fn ipv6_network(text: &str) -> Parsed<Family<Ipv6Net>> {
     Ok(Family::On(net))
 }
 
-/// `--hostname`: one label of RFC 1123.
+/// Parses `--hostname`, a single label of RFC 1123.
 pub fn hostname(text: &str) -> Parsed<String> {
     if is_label(text) {
         Ok(text.to_owned())
@@ -213,7 +213,7 @@ pub fn hostname(text: &str) -> Parsed<String> {
     }
 }
 
-/// `--dns`
+/// Parses `--dns`
 pub fn name_server(text: &str) -> Parsed<IpAddr> {
     let addr: IpAddr = text.parse().map_err(|_| "give an IPv4 or IPv6 address".to_owned())?;
     if addr.is_multicast() || addr.is_unspecified() {
@@ -222,7 +222,7 @@ pub fn name_server(text: &str) -> Parsed<IpAddr> {
     Ok(addr)
 }
 
-/// `--search`: a domain name; one dot at the end is allowed and dropped.
+/// Parses `--search`, a domain name. A dot at the end is allowed and dropped.
 pub fn search_domain(text: &str) -> Parsed<String> {
     let name = text.strip_suffix('.').unwrap_or(text);
     if name.len() <= MAX_NAME && name.split('.').all(is_domain_label) {
@@ -232,13 +232,13 @@ pub fn search_domain(text: &str) -> Parsed<String> {
     }
 }
 
-/// `--vni`
+/// Parses `--vni`
 pub fn vni(text: &str) -> Parsed<Vni> {
     let number: u32 = text.parse().map_err(|_| "give a number".to_owned())?;
     Vni::try_from(number).map_err(|e| e.to_string())
 }
 
-/// `--gateway`: addresses of the network's gateway, or `off`.
+/// Parses `--gateway`: addresses of the network's gateway, or `off`.
 pub fn gateway(text: &str) -> Parsed<GatewaySpec> {
     if text == "off" {
         return Ok(GatewaySpec::Off);
@@ -252,7 +252,7 @@ pub fn gateway(text: &str) -> Parsed<GatewaySpec> {
     }
 }
 
-/// `--ip-spoof-check`: addresses and networks from which the guest may send, or `off`.
+/// Parses `--ip-spoof-check`: addresses and networks from which the guest may send, or `off`.
 pub fn sources(text: &str) -> Parsed<SourceSpec> {
     if text == "off" {
         return Ok(SourceSpec::Any);
@@ -272,7 +272,7 @@ pub fn sources(text: &str) -> Parsed<SourceSpec> {
     Ok(SourceSpec::Assigned(check))
 }
 
-/// `--vtep`: an address, or the family of the default route that has it.
+/// Parses `--vtep`: an address, or the family of the default route whose address is used.
 pub fn underlay(text: &str) -> Parsed<UnderlaySpec> {
     match text {
         "ipv4" => Ok(UnderlaySpec::DefaultRoute(Some(Underlay::Ipv4))),
@@ -292,8 +292,8 @@ const FRAMES: &str = "frames";
 /// Property of a peer: the name of its guest.
 const NAME: &str = "name=";
 
-/// `--peer`: a MAC or `any`, addresses, `@`, address and port of the endpoint, and properties: whether it supports
-/// hawser's frame option, and the name of its guest.
+/// Parses `--peer`: a MAC or `any`, addresses, `@`, address and port of the endpoint, and properties. These are whether
+/// the endpoint supports hawser's frame option, and the name of its guest.
 pub fn peer(text: &str) -> Parsed<PeerConfig> {
     let (station, endpoint) = text.split_once('@').ok_or(
         "give MAC[,ADDR…]@ADDR[:PORT][,frames][,name=NAME], such as 02:00:00:00:00:05,10.1.0.5@192.0.2.2".to_owned(),
@@ -339,7 +339,7 @@ pub fn peer(text: &str) -> Parsed<PeerConfig> {
     })
 }
 
-/// An endpoint of a tunnel: an address, and the port if it is not Geneve's.
+/// Parses an endpoint of a tunnel: an address, and a port unless it is Geneve's.
 fn vtep_address(text: &str) -> Parsed<SocketAddr> {
     let bare = text.trim_start_matches('[').trim_end_matches(']');
     let vtep = match (text.parse(), bare.parse()) {
@@ -364,7 +364,8 @@ fn is_label(text: &str) -> bool {
     is_domain_label(text) && !text.contains('_')
 }
 
-/// A label of a domain name: as for a host name, plus underscores, which cluster domains use.
+/// Checks a label of a domain name. It has the form of a host name, but may also contain underscores, which cluster
+/// domains use.
 fn is_domain_label(label: &str) -> bool {
     (1..=MAX_LABEL).contains(&label.len())
         && label
@@ -374,7 +375,7 @@ fn is_domain_label(label: &str) -> bool {
         && !label.ends_with('-')
 }
 
-/// `--memory`: digits and K, M or G, passed on unchanged.
+/// Parses `--memory`: digits and K, M or G, which are passed on unchanged.
 pub fn memory_size(text: &str) -> Parsed<String> {
     let digits = text.strip_suffix(['K', 'M', 'G']).unwrap_or(text);
     match digits.parse::<u64>() {

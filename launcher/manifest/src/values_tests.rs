@@ -1,6 +1,6 @@
 use super::*;
 
-/// Asserts that each text is refused with a message that has the given words.
+/// Asserts that each text is refused with a message that contains the given words.
 fn refused<T: std::fmt::Debug>(parser: impl Fn(&str) -> Parsed<T>, cases: &[(&str, &str)]) {
     for (text, words) in cases {
         let error = parser(text).expect_err(text);

@@ -21,9 +21,9 @@ use tokio::time::timeout;
 const PATIENCE: Duration = Duration::from_millis(500);
 /// How long an answer is reused.
 const FRESH: Duration = Duration::from_secs(2);
-/// Longest answer, in bytes.
+/// Maximum length of an answer in bytes.
 const ANSWER_MAX: usize = 256 << 10;
-/// Maximum interfaces that are kept, and maximum addresses of each.
+/// Maximum number of interfaces that are kept, and of addresses of each.
 const INTERFACES_MAX: usize = 64;
 /// Byte that the agent sends before the answer to `guest-sync-delimited`.
 const DELIMITER: u8 = 0xff;
@@ -33,24 +33,24 @@ const DELIMITER: u8 = 0xff;
 pub(crate) struct GuestInterface {
     /// Name in the guest.
     pub name: String,
-    /// Its MAC.
+    /// MAC of the interface.
     pub mac: Option<MacAddr>,
-    /// Its addresses.
+    /// Addresses of the interface.
     pub addresses: Vec<IpAddr>,
 }
 
-/// Connection data of an agent and its last answer.
+/// How to reach an agent, and its last answer.
 #[derive(Debug)]
 pub(crate) struct GuestAgent {
     socket: PathBuf,
     known: Mutex<Vec<GuestInterface>>,
-    /// Time of the last query; locked during a query.
+    /// Time of the last query. It is locked during a query.
     asking: tokio::sync::Mutex<Option<Instant>>,
     next_sync: AtomicU64,
 }
 
 impl GuestAgent {
-    /// The agent behind `socket`; sends nothing yet.
+    /// Creates a client of the agent behind `socket`. Nothing is sent yet.
     pub(crate) fn new(socket: PathBuf) -> Self {
         Self {
             socket,
@@ -60,7 +60,7 @@ impl GuestAgent {
         }
     }
 
-    /// The guest's interfaces; empty without an answer.
+    /// The guest's interfaces. Empty if the agent does not answer.
     pub(crate) async fn interfaces(&self) -> Vec<GuestInterface> {
         if let Ok(mut asked) = self.asking.try_lock() {
             self.refresh(&mut asked).await;
@@ -85,7 +85,7 @@ impl GuestAgent {
 
 async fn ask(socket: &Path, sync: u64) -> io::Result<Vec<GuestInterface>> {
     let mut agent = UnixStream::connect(socket).await?;
-    // The delimiter discards half a request of an earlier client (QGA protocol).
+    // The delimiter makes the agent discard half a request of an earlier client (QGA protocol).
     let request = format!(
         "\u{0}{{\"execute\":\"guest-sync-delimited\",\"arguments\":{{\"id\":{sync}}}}}\n\
          {{\"execute\":\"guest-network-get-interfaces\"}}\n"
@@ -129,7 +129,7 @@ struct Address {
     address: String,
 }
 
-/// Reads the lines after the delimiter: the answer to the sync, then the interfaces.
+/// Reads the lines after the delimiter: first the answer to the sync, then the interfaces.
 fn parse(answer: &[u8], sync: u64) -> io::Result<Option<Vec<GuestInterface>>> {
     let Some(start) = answer.iter().rposition(|byte| *byte == DELIMITER) else {
         return Ok(None);
@@ -154,7 +154,7 @@ fn interface(entry: Entry) -> GuestInterface {
         .iter()
         .filter_map(|address| address.address.parse().ok());
     GuestInterface {
-        // The name is printed on terminals, so control characters are removed.
+        // Control characters are removed, because the name is printed on terminals.
         name: entry.name.chars().filter(|c| c.is_ascii_graphic()).take(15).collect(),
         mac: entry.mac.and_then(|mac| mac.parse().ok()),
         addresses: addresses.take(INTERFACES_MAX).collect(),

@@ -12,7 +12,7 @@ const INTERFACES: &str = r#"{"return": [
   {"ip-address": "nonsense", "prefix": 0, "ip-address-type": "ipv4"}]},
  {"name": "sit0"}]}"#;
 
-/// An agent that answers one client with the result of `answer` for the number it receives.
+/// An agent that answers one client. The answer is the result of `answer` for the number that the agent receives.
 fn agent(folder: &Path, answer: impl Fn(u64) -> Vec<u8> + Send + 'static) -> (PathBuf, JoinHandle<UnixStream>) {
     let path = folder.join("qga.sock");
     let listener = UnixListener::bind(&path).unwrap();

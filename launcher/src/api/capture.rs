@@ -14,7 +14,7 @@ use std::time::{Duration, SystemTime};
 
 /// Path of capture requests.
 pub(crate) const PATH: &str = "/v1/capture";
-/// Place of the packets of a tunnel, outside of it.
+/// Value of `at` for the outer packets of a tunnel.
 pub(crate) const TUNNEL: &str = "tunnel";
 /// The routes of this group.
 pub(crate) const ROUTES: &[Route] = &[Route {
@@ -26,7 +26,7 @@ pub(crate) const ROUTES: &[Route] = &[Route {
             .port()
             .parameter(Parameter::text(
                 "at",
-                "nic: the guest's frames; tunnel: the packets of the tunnel of a layer2 port, outside of it [default: nic]",
+                "nic: the guest's frames; tunnel: the outer packets of a layer2 port's tunnel [default: nic]",
             ))
             .parameter(Parameter::number("snap-length", "Bytes kept of each packet"))
             .parameter(Parameter::text(
@@ -37,8 +37,8 @@ pub(crate) const ROUTES: &[Route] = &[Route {
     },
 }];
 const KIND: &str = "application/x-pcapng";
-/// Interval of writes while no packet crosses the port. Two writes reveal a client that has gone: the first is lost and
-/// the second fails.
+/// Interval of writes while no packet crosses the port. Two writes are needed to notice that a client has gone: the
+/// first is lost and the second fails.
 const IDLE: Duration = Duration::from_millis(500);
 
 fn get(context: &Context, request: &Request) -> Result<Answer, Refusal> {
@@ -47,7 +47,7 @@ fn get(context: &Context, request: &Request) -> Result<Answer, Refusal> {
         None | Some("nic") => CapturePlace::Nic,
         Some(TUNNEL) => CapturePlace::Tunnel,
         Some(other) => {
-            let error = format!("at: {other:?} is no place of packets");
+            let error = format!("at: {other:?} is not a place to capture");
             return Err(Refusal::bad_request(error, "write nic or tunnel"));
         }
     };

@@ -14,8 +14,8 @@ use std::net::IpAddr;
 
 /// Path of the requests.
 pub(crate) const PATH: &str = "/v1/forwards";
-/// Maximum ports of a forward that is added to a running process, because the worker takes over all its sockets between
-/// two packets.
+/// Maximum number of ports of a forward that is added to a running process. The worker takes over all its sockets
+/// between two packets.
 const PORTS_MAX: u16 = 1024;
 
 /// The routes of this group.
@@ -58,14 +58,14 @@ pub(crate) const ROUTES: &[Route] = &[
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Change {
-    /// In the syntax of `--port`: `[tcp|udp]:[ADDR:]HOST[-HOST2][:GUEST[-GUEST2]]`, such as `2222:22`.
+    /// The forward in the syntax of `--port`: `[tcp|udp]:[ADDR:]HOST[-HOST2][:GUEST[-GUEST2]]`, such as `2222:22`.
     pub forward: String,
 }
 
 /// The port forwards.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub(crate) struct Forwards {
-    /// Forwards in the order in which they were added.
+    /// The forwards in the order in which they were added.
     pub forwards: Vec<Entry>,
 }
 
@@ -73,16 +73,16 @@ pub(crate) struct Forwards {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Entry {
-    /// The whole forward in the syntax of `--port`.
+    /// The whole forward, in the syntax of `--port`.
     pub forward: String,
     /// `tcp` or `udp`.
     pub protocol: Protocol,
-    /// Address on the host; if omitted, all addresses.
+    /// Address on the host. If it is omitted, all addresses.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub address: Option<IpAddr>,
-    /// First port of the host.
+    /// First port on the host.
     pub host_port: u16,
-    /// First port of the guest.
+    /// First port in the guest.
     pub guest_port: u16,
     /// Number of ports.
     pub count: u16,
@@ -175,8 +175,8 @@ mod tests {
     use std::sync::atomic::{AtomicU16, Ordering};
 
     /// The first of `count` consecutive ports that are free for both TCP and UDP. They are below the range from which
-    /// the kernel chooses (net.ipv4.ip_local_port_range), so concurrent tests do not get one of them by chance, and
-    /// each call returns different ports.
+    /// the kernel chooses (net.ipv4.ip_local_port_range), so that concurrent tests do not get one of them by chance.
+    /// Each call returns different ports.
     fn free_ports(count: u16) -> u16 {
         const LOWEST: u16 = 10_000;
         const SPAN: u16 = 20_000;

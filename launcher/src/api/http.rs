@@ -35,25 +35,25 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::task::LocalSet;
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
-/// Name of the thread.
+/// Name of the API thread.
 pub(crate) const THREAD: &str = "api";
 /// Maximum clients served at a time.
 pub(crate) const CONNECTIONS: usize = 16;
-/// Maximum clients accepted per [`SPAN`]: enough for any use, and too few to slow down packets.
+/// Maximum clients accepted per [`SPAN`]. This is enough for any use, and too few to slow down packets.
 pub(crate) const CLIENTS: u32 = 20;
-/// See [`CLIENTS`].
+/// Period for [`CLIENTS`].
 pub(crate) const SPAN: Duration = Duration::from_millis(200);
-/// Longest request line with headers, in bytes.
+/// Maximum length of the request line with headers, in bytes.
 pub(crate) const HEAD_MAX: usize = 8 << 10;
-/// Longest body, in bytes: room for all manifests of a VM.
+/// Maximum length of a body in bytes. All manifests of a VM fit into it.
 pub(crate) const BODY_MAX: usize = 256 << 10;
-/// Time for a request to arrive, and for a client to read the response.
+/// Time for a request to arrive, and again for a client to read the response.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(2);
 /// Maximum headers of a request.
 const HEADERS_MAX: usize = 32;
-/// Added to the nice value of the process (nice(2)): packets take precedence over requests.
+/// Value that is added to the nice value of the process (nice(2)), so that packets take precedence over requests.
 const NICENESS: i32 = 10;
-/// Pause after the system ran out of descriptors for a client.
+/// Pause after the system had no descriptor left for a client.
 const RETRY: Duration = Duration::from_millis(100);
 /// Maximum chunks of a stream that may wait for the client.
 const PIECES: usize = 4;
@@ -62,18 +62,18 @@ const PIECE: usize = 32 << 10;
 /// Supported methods.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Method {
-    /// Reads. HEAD is treated the same: `hyper` omits the body.
+    /// Reads. HEAD is treated in the same way, because `hyper` omits the body.
     Get,
-    /// Adds or acts.
+    /// Adds an object or performs an action.
     Post,
-    /// Sets.
+    /// Sets a value.
     Put,
-    /// Removes.
+    /// Removes an object.
     Delete,
 }
 
 impl Method {
-    /// The name in a request line.
+    /// The name of the method in a request line.
     pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Get => "GET",
@@ -107,27 +107,27 @@ impl From<Method> for hyper::Method {
 /// A complete request.
 #[derive(Debug)]
 pub(crate) struct Request {
-    /// Its method.
+    /// Method of the request.
     pub method: Method,
-    /// Its path, without the query.
+    /// Path without the query.
     pub path: String,
-    /// Query values by name, percent-decoded.
+    /// Values of the query by name, percent-decoded.
     pub query: BTreeMap<String, String>,
-    /// Its body.
+    /// Body of the request.
     pub body: Vec<u8>,
 }
 
 /// Writes a response of unknown length, on a thread of its own.
 pub(crate) type Stream = Box<dyn FnOnce(&mut dyn Write) -> io::Result<()> + Send>;
 
-/// A whole document.
+/// A response that is sent as a whole.
 #[derive(Debug)]
 pub(crate) struct Document {
     /// HTTP status.
     pub status: u16,
     /// Media type.
     pub kind: &'static str,
-    /// Text of the document.
+    /// Contents of the document.
     pub body: Vec<u8>,
 }
 
@@ -135,13 +135,13 @@ pub(crate) struct Document {
 pub(crate) enum Answer {
     /// A document that is ready.
     Whole(Document),
-    /// A document that takes time; other clients are served meanwhile.
+    /// A document that takes time to create. Other clients are served in the meantime.
     Later(Pin<Box<dyn Future<Output = Document>>>),
     /// A document that continues until the client disconnects.
     Stream {
         /// Media type.
         kind: &'static str,
-        /// Kind of the thread.
+        /// Kind of the thread, for the sandbox.
         thread: ThreadKind,
         /// Name of the thread.
         name: &'static str,
@@ -160,7 +160,7 @@ impl Server {
     /// Serves clients of `listener` with `handler`, on a confined thread.
     ///
     /// # Errors
-    /// If the thread or its runtime cannot be created.
+    /// The thread or its runtime cannot be created.
     pub(crate) fn start(
         sandbox: &Sandbox,
         listener: UnixListener,
@@ -205,22 +205,22 @@ struct Host {
     handler: Box<dyn Fn(&Request) -> Answer>,
 }
 
-/// Serves until `ending` fires; open connections are then dropped.
+/// Serves clients until `ending` fires. Open connections are then dropped.
 fn serve(runtime: &Runtime, listener: UnixListener, host: Host, ending: oneshot::Receiver<()>) -> io::Result<()> {
     let _guard = runtime.enter();
     let listener = tokio::net::UnixListener::from_std(listener)?;
     let clients = LocalSet::new();
     clients.spawn_local(accept_clients(listener, Rc::new(host)));
-    // A message and a dropped sender both mean the end.
+    // A message and a dropped sender both mean that the server must end.
     let _ = clients.block_on(runtime, ending);
     Ok(())
 }
 
 /// Rate limit on accepted clients.
 struct Turnstile {
-    /// Start of the span.
+    /// Start of the current span.
     since: Instant,
-    /// Clients accepted in the span.
+    /// Number of clients accepted in the span.
     clients: u32,
 }
 
@@ -229,7 +229,7 @@ impl Turnstile {
         Self { since: now, clients: 0 }
     }
 
-    /// Counts a client that arrives `now`; returns when it may be accepted.
+    /// Counts a client that arrives `now`, and returns when it may be accepted.
     fn pass(&mut self, now: Instant) -> Instant {
         let end = self.since + SPAN;
         if now >= end {
@@ -261,12 +261,12 @@ async fn accept_clients(listener: tokio::net::UnixListener, host: Rc<Host>) {
     }
 }
 
-/// Serves one client until its response is sent.
+/// The state of one client until its response is sent.
 struct Visit {
     host: Rc<Host>,
-    /// Deadline of the connection; `None` for a stream.
+    /// Deadline of the connection. `None` for a stream.
     deadline: Cell<Option<Instant>>,
-    /// The place among [`CONNECTIONS`]; a stream releases it.
+    /// Place among [`CONNECTIONS`]. A stream releases it.
     place: RefCell<Option<OwnedSemaphorePermit>>,
 }
 
@@ -294,7 +294,7 @@ impl Visit {
         let mut connection = pin!(http.serve_connection(TokioIo::new(client), service));
         let mut alarm = pin!(sleep_until(Instant::now()));
         poll_fn(|context| {
-            // A client that disconnected, or sent garbage, needs no more.
+            // A client that has disconnected, or has sent garbage, needs no response.
             if connection.as_mut().poll(context).is_ready() {
                 return Poll::Ready(());
             }
@@ -395,7 +395,7 @@ impl Body for Pieces {
     }
 }
 
-/// Writer for that thread: blocks while the client is slow, and fails after it disconnected.
+/// Writer for that thread. It blocks while the client is slow, and fails after the client has disconnected.
 struct Outlet {
     pieces: mpsc::Sender<Bytes>,
     written: Vec<u8>,
@@ -427,7 +427,7 @@ fn start_stream(sandbox: Sandbox, (kind, name): (ThreadKind, &str), write: Strea
             return;
         }
         let written = Vec::new();
-        // An error is the usual end: the client disconnected.
+        // An error is the usual end, because the client has disconnected.
         let _ = write(&mut Outlet { pieces, written });
     };
     if let Err(error) = thread::Builder::new().name(name.into()).spawn(work) {

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::mpsc::channel;
 use std::time::Instant;
 
-/// Far longer than anything here takes, even on a busy machine.
+/// Far longer than any request takes here, even on a busy machine.
 const LONG: Duration = Duration::from_secs(60);
 
 struct Stage {
@@ -35,7 +35,7 @@ impl Stage {
 
     fn ask(&self, request: &[u8]) -> String {
         let mut stream = self.connect();
-        // A request that is refused before its end has arrived need not be read completely.
+        // A request that is refused before it has arrived completely need not be read to its end.
         let _ = stream.write_all(request);
         read(stream)
     }
@@ -193,7 +193,7 @@ fn half_a_request_keeps_a_place_for_a_limited_time_and_gets_no_thread() {
     let head = b"PUT /v1/x HTTP/1.1\r\nContent-Length: 5\r\n\r\n";
     let begun = Instant::now();
     let half = |n| {
-        // Connect first: a client's time runs from the acceptance of its connection.
+        // The test connects first, because a client's time begins when its connection is accepted.
         let mut half = stage.connect();
         half.write_all(&head[..if n % 2 == 0 { 10 } else { head.len() }])
             .unwrap();
@@ -220,7 +220,7 @@ fn a_long_request_delays_no_other_and_is_answered() {
     for _ in 0..20 {
         assert!(stage.ask(b"GET /v1/x HTTP/1.1\r\n\r\n").starts_with("HTTP/1.1 200"));
     }
-    // Its own time does not run out either.
+    // The stream's own time does not run out either.
     thread::sleep(PATIENCE + PATIENCE / 4);
     for client in &mut slow {
         client.set_nonblocking(true).unwrap();
@@ -251,7 +251,7 @@ fn a_stream_comes_as_it_comes_and_whoever_does_not_read_it_keeps_no_place() {
         text.starts_with("HTTP/1.1 200 OK\r\n") && text.contains("and so on "),
         "{text}"
     );
-    // Its time is not measured.
+    // The time of this request is not measured.
     thread::sleep(PATIENCE + PATIENCE / 4);
     streams[0].read_exact(&mut read).unwrap();
     drop(streams);

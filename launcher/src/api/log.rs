@@ -37,11 +37,11 @@ pub(crate) const ROUTES: &[Route] = &[
 /// Path of the requests.
 pub(crate) const PATH: &str = "/v1/loglevel";
 
-/// The log filter.
+/// The log filter of the process.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct LogLevel {
-    /// In the syntax of `--log`: a level, or a filter such as `info,hawser_backend::vhost_user=debug`.
+    /// The filter in the syntax of `--log`: a level, or a filter such as `info,hawser_backend::vhost_user=debug`.
     pub filter: String,
 }
 

@@ -62,7 +62,7 @@ impl Sample {
     }
 }
 
-/// A condition of a NIC.
+/// A condition that may hold for a NIC.
 type Holds = fn(&Sample) -> bool;
 
 const NO_EXEMPLAR: Option<&Exemplar<NoLabelSet, u64>> = None;
@@ -123,7 +123,7 @@ impl Collector for Samples {
 }
 
 impl Samples {
-    /// Traffic of the tunnels, by peer. Nothing if there is no tunnel.
+    /// Writes the traffic of the tunnels, by peer. Writes nothing if there is no tunnel.
     fn encode_peers(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let peers = || {
             let of_nic = |sample: &'_ Sample| {

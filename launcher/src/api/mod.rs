@@ -1,9 +1,8 @@
 //! The control API of a running process: HTTP on a Unix socket that only the operator can use.
 //!
-//! Each group of routes has a file with its table, its typed requests and responses, and its
-//! handlers. [`router`] finds the route, [`http`] reads requests and bounds their cost, [`openapi`]
-//! describes the whole API. A refused request changes nothing; its response has a reason and a
-//! remedy ([`Refusal`]).
+//! Each group of routes has a file with its table, its typed requests and responses, and its handlers. [`router`] finds
+//! the route, [`http`] reads requests and bounds their cost, and [`openapi`] describes the whole API. A refused request
+//! changes nothing. Its response contains a reason and a remedy ([`Refusal`]).
 //!
 //! docs/api.md is the user's page.
 
@@ -37,25 +36,25 @@ use std::fmt::Display;
 use std::path::Path;
 use std::sync::Arc;
 
-/// Only the owner may read the guest's traffic.
+/// Only the owner may connect, because the API can read the guest's traffic.
 const SOCKET_MODE: u32 = 0o600;
 const JSON: &str = "application/json";
 
 /// State that handlers work on.
 pub(crate) struct Context {
-    /// The ports being served; the list changes at run time.
+    /// Ports that are served. The list changes at run time.
     pub machine: Arc<Machine>,
-    /// The guest's agent, if its socket is known.
+    /// QEMU guest agent, if its socket is known.
     pub agent: Option<Arc<agent::GuestAgent>>,
-    /// Handle of the thread that changes NICs; `None` without manifests.
+    /// Handle of the thread that changes NICs. `None` without manifests.
     pub hotplug: Option<Hotplug>,
 }
 
 /// A running API endpoint. Dropping it ends the thread and then removes the socket.
 pub(crate) struct Api {
-    /// Dropped first, so that the thread ends before the socket is removed.
+    /// The server. It is dropped first, so that the thread ends before the socket is removed.
     server: Server,
-    /// The server has a copy of its descriptor.
+    /// The listening socket. The server has a copy of its descriptor.
     socket: ListeningSocket,
 }
 
@@ -63,7 +62,7 @@ impl Api {
     /// Listens at `path`. Clients that connect before [`Api::serve`] wait in the socket's queue.
     ///
     /// # Errors
-    /// If the socket cannot be created.
+    /// The socket cannot be created.
     pub(crate) fn listen(path: &Path, sandbox: &Sandbox) -> Result<ListeningSocket, Failure> {
         let failed = |error: &dyn Display| Failure::runtime(format_args!("--api-socket: {error}"));
         let socket = ListeningSocket::bind(path, SOCKET_MODE).map_err(|error| failed(&error))?;
@@ -71,11 +70,11 @@ impl Api {
         Ok(socket)
     }
 
-    /// Serves `context` on a socket, which may be one that another process handed over. Sockets that
-    /// requests open belong to the network namespace of the caller.
+    /// Serves `context` on a socket, which may be one that another process handed over. Sockets that requests open
+    /// belong to the network namespace of the caller.
     ///
     /// # Errors
-    /// If the thread cannot be created; the socket is removed then.
+    /// The thread cannot be created. The socket is removed then.
     pub(crate) fn serve(socket: ListeningSocket, context: Context) -> Result<Self, Failure> {
         let listener = socket.listener().try_clone();
         let listener = listener.map_err(|error| Failure::runtime(format_args!("the API cannot be served: {error}")))?;
@@ -84,8 +83,8 @@ impl Api {
         Ok(Self { server, socket })
     }
 
-    /// Ends the thread and returns the socket, which can be handed over. Clients that connect
-    /// meanwhile wait in its queue.
+    /// Ends the thread and returns the socket, which can be handed over. Clients that connect in the meantime wait in
+    /// its queue.
     #[cfg_attr(not(test), expect(dead_code, reason = "for the upgrade of a running process"))]
     fn stop(self) -> ListeningSocket {
         drop(self.server);
@@ -94,10 +93,10 @@ impl Api {
 }
 
 impl Context {
-    /// The NIC whose port the query names with `port`; optional if there is only one port.
+    /// The NIC whose port is named by `port` in the query. The name is optional if there is only one port.
     ///
     /// # Errors
-    /// If the port does not exist, or the query names none of several.
+    /// The port does not exist, or the query names none of several ports.
     pub(crate) fn nic(&self, request: &Request) -> Result<ServedNic, Refusal> {
         let mut nics = self.machine.nics();
         let names: Vec<&str> = nics.iter().map(ServedNic::name).collect();
@@ -133,7 +132,7 @@ fn json(status: u16, value: &impl Serialize) -> Answer {
 
 /// A JSON document.
 fn document(status: u16, value: &impl Serialize) -> Document {
-    // Fails only for maps with non-text keys, and there are none.
+    // This fails only for maps with keys other than text, and there are none.
     let mut body = serde_json::to_vec_pretty(value).unwrap_or_default();
     body.push(b'\n');
     Document {

@@ -75,30 +75,30 @@ pub(crate) struct Change {
     pub epoch: Option<u64>,
 }
 
-/// The end of a tunnel, and its peers.
+/// The tunnel of a port, and its peers.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Peers {
-    /// This end.
+    /// The local end of the tunnel.
     pub tunnel: Tunnel,
-    /// The other ends, in the order of their addresses.
+    /// The other ends of the tunnel, in the order of their addresses.
     pub peers: Vec<Peer>,
 }
 
-/// This end of a tunnel.
+/// The local end of a tunnel.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Tunnel {
-    /// Identifier of the network.
+    /// Identifier of the network in the tunnel.
     pub vni: u32,
-    /// Address and port.
+    /// Address and port to which peers send.
     #[schemars(with = "String")]
     pub endpoint: SocketAddr,
     /// Number of peers.
     pub peers: usize,
-    /// Number of peers to which the host does not split batches of datagrams properly.
+    /// Number of peers for which the host does not split batches of datagrams as it should.
     pub limited_peers: u64,
-    /// The file of `--peers`.
+    /// File given by `--peers`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub peers_file: Option<PathBuf>,
     /// The file of `--services`.
@@ -113,18 +113,18 @@ pub(crate) struct Tunnel {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Peer {
-    /// Address and port.
+    /// Address and port to which this process sends.
     #[schemars(with = "String")]
     pub endpoint: SocketAddr,
-    /// Whether frames may be sent whole, with hawser's Geneve option.
+    /// True if frames may be sent whole, with hawser's Geneve option.
     pub frames: bool,
-    /// Whether any MAC may be behind it.
+    /// True if any MAC may be behind the peer.
     pub any: bool,
-    /// The guests behind it.
+    /// Guests behind the peer.
     pub guests: Vec<Guest>,
-    /// Bytes of the longest IP packet that the path carries; 0: not known yet.
+    /// Length of the longest IP packet that the path carries, in bytes. 0: not known yet.
     pub path_mtu: u64,
-    /// Maximum datagrams that the host accepts in one buffer (UDP_SEGMENT); 1 if it does not split.
+    /// Maximum datagrams that the host accepts in one buffer (UDP_SEGMENT). 1: the host does not split.
     pub batch_datagrams: u64,
     /// Traffic sent to the peer.
     pub sent: Traffic,
@@ -136,21 +136,21 @@ pub(crate) struct Peer {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Guest {
-    /// Its MAC.
+    /// MAC of the guest.
     pub mac: String,
-    /// Its addresses.
+    /// Addresses of the guest.
     pub ip_addresses: Vec<IpAddr>,
 }
 
-/// The traffic in one direction.
+/// Traffic in one direction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Traffic {
-    /// Datagrams.
+    /// Number of datagrams.
     pub datagrams: u64,
-    /// Their bytes, with the tunnel's headers.
+    /// Bytes in these datagrams, including the tunnel's headers.
     pub bytes: u64,
-    /// Datagrams that were dropped.
+    /// Number of datagrams that were dropped.
     pub drops: u64,
 }
 
@@ -212,7 +212,7 @@ fn parse(text: &str, is_removal: bool) -> Result<PeerConfig, String> {
 }
 
 impl Tunnel {
-    /// The tunnel of a NIC; `None` without one.
+    /// The tunnel of a NIC. `None` if it has none.
     pub(crate) fn of(nic: &ServedNic) -> Option<Self> {
         nic.tunnel().map(|tunnel| Self {
             vni: tunnel.end.vni.get(),

@@ -69,7 +69,7 @@ pub(crate) struct Unplug {
 pub(crate) struct Link {
     /// Name of the interface.
     pub interface: String,
-    /// Up or down.
+    /// Desired state, up or down.
     pub state: LinkState,
 }
 
@@ -107,7 +107,7 @@ fn hotplug(context: &Context) -> Result<&Hotplug, Refusal> {
     context.hotplug.as_ref().ok_or_else(refusal)
 }
 
-/// The answer to a change in progress.
+/// The answer to a change that is in progress.
 fn later(coming: Coming) -> Answer {
     Answer::Later(Box::pin(async { answer(coming.await) }))
 }

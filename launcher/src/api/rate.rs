@@ -40,10 +40,10 @@ pub(crate) const ROUTES: &[Route] = &[
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Rates {
-    /// Towards the guest.
+    /// Limit on traffic to the guest.
     #[serde(default, rename = "in")]
     pub inbound: Limit,
-    /// From the guest.
+    /// Limit on traffic from the guest.
     #[serde(default, rename = "out")]
     pub outbound: Limit,
 }
@@ -52,16 +52,16 @@ pub(crate) struct Rates {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(crate) struct Limit {
-    /// Bits of frames per second, 8000 or more; if omitted, no limit.
+    /// Bits of frames per second, 8000 or more. If it is omitted, there is no limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bits_per_second: Option<u64>,
-    /// Bytes that may arrive at once; if omitted, 50 ms of the rate.
+    /// Bytes that may arrive at once. If it is omitted, 50 ms of the rate.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub burst_bytes: Option<u64>,
-    /// Packets per second, 1 or more; if omitted, no limit.
+    /// Packets per second, 1 or more. If it is omitted, there is no limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub packets_per_second: Option<u64>,
-    /// Packets that may arrive at once; if omitted, 50 ms of the rate.
+    /// Packets that may arrive at once. If it is omitted, 50 ms of the rate.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub burst_packets: Option<u64>,
 }

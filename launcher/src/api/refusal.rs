@@ -9,9 +9,9 @@ use serde::{Deserialize, Serialize};
 pub(crate) struct Refusal {
     #[serde(skip)]
     status: u16,
-    /// The problem.
+    /// What is wrong with the request.
     pub error: String,
-    /// The next step.
+    /// What the client can do next.
     pub remedy: String,
 }
 

@@ -12,9 +12,9 @@ pub(crate) struct Route {
     pub method: Method,
     /// Path of the request.
     pub path: &'static str,
-    /// Handler of the request.
+    /// Function that answers the request.
     pub handler: fn(&Context, &Request) -> Result<Answer, Refusal>,
-    /// Its entry in the OpenAPI description.
+    /// Function that describes the operation for OpenAPI.
     pub describe: fn(&mut schemars::SchemaGenerator) -> Operation,
 }
 

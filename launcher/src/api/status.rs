@@ -21,22 +21,22 @@ pub(crate) const ROUTES: &[Route] = &[Route {
     describe: |generator| Operation::new("Every NIC of the VM").answers::<Status>(generator),
 }];
 
-/// The VM's network.
+/// The network interfaces of the VM.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub(crate) struct Status {
     /// Version of the running program.
     pub version: String,
-    /// The NICs, in the order of options or manifests.
+    /// NICs of the VM, in the order of options or manifests.
     pub interfaces: Vec<Interface>,
 }
 
-/// A NIC. The fields up to `linkState` are KubeVirt's.
+/// A NIC of the VM. The fields up to `linkState` are KubeVirt's.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Interface {
     /// Name of the port, which is the interface's name in manifests.
     pub name: String,
-    /// MAC of the guest's NIC, if known.
+    /// MAC of the guest's NIC, if it is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mac: Option<String>,
     /// The first of `ipAddresses`.
@@ -45,17 +45,17 @@ pub(crate) struct Interface {
     /// Addresses of the guest.
     #[serde(default)]
     pub ip_addresses: Vec<IpAddr>,
-    /// The interface's name in the guest, as reported by its agent.
+    /// Name of the interface in the guest, as reported by its agent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub interface_name: Option<String>,
     /// Sources of this information, separated by commas: `domain` (configured), `dhcp`, `arp` and `nd` (seen in the
     /// guest's frames), `guest-agent`.
     pub info_source: String,
-    /// Queue pairs offered.
+    /// Number of queue pairs offered.
     pub queue_count: u16,
-    /// The link state that the guest sees.
+    /// Link state that the guest sees.
     pub link_state: LinkState,
-    /// The mode of the NIC.
+    /// Mode of the NIC.
     pub mode: Mode,
     /// MTU of the guest's NIC.
     pub mtu: u16,
@@ -64,7 +64,7 @@ pub(crate) struct Interface {
     /// Problems that keep the guest from using the NIC as configured, one sentence each.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
-    /// The tunnel of a network that spans nodes; `/v1/peers` has its peers.
+    /// The tunnel of a port on a network that spans nodes. Its peers are in `/v1/peers`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tunnel: Option<Tunnel>,
 }
@@ -79,13 +79,13 @@ pub(crate) enum LinkState {
     Down,
 }
 
-/// The guest's driver.
+/// State of the guest's driver.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Driver {
     /// A driver has started the queues.
     Running,
-    /// There is no driver, or it has not started yet.
+    /// No driver is loaded, or it has not started the queues yet.
     Absent,
 }
 
@@ -141,7 +141,7 @@ impl Interface {
     }
 }
 
-/// Known addresses of a guest, and their sources.
+/// Known addresses of a guest with their sources.
 #[derive(Debug, Default)]
 struct Learned {
     addresses: Vec<IpAddr>,

@@ -30,7 +30,7 @@ impl Deref for Stage {
     }
 }
 
-/// A stage with masquerade ports of these names and IPv4 in the guest.
+/// A stage with masquerade ports of these names, and with IPv4 in the guest.
 pub(super) fn context(names: &[&str]) -> Stage {
     stage(names, &["--ipv4=10.0.2.0/24", "--ipv6=off", "--mac=02:00:00:00:00:09"])
 }
@@ -76,7 +76,7 @@ fn stage(names: &[&str], options: &[&str]) -> Stage {
     }
 }
 
-/// Answer to a request.
+/// Response to a request.
 pub(super) struct Answered {
     pub status: u16,
     body: Vec<u8>,
@@ -104,7 +104,7 @@ pub(super) fn block_on<T>(work: impl Future<Output = T>) -> T {
     runtime.unwrap().block_on(work)
 }
 
-/// Sends a request; `target` may have a query.
+/// Sends a request. `target` may have a query.
 pub(super) fn ask(context: &Context, method: &str, target: &str, body: &str) -> Answered {
     let method = match method {
         "GET" => Method::Get,

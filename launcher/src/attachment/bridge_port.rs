@@ -17,23 +17,23 @@ use std::io;
 /// A TAP device as a port of a bridge.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct BridgePort {
-    /// The bridge.
+    /// Name of the bridge.
     pub bridge: String,
-    /// The TAP device.
+    /// Name of the TAP device.
     pub tap: String,
     /// MAC of the TAP device. A bridge without other ports may adopt it.
     pub mac: MacAddr,
     /// MTU of the bridge.
     pub mtu: u32,
-    /// Settings of the port.
+    /// Settings of the bridge port.
     pub manner: PortManner,
-    /// The bridge is set to promiscuous mode.
+    /// True if the bridge is set to promiscuous mode.
     pub promiscuous: bool,
-    /// VLANs of the guest, on a VLAN-filtering bridge; `None`: the bridge's default.
+    /// VLANs of the guest, on a VLAN-filtering bridge. `None`: the bridge's default.
     pub vlans: Option<PortVlans>,
 }
 
-/// Surveys a bridge.
+/// Surveys a bridge for a guest.
 pub(super) fn look(netlink: &mut Netlink, port: &BridgePortSpec, spec: &NicSpec) -> Result<Finding, AttachError> {
     let bridge = find_bridge(netlink, &port.bridge)?;
     require_privilege(netlink, "making a TAP device a port of a bridge")?;

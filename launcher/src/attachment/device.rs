@@ -1,5 +1,5 @@
-//! The device that leads to a segment. Each way to a segment implements [`Device`] in a module of its
-//! own, beside the survey of that way.
+//! The device that leads to a segment. Each kind of attachment implements [`Device`] in a module of its own, which also
+//! surveys the host for it.
 
 use super::AttachError;
 use super::bridge_port::BridgePort;
@@ -19,17 +19,16 @@ use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-/// First byte of the MAC of a TAP device: the highest that is not multicast. A bridge adopts the lowest MAC of its
-/// ports, so it never adopts this one.
+/// First byte of the MAC of a TAP device. It is the highest that is not multicast. A bridge adopts the lowest MAC of
+/// its ports, so it never adopts this one.
 const TAP_MAC_PREFIX: u8 = 0xfe;
 
-/// The device that leads to a segment. Opens its queues at the start, and again after the device
-/// was re-created.
+/// The device that leads to a segment. It opens its queues at the start, and again after the device was re-created.
 pub(crate) trait Device: Debug + Send + Sync {
     /// Record from which another process can reopen the device.
     fn record(&self) -> DeviceRecord;
 
-    /// Name of the device; `None` if it is not known.
+    /// Name of the device. `None` if it is not known.
     fn name(&self) -> Option<&str>;
 
     /// Adds what the process needs to look after the device and to remove it.
@@ -44,7 +43,7 @@ pub(crate) trait Device: Debug + Send + Sync {
     /// Takes over the guest's MAC and addresses, as far as they are known.
     ///
     /// # Errors
-    /// If an address cannot be reached this way.
+    /// An address cannot be reached in this way.
     fn settle(&mut self, _mac: Option<MacAddr>, _guests: &[IpAddr]) -> Result<(), AttachError> {
         Ok(())
     }
@@ -74,7 +73,7 @@ pub(crate) trait Device: Debug + Send + Sync {
     fn can_return(&self, netlink: &mut Netlink) -> io::Result<bool>;
 }
 
-/// A device that is handed over to another process.
+/// A device while it is handed over to another process.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum DeviceRecord {
@@ -91,7 +90,7 @@ pub(crate) enum DeviceRecord {
 }
 
 impl DeviceRecord {
-    /// The device of the record.
+    /// Restores the device from its record.
     pub(crate) fn into_device(self) -> Arc<dyn Device> {
         match self {
             Self::BridgePort(device) => Arc::new(device),
@@ -106,16 +105,16 @@ impl DeviceRecord {
 /// Whether the device passes frames.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum State {
-    /// It passes frames.
+    /// The device passes frames.
     Up,
-    /// The device exists, and is down or without a segment.
+    /// The device exists, but it is down or has no segment.
     Down,
     /// The device is gone.
     Gone,
 }
 
 impl State {
-    /// The state of `device`, whose number is `index`.
+    /// The state of `device`, whose interface index is `index`.
     ///
     /// # Errors
     /// The kernel's error.
@@ -140,7 +139,7 @@ pub(super) fn adopt(descriptors: Vec<OwnedFd>) -> Result<Vec<TapQueue>, AttachEr
     Ok(queues.collect::<Result<_, _>>()?)
 }
 
-/// A random MAC: locally administered, unicast.
+/// A random MAC, locally administered and unicast.
 ///
 /// # Errors
 /// The system returns no random numbers.

@@ -1,4 +1,4 @@
-//! Tests of attachments to devices of a network namespace that are handed over. Needs root and `ip`.
+//! Tests of handing over attachments to devices in a network namespace. They need root and `ip`.
 
 use super::*;
 use hawser_config::{PaceConfig, PolicyConfig};
@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Runs ip(8). True if it succeeds.
+/// Runs ip(8), and returns true if it succeeds.
 fn ip(line: &str) -> bool {
     let ran = Command::new("ip").args(line.split_whitespace()).output();
     ran.is_ok_and(|output| output.status.success())
@@ -70,7 +70,7 @@ fn open(attachment: AttachmentSpec, folder: &Path) -> Opened {
     survey.open(1).unwrap()
 }
 
-/// Hands over an attachment, and checks the host while the attachment belongs to no process.
+/// Hands over an attachment, and checks the host while no process owns the attachment.
 fn hand_over(opened: Opened, meanwhile: impl FnOnce()) -> Opened {
     let (attached, mut descriptors) = opened.attached.into_handover();
     let (queues, of_queues) = opened.queues.into_handover();

@@ -37,7 +37,7 @@ use std::path::PathBuf;
 /// The options or manifest fields that messages name.
 #[derive(Clone, Debug)]
 struct Naming {
-    /// The option or field that names the link, with its value.
+    /// Option or field that names the link, with its value.
     segment: String,
     mtu: String,
     mac: String,
@@ -63,7 +63,7 @@ impl Naming {
         }
     }
 
-    /// Turns `error` into a failure.
+    /// Converts `error` to a failure.
     fn failure(&self, error: &AttachError) -> Failure {
         let place = match error {
             AttachError::Mtu { .. } => &self.mtu,
@@ -79,17 +79,17 @@ impl Naming {
     }
 }
 
-/// The place of an attachment.
+/// Where an attachment is made.
 #[derive(Clone, Debug)]
 pub(crate) struct Site {
-    /// The network namespace.
+    /// Network namespace of the devices.
     pub namespace: Namespace,
     /// Directory of the journal.
     pub runtime_folder: PathBuf,
 }
 
 impl Site {
-    /// Undoes changes that dead processes left in this namespace. Must run before the survey.
+    /// Undoes changes that dead processes left in this namespace. Call this before the survey.
     pub(crate) fn recover(&self) {
         journal::recover(&self.runtime_folder);
     }
@@ -98,17 +98,17 @@ impl Site {
 /// The reason why the guest cannot be attached to its segment.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum AttachError {
-    /// No link has the name.
+    /// No link has this name.
     #[error("no link has this name{0}; create it first, or name another")]
     NoLink(String),
     /// The link is of another kind.
     #[error("{name} is {found}, not {wanted}; {remedy}")]
     Kind {
-        /// The link.
+        /// Name of the link.
         name: String,
-        /// Its kind, with an article.
+        /// Kind of the link, with an article.
         found: String,
-        /// The expected kind, with an article.
+        /// Expected kind, with an article.
         wanted: &'static str,
         /// The next step.
         remedy: String,
@@ -116,9 +116,9 @@ pub(crate) enum AttachError {
     /// The link is a port of another link.
     #[error("{name} is a port of {master}; attach the guest to that instead (--bridge={master}, CNI bridge)")]
     Port {
-        /// The link.
+        /// Name of the link.
         name: String,
-        /// The link of which it is a port.
+        /// Name of the link of which it is a port.
         master: String,
     },
     /// Another process reads the frames of the link.
@@ -140,21 +140,21 @@ pub(crate) enum AttachError {
     /// The MTU is larger than the segment's.
     #[error("{asked} exceeds the segment's MTU of {segment} bytes ({name}); lower it, or raise the link's MTU")]
     Mtu {
-        /// The requested value.
+        /// Requested MTU.
         asked: u16,
         /// MTU of the segment.
         segment: u32,
-        /// The link with that MTU.
+        /// Name of the link with that MTU.
         name: String,
     },
     /// The link does not deliver frames for the guest's MAC.
     #[error("{asked} is not the MAC of {name}, which passes only frames for {link}; {remedy}")]
     Mac {
-        /// The requested value.
+        /// Requested MAC.
         asked: MacAddr,
-        /// The link.
+        /// Name of the link.
         name: String,
-        /// Its MAC.
+        /// MAC of the link.
         link: MacAddr,
         /// The next step.
         remedy: &'static str,
@@ -171,9 +171,9 @@ pub(crate) enum AttachError {
     /// A link cannot be created on top of another.
     #[error("cannot create {kind} on {lower}: {source}; {remedy}")]
     Make {
-        /// Its kind, with an article.
+        /// Kind of the link, with an article.
         kind: &'static str,
-        /// The link below.
+        /// Name of the lower link.
         lower: String,
         /// The kernel's error.
         source: io::Error,
@@ -183,9 +183,9 @@ pub(crate) enum AttachError {
     /// The guest's address cannot be assigned to its ipvtap.
     #[error("cannot assign {guest} to an ipvtap on {lower}: {source}; check that no other link on {lower} has it")]
     GuestAddress {
-        /// The address.
+        /// Address of the guest.
         guest: IpAddr,
-        /// The link below.
+        /// Name of the lower link.
         lower: String,
         /// The kernel's error.
         source: io::Error,
@@ -202,19 +202,19 @@ pub(crate) enum AttachError {
     /// VLANs were given for a segment that carries no Ethernet frames.
     #[error("{0} carries no VLAN tags in this mode; leave --vlan and --vlan-trunk out, or choose mode l2")]
     Untaggable(String),
-    /// The device cannot be opened.
+    /// The TAP device cannot be opened.
     #[error(transparent)]
     Tap(#[from] TapError),
-    /// The device's file cannot be opened.
+    /// The device file of a macvtap or ipvtap cannot be opened.
     #[error(transparent)]
     Node(#[from] NodeError),
-    /// The namespace cannot be entered.
+    /// The network namespace cannot be entered.
     #[error(transparent)]
     Namespace(#[from] NamespaceError),
     /// The journal cannot be written.
     #[error(transparent)]
     Journal(#[from] JournalError),
-    /// The kernel refuses a change.
+    /// The kernel refused a change.
     #[error("the kernel refused a change of the network: {0}")]
     Netlink(#[from] io::Error),
 }
@@ -226,11 +226,11 @@ impl AttachError {
     }
 }
 
-/// Surveys the segment of a NIC in bridge mode, without changing anything. `queues` are
-/// those of [`AttachmentSpec::Descriptors`].
+/// Surveys the segment of a NIC in bridge mode, without changing anything. `queues` are those of
+/// [`AttachmentSpec::Descriptors`].
 ///
 /// # Errors
-/// The reason the guest cannot be attached to the segment.
+/// The reason why the guest cannot be attached to the segment.
 pub(crate) fn survey(spec: &NicSpec, queues: Vec<OwnedFd>, site: &Site) -> Result<Option<Survey>, Failure> {
     let Some(bridge) = spec.mode.segment() else {
         return Ok(None);
@@ -265,7 +265,7 @@ pub(crate) fn default_runtime_folder() -> PathBuf {
 #[derive(Debug)]
 pub(crate) struct Attached {
     keeper: Keeper,
-    /// Undone on drop.
+    /// Journal of the changes. They are undone on drop.
     journal: Option<Journal>,
     /// Claim on a link that other processes could use too.
     claim: Option<Claim>,
@@ -320,9 +320,9 @@ impl Attached {
 
 /// Queues of the device to the segment, and the attachment that must outlive them.
 pub(crate) struct Opened {
-    /// One for each queue pair.
+    /// Queues, one for each queue pair.
     pub queues: Vec<TapQueue>,
-    /// The attachment.
+    /// Attachment to which the queues belong.
     pub attached: Attached,
 }
 

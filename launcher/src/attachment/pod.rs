@@ -1,9 +1,9 @@
 //! Hands a pod's interface to the guest, as KubeVirt's bridge binding does.
 //!
 //! The guest gets the interface's MAC and address. The interface itself is renamed, gets a new MAC and becomes a port
-//! of a bridge; the guest's TAP device is the other port. The pod keeps a link of the old name with the address, which
-//! kubelet and CNI plugins still find; it carries no traffic. The kernel answers no ARP on the bridge, because the
-//! guest answers for the address.
+//! of a bridge. The guest's TAP device is the other port. The pod keeps a link of the old name with the address, which
+//! kubelet and CNI plugins still find. It carries no traffic. The kernel sends no ARP replies on the bridge, because
+//! the guest replies for the address.
 
 use super::AttachError;
 use super::bridge_port::BridgePort;
@@ -20,14 +20,14 @@ use ipnet::IpNet;
 use std::io;
 use std::net::Ipv4Addr;
 
-/// Longest name of a link.
+/// Maximum length of a link's name.
 const MAX_NAME: usize = 15;
-/// KubeVirt's prefix for the bridge of a pod's interface; the interface's name follows.
+/// KubeVirt's prefix for the name of a pod interface's bridge. The interface's name follows it.
 const BRIDGE_PREFIX: &str = "k6t-";
-/// KubeVirt's suffix for the interface once it is a port.
+/// KubeVirt's suffix for the name of the interface once it is a port.
 const PORT_SUFFIX: &str = "-nic";
 
-/// Source address of hawser's DHCP server, the same as KubeVirt's. No link has this address.
+/// Source address of hawser's DHCP server. It is the same as KubeVirt's. No link has this address.
 pub(crate) const DHCP_SERVER: Ipv4Addr = Ipv4Addr::new(169, 254, 75, 10);
 
 /// Kinds of links that share the MAC or the frames of their lower link, so that nothing can be inserted between them
@@ -41,7 +41,7 @@ pub(super) fn look(netlink: &mut Netlink, name: &str, spec: &NicSpec) -> Result<
         return Err(AttachError::Kind {
             found: format!("{}, which passes on only frames of its own MAC", article(&link.kind)),
             wanted: "a link that can be a port of a bridge",
-            remedy: "attach the guest to the link below it (--macvtap, CNI macvlan)".into(),
+            remedy: "attach the guest to its lower link (--macvtap, CNI macvlan)".into(),
             name: link.name,
         });
     }
@@ -75,7 +75,7 @@ pub(crate) struct Takeover {
 }
 
 impl Takeover {
-    /// Surveys an interface. The guest gets `mac` if given, else the interface's MAC.
+    /// Surveys an interface. The guest gets `mac` if it is given, and the interface's MAC otherwise.
     ///
     /// # Errors
     /// The interface has nothing to take over, or a name that hawser needs is in use.
@@ -110,7 +110,7 @@ impl Takeover {
         &self.bridge
     }
 
-    /// The guest's MAC.
+    /// MAC that the guest gets.
     pub(crate) const fn guest_mac(&self) -> MacAddr {
         self.guest_mac
     }
@@ -143,7 +143,7 @@ impl Takeover {
     /// Creates the bridge and makes the interface its port.
     ///
     /// # Errors
-    /// The kernel refuses a change. `journal` holds the changes made until then.
+    /// The kernel refuses a change. `journal` contains the changes made until then.
     pub(crate) fn perform(&self, netlink: &mut Netlink, journal: &mut Journal) -> Result<(), AttachError> {
         journal.note(Undo::RestoreInterface(self.record()))?;
         let port_mac = random_mac()?;
@@ -200,8 +200,8 @@ impl Takeover {
         netlink.set_up(index, true)
     }
 
-    /// Creates a link of the interface's old name, with its MAC and its addresses: a dummy, or
-    /// a bridge without ports if the kernel has no dummy links.
+    /// Creates a link with the interface's old name, MAC and addresses. It is a dummy, or a bridge without ports if the
+    /// kernel has no dummy links.
     fn keep_address(&self, netlink: &mut Netlink, journal: &mut Journal) -> io::Result<()> {
         let mut new = NewLink {
             name: &self.interface.name,
@@ -243,7 +243,7 @@ fn index_of(netlink: &mut Netlink, name: &str) -> io::Result<u32> {
     link.map(|link| link.index).ok_or_else(gone)
 }
 
-/// The last `len` bytes of a name, which is ASCII.
+/// The last `len` bytes of a name, which consists of ASCII characters.
 fn tail(name: &str, len: usize) -> &str {
     name.get(name.len().saturating_sub(len)..).unwrap_or(name)
 }

@@ -1,4 +1,4 @@
-//! A macvtap or ipvtap on another link: created here, or an existing one.
+//! A macvtap or ipvtap on another link, either created by hawser or already existing.
 
 use super::AttachError;
 use super::device::{Device, DeviceRecord, adopt, random_mac, random_name};
@@ -19,16 +19,16 @@ use serde::{Deserialize, Serialize};
 use std::io;
 use std::net::IpAddr;
 
-/// A macvtap or ipvtap above another link.
+/// A macvtap or ipvtap that hawser creates above another link.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Stacked {
-    /// The link below.
+    /// Name of the lower link.
     lower: String,
-    /// Its own name.
+    /// Name of the new link.
     name: String,
-    /// Its kind and mode.
+    /// Kind and mode of the new link.
     kind: NewKind,
-    /// Its MAC; `None`: that of the link below.
+    /// MAC of the new link. `None`: that of the lower link.
     mac: Option<MacAddr>,
     /// Addresses of the guest to assign to an ipvtap.
     guests: Vec<IpAddr>,
@@ -41,7 +41,7 @@ pub(crate) struct Adopted {
     kind: String,
 }
 
-/// Surveys the link of a macvtap.
+/// Surveys the lower link of a macvtap.
 pub(super) fn look_at_macvtap(netlink: &mut Netlink, stack: &Stack<MacvtapMode>) -> Result<Finding, AttachError> {
     let lower = find(netlink, &stack.lower, "")?;
     if lower.is("macvtap") {
@@ -71,7 +71,7 @@ pub(super) fn look_at_macvtap(netlink: &mut Netlink, stack: &Stack<MacvtapMode>)
     })
 }
 
-/// Surveys the link of an ipvtap.
+/// Surveys the lower link of an ipvtap.
 pub(super) fn look_at_ipvtap(
     netlink: &mut Netlink,
     stack: &Stack<IpvtapMode>,
@@ -114,7 +114,7 @@ pub(super) fn look_at_ipvtap(
     })
 }
 
-/// How frames find their receiver on an ipvtap of that mode and MAC.
+/// How frames find their receiver on an ipvtap with that mode and MAC.
 fn forwarding(
     mode: Option<IpVtapMode>,
     mac: Option<MacAddr>,
@@ -159,7 +159,7 @@ fn mode_of_adopted(link: &Link) -> AttachError {
     }
 }
 
-/// The kernel's word for a mode of macvtap.
+/// Converts a mode of macvtap to the kernel's word for it.
 const fn macvtap_mode(mode: MacvtapMode) -> MacVtapMode {
     match mode {
         MacvtapMode::Bridge => MacVtapMode::Bridge,
@@ -169,7 +169,7 @@ const fn macvtap_mode(mode: MacvtapMode) -> MacVtapMode {
     }
 }
 
-/// The kernel's word for a mode of ipvtap.
+/// Converts a mode of ipvtap to the kernel's word for it.
 const fn ipvtap_mode(mode: IpvtapMode) -> IpVtapMode {
     match mode {
         IpvtapMode::L2 => IpVtapMode::L2,
@@ -315,7 +315,7 @@ fn make_remedy(error: &io::Error) -> &'static str {
     match error.raw_os_error() {
         Some(libc::EOPNOTSUPP) => "this kernel has no such kind of link: load its module",
         Some(libc::EBUSY) => "another process or a passthru already uses the link: release it, or name another",
-        Some(libc::EINVAL) => "it cannot be in that mode beside the others on the link: choose another mode or link",
+        Some(libc::EINVAL) => "the mode does not fit the other devices on the link: choose another mode or link",
         _ => "check that the link can have it",
     }
 }

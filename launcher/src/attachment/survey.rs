@@ -28,23 +28,23 @@ pub(crate) struct Survey {
 /// Result of the survey.
 #[derive(Debug)]
 pub(super) struct Finding {
-    /// The device to the segment.
+    /// Device that leads to the segment.
     pub device: Box<dyn Device>,
     /// Queues that are already open.
     pub descriptors: Vec<TapQueue>,
-    /// MTU of the segment, and the link that has this MTU.
+    /// MTU of the segment, and the name of the link that has this MTU.
     pub mtu: Option<(u32, String)>,
-    /// The link, if it is down.
+    /// Name of the link, if it is down.
     pub down: Option<String>,
-    /// The MAC of a guest whose spec has none.
+    /// MAC for a guest whose spec has none.
     pub mac: Option<MacAddr>,
-    /// The link that passes only frames for `mac`.
+    /// Link that passes only frames for `mac`.
     pub mac_owner: Option<MacOwner>,
     /// How frames find their receiver.
     pub forwarding: Forwarding,
     /// What the guest takes over from the pod.
     pub takeover: Option<Takeover>,
-    /// Claim on a link that other processes could use.
+    /// Claim on a link that other processes could use too.
     pub claim: Option<Claim>,
 }
 
@@ -53,12 +53,12 @@ pub(super) struct Finding {
 pub(super) struct MacOwner {
     /// Name of the link.
     pub name: String,
-    /// What to do if the spec has another MAC.
+    /// Advice for a spec that has another MAC.
     pub remedy: &'static str,
 }
 
 impl Finding {
-    /// A device on `link`, which determines the MTU.
+    /// The result for a device on `link`, which determines the MTU.
     pub(super) fn of(device: impl Device + 'static, link: Option<&Link>) -> Self {
         Self {
             device: Box::new(device),
@@ -79,18 +79,18 @@ impl Finding {
 }
 
 impl Survey {
-    /// MTU of the segment.
+    /// MTU of the segment, if it is known.
     pub(crate) fn mtu(&self) -> Option<u16> {
         let (mtu, _) = self.finding.mtu.as_ref()?;
         Some(u16::try_from(*mtu).unwrap_or(u16::MAX))
     }
 
-    /// The MAC that the guest must have to be reached.
+    /// MAC that the guest must have in order to be reached.
     pub(crate) const fn mac(&self) -> Option<MacAddr> {
         self.finding.mac
     }
 
-    /// The link to the segment, if it is down.
+    /// Name of the link to the segment, if it is down.
     pub(crate) fn down(&self) -> Option<&str> {
         self.finding.down.as_deref()
     }
@@ -108,7 +108,7 @@ impl Survey {
     /// Takes over the MAC and the addresses of `spec`, which may have been assigned after the survey.
     ///
     /// # Errors
-    /// If an address cannot be reached on the segment.
+    /// An address cannot be reached on the segment.
     pub(crate) fn settle(&mut self, spec: &NicSpec) -> Result<(), Failure> {
         let Some(bridge) = spec.mode.segment() else {
             return Ok(());
@@ -122,11 +122,10 @@ impl Survey {
         self.finding.device.add_needs(needs);
     }
 
-    /// Creates the missing devices and opens `count` queues. If that fails, all changes are undone
-    /// before this returns.
+    /// Creates the missing devices and opens `count` queues. If that fails, all changes are undone before this returns.
     ///
     /// # Errors
-    /// The kernel refuses a change.
+    /// The kernel refused a change.
     pub(crate) fn open(self, count: usize) -> Result<Opened, Failure> {
         let Self { finding, naming, site } = self;
         let failure = |error: &AttachError| naming.failure(error);
@@ -163,7 +162,7 @@ fn make(finding: Finding, count: usize, mut journal: Option<Journal>) -> Result<
     })
 }
 
-/// Surveys the device to a segment.
+/// Surveys the device that leads to a segment.
 pub(super) fn look(
     spec: &NicSpec,
     bridge: &BridgeSpec,
@@ -207,7 +206,7 @@ fn check_mac(finding: &Finding, spec: &NicSpec) -> Result<(), AttachError> {
     }
 }
 
-/// Finds a link by name. The message for a missing link lists those of kind `like`.
+/// Finds a link by name. If it is missing, the message lists the links of the kind `like`.
 pub(super) fn find(netlink: &mut Netlink, name: &str, like: &str) -> Result<Link, AttachError> {
     if let Some(link) = netlink.link_named(name)? {
         return Ok(link);
@@ -241,7 +240,8 @@ pub(super) fn require_privilege(netlink: &mut Netlink, what: &'static str) -> Re
     }
 }
 
-/// The link on which a macvtap or ipvtap is created: Ethernet, up, and not a port of another link.
+/// The link on which a macvtap or ipvtap is created. It must be an Ethernet link that is up and not a port of another
+/// link.
 pub(super) fn check_lower(netlink: &mut Netlink, lower: &Link) -> Result<MacAddr, AttachError> {
     let Some(mac) = lower.mac.filter(|mac| *mac != MacAddr::default()) else {
         return Err(AttachError::Kind {

@@ -12,15 +12,15 @@ use hawser_manifest::nic::NicSpec;
 use serde::{Deserialize, Serialize};
 use std::io;
 
-/// A TAP device.
+/// A TAP device and how to create it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Tap {
     name: String,
-    /// MTU of a device that is created.
+    /// MTU of the device if hawser creates it.
     mtu: Option<u32>,
 }
 
-/// Surveys a TAP device.
+/// Surveys a TAP device for a guest.
 pub(super) fn look(netlink: &mut Netlink, name: String, spec: &NicSpec) -> Result<Finding, AttachError> {
     let Some(link) = netlink.link_named(&name)? else {
         require_privilege(netlink, "making a TAP device")?;
@@ -28,7 +28,7 @@ pub(super) fn look(netlink: &mut Netlink, name: String, spec: &NicSpec) -> Resul
         return Ok(Finding::of(Tap { name, mtu }, None));
     };
     if link.is("tun") {
-        // With Ethernet, it has a MAC.
+        // A link that carries Ethernet has a MAC.
         if link.mac.is_none() {
             return Err(AttachError::Kind {
                 found: "a TUN device, which carries no Ethernet".into(),

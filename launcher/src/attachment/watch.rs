@@ -16,13 +16,13 @@ use serde::{Deserialize, Serialize};
 use std::io;
 use std::sync::Arc;
 
-/// Provides the port with the queues of the device that currently exists.
+/// Gives the port the queues of the device that currently exists.
 #[derive(Clone, Debug)]
 pub(crate) struct Keeper {
     device: Arc<dyn Device>,
-    /// Interface index of the device; `None` if it is in a namespace that hawser cannot see.
+    /// Interface index of the device. `None` if the device is in a namespace that hawser cannot see.
     index: Option<u32>,
-    /// Number of the port's queues.
+    /// Number of queues of the port.
     count: usize,
     told: State,
 }
@@ -36,7 +36,8 @@ pub(crate) struct KeeperRecord {
 }
 
 impl Keeper {
-    /// A keeper for a device that has just been opened, which is assumed to pass frames until the first check.
+    /// Creates a keeper for a device that has just been opened. The device is assumed to pass frames until the first
+    /// check.
     pub(crate) fn new(device: Arc<dyn Device>, index: Option<u32>, count: usize) -> Self {
         Self {
             device,

@@ -1,4 +1,4 @@
-//! Options of the subcommands that talk to a running process.
+//! Options of the subcommands that communicate with a running process.
 
 use super::policy;
 use super::{API_SOCKET, DEFAULT_SOCKET_DIR};
@@ -30,7 +30,7 @@ pub(crate) struct ProcessArgs {
 #[derive(Debug, Args)]
 #[group(skip)]
 pub(crate) struct AskArgs {
-    /// The process.
+    /// Selects the process.
     #[command(flatten)]
     pub process: ProcessArgs,
     /// Name of the port; required if the process serves several
@@ -51,7 +51,7 @@ impl ProcessArgs {
 #[derive(Debug, Args)]
 #[group(skip)]
 pub(crate) struct PlugArgs {
-    /// The process.
+    /// Selects the process.
     #[command(flatten)]
     pub process: ProcessArgs,
     /// Manifests with the VM's new state: a file, a directory, or - for standard input; may be
@@ -70,7 +70,7 @@ pub(crate) struct PlugArgs {
 #[derive(Debug, Args)]
 #[group(skip)]
 pub(crate) struct UnplugArgs {
-    /// The process.
+    /// Selects the process.
     #[command(flatten)]
     pub process: ProcessArgs,
     /// Name of the interface
@@ -82,7 +82,7 @@ pub(crate) struct UnplugArgs {
 #[derive(Debug, Args)]
 #[group(skip)]
 pub(crate) struct LinkArgs {
-    /// The process.
+    /// Selects the process.
     #[command(flatten)]
     pub process: ProcessArgs,
     /// Name of the interface
@@ -96,9 +96,9 @@ pub(crate) struct LinkArgs {
 /// State of a link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum LinkState {
-    /// Frames pass.
+    /// Frames can pass.
     Up,
-    /// No frames pass.
+    /// No frames can pass.
     Down,
 }
 
@@ -106,7 +106,7 @@ pub(crate) enum LinkState {
 #[derive(Debug, Args)]
 #[group(skip)]
 pub(crate) struct StatusArgs {
-    /// The process.
+    /// Selects the process and the port.
     #[command(flatten)]
     pub ask: AskArgs,
     /// Print JSON
@@ -160,7 +160,7 @@ pub(crate) enum ForwardCommand {
         /// [tcp|udp]:[ADDR:]HOST[-HOST2][:GUEST[-GUEST2]], in the syntax of --port
         #[arg(value_name = "SPEC", value_parser = forward::parse)]
         forward: Forward,
-        /// The process and port.
+        /// Selects the process and the port.
         #[command(flatten)]
         args: ForwardArgs,
     },
@@ -169,7 +169,7 @@ pub(crate) enum ForwardCommand {
         /// The forward, as `hawser forward list` prints it; the guest's port is optional
         #[arg(value_name = "SPEC", value_parser = forward::parse)]
         forward: Forward,
-        /// The process and port.
+        /// Selects the process and the port.
         #[command(flatten)]
         args: ForwardArgs,
     },
@@ -181,7 +181,7 @@ pub(crate) enum ForwardCommand {
 #[derive(Debug, Args)]
 #[group(skip)]
 pub(crate) struct ForwardArgs {
-    /// The process.
+    /// Selects the process and the port.
     #[command(flatten)]
     pub ask: AskArgs,
     /// Print JSON
@@ -193,7 +193,7 @@ pub(crate) struct ForwardArgs {
 #[derive(Debug, Args)]
 #[group(skip)]
 pub(crate) struct TopArgs {
-    /// The process.
+    /// Selects the process and the port.
     #[command(flatten)]
     pub ask: AskArgs,
     /// Seconds between samples
@@ -216,7 +216,7 @@ fn interval(text: &str) -> Result<f64, String> {
 #[derive(Debug, Args)]
 #[group(skip)]
 pub(crate) struct RateArgs {
-    /// The process.
+    /// Selects the process and the port.
     #[command(flatten)]
     pub ask: AskArgs,
     /// Limit on traffic to the guest: bits per second such as 500M or 1G, and burst in bytes;
@@ -237,12 +237,12 @@ pub(crate) struct RateArgs {
     pub json: bool,
 }
 
-/// Value of a rate option.
+/// Value of a rate option: a limit, or none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Wanted {
-    /// Limit to this rate.
+    /// Limits traffic to this rate.
     Limit(Rate),
-    /// Remove the limit.
+    /// Removes the limit.
     Off,
 }
 
@@ -257,7 +257,7 @@ fn wanted(text: &str, parse: fn(&str) -> Result<Rate, String>) -> Result<Wanted,
 #[derive(Debug, Args)]
 #[group(skip)]
 pub(crate) struct LogLevelArgs {
-    /// The process.
+    /// Selects the process and the port.
     #[command(flatten)]
     pub ask: AskArgs,
     /// New log level: error, warn, info, debug, trace, off, or a filter such as
@@ -273,10 +273,10 @@ pub(crate) struct LogLevelArgs {
 #[derive(Debug, Args)]
 #[group(skip)]
 pub(crate) struct CaptureArgs {
-    /// The process.
+    /// Selects the process and the port.
     #[command(flatten)]
     pub ask: AskArgs,
-    /// Write the packets of the tunnel of a layer2 port, outside of it, instead of the guest's frames
+    /// Write the outer packets of a layer2 port's tunnel instead of the guest's frames
     #[arg(long)]
     pub tunnel: bool,
     /// Bytes to keep of each packet [default: all]

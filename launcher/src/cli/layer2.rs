@@ -1,4 +1,4 @@
-//! The options of a network that spans nodes.
+//! Options of a network that spans nodes.
 
 use clap::Args;
 use hawser_backend::packet::geneve::{self, Vni};
@@ -7,7 +7,7 @@ use hawser_manifest::nic::{GatewaySpec, UnderlaySpec};
 use hawser_manifest::values;
 use std::path::PathBuf;
 
-/// The network and its tunnel.
+/// Options of the network and its tunnel.
 #[derive(Debug, Args)]
 #[group(skip)]
 pub(crate) struct Layer2Args {

@@ -6,10 +6,10 @@ use clap::{Args, Subcommand};
 use hawser_store::VmName;
 use std::path::PathBuf;
 
-/// `leases`
+/// Options of `leases`
 #[derive(Debug, Args)]
 pub(crate) struct Leases {
-    /// The subcommand.
+    /// Subcommand to run.
     #[command(subcommand)]
     pub command: LeasesCommand,
 }
@@ -36,7 +36,7 @@ pub(crate) struct ReserveLeases {
     /// Options that complete the files.
     #[command(flatten)]
     pub plan: PlanArgs,
-    /// The lease store.
+    /// Options of the lease store.
     #[command(flatten)]
     pub store: StoreArgs,
 }
@@ -51,7 +51,7 @@ pub(crate) struct ListLeases {
     /// Print JSON
     #[arg(long)]
     pub json: bool,
-    /// The lease store.
+    /// Options of the lease store.
     #[command(flatten)]
     pub store: StoreArgs,
 }
@@ -66,7 +66,7 @@ pub(crate) struct ReleaseLeases {
     /// Release the lease of this interface only
     #[arg(long, value_name = "NAME")]
     pub interface: Option<String>,
-    /// The lease store.
+    /// Options of the lease store.
     #[command(flatten)]
     pub store: StoreArgs,
 }

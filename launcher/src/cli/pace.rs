@@ -5,7 +5,7 @@ use hawser_backend::config::PaceConfig;
 use hawser_manifest::values;
 use std::time::Duration;
 
-/// Options of every port.
+/// Polling and sleeping options of every port.
 #[derive(Args, Clone, Copy, Debug)]
 #[command(next_help_heading = "Network card")]
 pub(crate) struct PaceArgs {
@@ -20,7 +20,7 @@ pub(crate) struct PaceArgs {
 }
 
 impl PaceArgs {
-    /// The options as configuration of a port.
+    /// Converts the options to the configuration of a port.
     pub(crate) const fn config(self) -> PaceConfig {
         PaceConfig {
             busy_poll: self.busy_poll,

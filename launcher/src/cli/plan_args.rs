@@ -5,7 +5,7 @@ use clap::{Args, ValueEnum};
 use hawser_manifest::objects::names;
 use hawser_manifest::plan::options::{DefaultBinding, PlanOptions};
 
-/// Options that complete the files.
+/// Options that complete the manifests.
 #[derive(Clone, Debug, Default, Args)]
 #[group(skip)]
 pub(crate) struct PlanArgs {
@@ -38,12 +38,12 @@ pub(crate) struct PlanArgs {
     /// Serve a VM that policies select (NetworkPolicy and others), without enforcing them
     #[arg(long, help_heading = "Manifests")]
     pub ignore_policies: bool,
-    /// Ends of tunnels.
+    /// Options of tunnels.
     #[command(flatten)]
     pub tunnels: TunnelArgs,
 }
 
-/// `--default-binding`
+/// Values of `--default-binding`
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub(crate) enum BindingArg {
     /// NAT behind the pod's addresses.

@@ -1,4 +1,4 @@
-//! Options of a port's policy: VLANs, checks of the guest's frames, rates.
+//! Options of a port's policy: VLANs, checks of the guest's frames, and rates.
 
 use clap::Args;
 use hawser_backend::config::{AddressCheck, MacCheck, PolicyConfig, Rate, RateLimit, Rates, VlanConfig, VlanSet};
@@ -67,15 +67,15 @@ pub(crate) struct PolicyArgs {
     pub packet_rate_out: Option<Rate>,
 }
 
-/// Options about VLANs that contradict each other.
+/// Contradictions between options about VLANs.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum PolicyError {
     /// A VLAN is in two ranges.
     #[error("--vlan-trunk={spec} names VLAN {id} twice: name each VLAN in one range only")]
     Overlap {
-        /// The option's value.
+        /// Value of the option.
         spec: String,
-        /// The VLAN.
+        /// VLAN that is named twice.
         id: VlanId,
     },
     /// The native VLAN is among the tagged VLANs.
@@ -84,17 +84,17 @@ pub(crate) enum PolicyError {
          remove it from one"
     )]
     NativeInTrunk {
-        /// The trunk option's value.
+        /// Value of the trunk option.
         spec: String,
-        /// The other option.
+        /// Name of the other option.
         option: &'static str,
-        /// The VLAN.
+        /// VLAN that both options name.
         id: VlanId,
     },
-    /// The check of addresses is both on and off.
+    /// The address check is switched both on and off.
     #[error("--ip-spoof-check=off switches the check off that other values of the option describe: leave one out")]
     SourcesOnAndOff,
-    /// There is a native VLAN but no trunk.
+    /// A native VLAN is given without a trunk.
     #[error("--native-vlan={0} is the VLAN of untagged frames on a trunk: give --vlan-trunk too, or --vlan={0} alone")]
     NativeWithoutTrunk(VlanId),
     /// The default VLAN is to be kept, but no other VLAN is given.
@@ -103,7 +103,7 @@ pub(crate) enum PolicyError {
 }
 
 impl PolicyArgs {
-    /// The options that apply only on a segment, and whether they were given.
+    /// The options that apply only on a segment, and whether each was given.
     pub(crate) fn of_a_segment(&self) -> [(bool, &'static str); 6] {
         [
             (self.vlan.is_some(), "--vlan"),
@@ -126,7 +126,7 @@ impl PolicyArgs {
     /// The policy of a guest on a segment.
     ///
     /// # Errors
-    /// The first contradiction found.
+    /// The first contradiction between the options.
     pub(crate) fn on_segment(&self) -> Result<PolicyConfig, PolicyError> {
         Ok(PolicyConfig {
             vlan: self.vlans()?,
@@ -226,7 +226,7 @@ impl PolicyArgs {
 
 type Parsed<T> = Result<T, String>;
 
-/// `--vlan-trunk`: one VLAN or a range of them.
+/// Parses `--vlan-trunk`: one VLAN or a range of VLANs.
 fn vlan_range(text: &str) -> Parsed<RangeInclusive<VlanId>> {
     let id = |text: &str| text.parse::<VlanId>().map_err(|e| e.to_string());
     let (first, last) = match text.split_once('-') {
@@ -239,17 +239,17 @@ fn vlan_range(text: &str) -> Parsed<RangeInclusive<VlanId>> {
     Ok(first..=last)
 }
 
-/// Lowest rate: one full frame in 1.5 seconds.
+/// Lowest rate, which allows one full frame in 1.5 seconds.
 const MIN_BYTES_PER_SECOND: u64 = 1000;
-/// Divisor of one second: the default burst is what the rate allows in that time.
+/// Divisor of one second. The default burst is what the rate allows in that time.
 const DEFAULT_BURST: u64 = 20;
-/// Minimum default burst, enough for a frame that carries many segments.
+/// Minimum of the default burst. A frame that carries many segments fits into it.
 const MIN_DEFAULT_BURST: u64 = 128 << 10;
 const MIN_DEFAULT_PACKETS: u64 = 64;
-/// Bits of a byte.
+/// Number of bits in a byte.
 pub(crate) const BITS: u64 = 8;
 
-/// `--rate-in`, `--rate-out`: bits per second, and burst in bytes.
+/// Parses `--rate-in` and `--rate-out`: bits per second, and burst in bytes.
 pub(crate) fn byte_rate(text: &str) -> Parsed<Rate> {
     let (rate, burst) = split(text);
     let rate = rate.strip_suffix("bit").unwrap_or(rate);
@@ -271,7 +271,7 @@ pub(crate) fn byte_rate_of(bits: u64, burst: Option<u64>) -> Parsed<Rate> {
     Ok(Rate { per_second, burst })
 }
 
-/// `--packet-rate-in`, `--packet-rate-out`: packets per second, and burst in packets.
+/// Parses `--packet-rate-in` and `--packet-rate-out`: packets per second, and burst in packets.
 pub(crate) fn packet_rate(text: &str) -> Parsed<Rate> {
     let (rate, burst) = split(text);
     let shape = "give packets per second such as 5000 or 100k, and :PACKETS for the burst";

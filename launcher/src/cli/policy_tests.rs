@@ -17,7 +17,7 @@ fn vlans(options: &[&str]) -> String {
     parsed(options).unwrap().on_segment().unwrap().vlan.to_string()
 }
 
-/// Asserts that the options are refused with a message that has these words.
+/// Asserts that the options are refused with a message that contains these words.
 #[track_caller]
 fn refused(options: &[&str], words: &[&str]) {
     let message = match parsed(options) {

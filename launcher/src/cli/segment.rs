@@ -114,7 +114,7 @@ impl SegmentArgs {
             })
     }
 
-    /// The first option given without the option it requires, and the required one.
+    /// The first option that is given without the option it requires, and the required option.
     pub(crate) fn alone(&self) -> Option<(&'static str, &'static str)> {
         const BRIDGE: &str = "--bridge";
         const IPVTAP: &str = "--ipvtap";

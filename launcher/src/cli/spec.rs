@@ -18,26 +18,26 @@ use std::os::fd::{OwnedFd, RawFd};
 /// The reason why options contradict each other.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum OptionError {
-    /// Ports are excluded from forwarding, but not all ports are forwarded.
+    /// Ports are excluded from forwarding, but not every port is forwarded.
     #[error("--keep-port has an effect only with --port=all: leave it out, or add --port=all")]
     KeptOfNone,
     /// An option belongs to another mode.
     #[error("{option} has no effect with --mode={mode}: leave it out, or choose the other mode")]
     OtherMode {
-        /// The option, with its dashes.
+        /// Name of the option, with its dashes.
         option: &'static str,
-        /// The selected mode.
+        /// Mode that was selected.
         mode: &'static str,
     },
-    /// Bridge mode needs a segment.
+    /// Bridge mode is selected without a segment.
     #[error(
         "--mode=bridge needs a segment: give one of --bridge, --tap, --tap-fd, --macvtap, --ipvtap and --pod-interface"
     )]
     NoSegment,
-    /// Hairpin and promiscuous mode together: the bridge would return the guest's own frames twice.
+    /// Hairpin and promiscuous mode are selected together. The bridge would return the guest's own frames twice.
     #[error("--hairpin-mode and --promisc-mode exclude each other, as in the bridge CNI plugin: leave one of them out")]
     HairpinPromiscuous,
-    /// The MAC check needs a MAC.
+    /// The MAC check is selected without a MAC.
     #[error("--mac-spoof-check needs --mac: give the guest's MAC, or leave the check out")]
     CheckWithoutMac,
     /// An option belongs to another kind of attachment.
@@ -46,15 +46,15 @@ pub(crate) enum OptionError {
     /// The numbers of descriptors and queue pairs differ.
     #[error("--tap-fd was given {descriptors} times and --queue-pairs={pairs}: give one descriptor for each pair")]
     TapDescriptors {
-        /// Descriptors.
+        /// Number of descriptors.
         descriptors: usize,
-        /// Queue pairs.
+        /// Number of queue pairs.
         pairs: u16,
     },
     /// A required option of layer2 mode is missing.
     #[error("--mode=layer2 needs {0}: give it, see hawser --help")]
     Missing(&'static str),
-    /// An option of the gateway, and the network has none.
+    /// An option needs the gateway, and the network has none.
     #[error("{0} has no effect with --gateway=off, because it needs the gateway; leave one of them out")]
     NoGateway(&'static str),
     /// Options of the policy contradict each other.
@@ -63,7 +63,7 @@ pub(crate) enum OptionError {
 }
 
 impl EndpointArgs {
-    /// The endpoint of front ends. Must run before the process opens any descriptor.
+    /// The endpoint to which front ends connect. Call this before the process opens any descriptor.
     ///
     /// # Errors
     /// No option names an endpoint, or the descriptor is not open.
@@ -83,7 +83,7 @@ impl RunArgs {
     /// The namespace and settings for attaching NICs.
     ///
     /// # Errors
-    /// If the network namespace cannot be entered.
+    /// The network namespace cannot be entered.
     pub(crate) fn site(&self) -> Result<Site, Failure> {
         let namespace = self.netns.as_deref().map(Namespace::enter).transpose();
         Ok(Site {
@@ -94,10 +94,10 @@ impl RunArgs {
 }
 
 impl PortArgs {
-    /// Takes over the queues of `--tap-fd`. Must run before the process opens any descriptor.
+    /// Takes over the queues of `--tap-fd`. Call this before the process opens any descriptor.
     ///
     /// # Errors
-    /// If a descriptor is named twice or is not open.
+    /// A descriptor is named twice or is not open.
     pub(crate) fn queues(&self) -> Result<Vec<OwnedFd>, Failure> {
         let numbers = if self.mode.uses_links() {
             &self.segment.tap_fd[..]
@@ -118,7 +118,7 @@ impl PortArgs {
     /// Lowers the options to a NIC.
     ///
     /// # Errors
-    /// The first contradiction between them.
+    /// The first contradiction between the options.
     pub(crate) fn spec(&self, name: String) -> Result<NicSpec, OptionError> {
         if self.policy.mac_spoof_check && self.mac.is_none() {
             return Err(OptionError::CheckWithoutMac);

@@ -1,6 +1,6 @@
 //! Command-line options for networks in manifests that span nodes.
 //!
-//! A value may name its network, as in `--vni=shop/primary-udn=4711`; it must do so if the VM is on several such
+//! A value may name its network, as in `--vni=shop/primary-udn=4711`. It must do so if the VM is on several such
 //! networks.
 
 use clap::Args;

@@ -12,7 +12,7 @@ use std::io::{self, ErrorKind, Write};
 /// Writes packets until the process ends or the reader closes the output.
 ///
 /// # Errors
-/// If the process or port does not exist, or the output cannot be written.
+/// The process or port does not exist, or the output cannot be written.
 pub(crate) fn run(args: &CaptureArgs) -> Result<(), Failure> {
     let mut target = Target::new(capture::PATH)
         .with("filter", &args.filter)
@@ -32,7 +32,7 @@ pub(crate) fn run(args: &CaptureArgs) -> Result<(), Failure> {
         None => Box::new(io::stdout().lock()),
     };
     match copy(&mut response, &mut out) {
-        // The reader has closed the pipe: a normal end.
+        // The reader has closed the pipe, which is a normal end.
         Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
         other => other.map_err(|e| Failure::runtime(format_args!("the capture ended: {e}"))),
     }

@@ -10,7 +10,7 @@ use hawser_backend::config::Forward;
 /// Adds or removes a forward, then prints all forwards.
 ///
 /// # Errors
-/// If the process or port does not exist, or the process refuses.
+/// The process or port does not exist, or the process refuses.
 pub(crate) fn run(args: &ForwardCommand) -> Result<(), Failure> {
     let (method, forward, args) = match args {
         ForwardCommand::List(args) => (Method::Get, None, args),

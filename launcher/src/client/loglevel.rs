@@ -9,7 +9,7 @@ use crate::failure::Failure;
 /// Changes the log filter if one is given, then prints it.
 ///
 /// # Errors
-/// If the process does not exist.
+/// The process does not exist.
 pub(crate) fn run(args: &LogLevelArgs) -> Result<(), Failure> {
     let (client, target) = (Client::of(&args.ask), Target::new(PATH));
     let level: LogLevel = match &args.filter {

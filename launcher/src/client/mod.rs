@@ -1,5 +1,5 @@
-//! Subcommands that talk to a running process over its API socket: one file per subcommand, and
-//! the client they share.
+//! Subcommands that communicate with a running process over its API socket: one file per subcommand, and the client
+//! that they share.
 
 pub(crate) mod capture;
 pub(crate) mod forward;
@@ -22,14 +22,14 @@ use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// HTTP status of a granted request.
+/// HTTP status of a request that succeeded.
 const OK: u16 = 200;
-/// Longest response body that is read whole, in bytes.
+/// Maximum length of a response body that is read as a whole, in bytes.
 const BODY_MAX: usize = 16 << 20;
-/// Longest wait for a response body after its head.
+/// Longest wait for a response body after the head of the response.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Client of one running process.
+/// Client of a running process.
 #[derive(Debug)]
 pub(crate) struct Client {
     socket: PathBuf,
@@ -40,7 +40,7 @@ pub(crate) struct Client {
 pub(crate) struct Target(String);
 
 impl Target {
-    /// A path of the API, without a query.
+    /// A path of the API without a query.
     pub(crate) fn new(path: &str) -> Self {
         Self(path.to_owned())
     }
@@ -67,19 +67,19 @@ impl Target {
 }
 
 impl Client {
-    /// Client of the process that listens on `socket`.
+    /// A client of the process that listens on `socket`.
     pub(crate) fn new(socket: &Path) -> Self {
         Self {
             socket: socket.to_owned(),
         }
     }
 
-    /// Client of the process that the options name.
+    /// A client of the process that the options select.
     pub(crate) fn of(args: &AskArgs) -> Self {
         Self::of_process(&args.process)
     }
 
-    /// Client of the process that the options name, for commands without a port.
+    /// A client of the process that the options select, for commands without a port.
     pub(crate) fn of_process(args: &ProcessArgs) -> Self {
         Self::new(&args.socket())
     }
@@ -87,7 +87,7 @@ impl Client {
     /// Sends a GET request and reads its JSON response.
     ///
     /// # Errors
-    /// If no process answers, it refuses, or the response is not a `T`.
+    /// No process answers, it refuses, or the response is not a `T`.
     pub(crate) fn get<T: DeserializeOwned>(&self, target: &Target) -> Result<T, Failure> {
         self.exchange(Method::Get, target, &[])
     }
@@ -95,7 +95,7 @@ impl Client {
     /// Sends `body` as JSON and reads the JSON response.
     ///
     /// # Errors
-    /// If no process answers, it refuses, or the response is not a `T`.
+    /// No process answers, it refuses, or the response is not a `T`.
     pub(crate) fn send<T: DeserializeOwned>(
         &self,
         method: Method,
@@ -119,7 +119,7 @@ impl Client {
     /// Sends a request and reads the whole response body.
     ///
     /// # Errors
-    /// If no process answers, or it refuses.
+    /// No process answers, or it refuses.
     pub(crate) fn whole(&self, method: Method, target: &Target, body: &[u8]) -> Result<Bytes, Failure> {
         let response = self.open(method, target, body)?;
         response.into_body(BODY_MAX, BODY_TIMEOUT).map_err(|e| self.failed(&e))
@@ -128,7 +128,7 @@ impl Client {
     /// Sends a request and returns its response, whose body can be read chunk by chunk.
     ///
     /// # Errors
-    /// If no process answers, or it refuses.
+    /// No process answers, or it refuses.
     pub(crate) fn open(&self, method: Method, target: &Target, body: &[u8]) -> Result<Response, Failure> {
         let request = Request {
             method: method.into(),
@@ -163,10 +163,10 @@ impl Client {
     }
 }
 
-/// Prints a value as JSON, or as text converted by `text`.
+/// Prints a value as JSON, or as text that `text` produces.
 ///
 /// # Errors
-/// If standard output cannot be written.
+/// Standard output cannot be written.
 pub(crate) fn show<T: Serialize>(json: bool, value: &T, text: impl FnOnce(&T) -> String) -> Result<(), Failure> {
     crate::output::print(&if json {
         serde_json::to_string_pretty(value).map_err(Failure::runtime)? + "\n"

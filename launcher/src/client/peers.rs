@@ -60,7 +60,7 @@ fn text(peers: &Peers) -> String {
     text
 }
 
-/// MACs and addresses behind a peer.
+/// Lists the MACs and addresses behind a peer.
 fn guests(peer: &Peer) -> String {
     let any = peer.any.then(|| "any".to_owned());
     let named = peer.guests.iter().map(|guest| {

@@ -13,7 +13,7 @@ use std::io::Write as _;
 /// Plugs and unplugs NICs until they match the manifests.
 ///
 /// # Errors
-/// If no process answers, or it refuses.
+/// No process answers, or it refuses.
 pub(crate) fn plug(args: &PlugArgs) -> Result<(), Failure> {
     let manifests = validate::read_sources(&args.files)?;
     let interface = args.interface.clone();
@@ -35,7 +35,7 @@ pub(crate) fn plug(args: &PlugArgs) -> Result<(), Failure> {
 /// Unplugs one NIC.
 ///
 /// # Errors
-/// If no process answers, or it refuses.
+/// No process answers, or it refuses.
 pub(crate) fn unplug(args: &UnplugArgs) -> Result<(), Failure> {
     let interface = args.interface.clone();
     let wanted = Unplug { interface };
@@ -45,7 +45,7 @@ pub(crate) fn unplug(args: &UnplugArgs) -> Result<(), Failure> {
 /// Sets the link of one NIC up or down.
 ///
 /// # Errors
-/// If no process answers, or it refuses.
+/// No process answers, or it refuses.
 pub(crate) fn link(args: &LinkArgs) -> Result<(), Failure> {
     let wanted = Link {
         interface: args.interface.clone(),

@@ -11,7 +11,7 @@ use std::fmt::Write as _;
 /// Changes the limits that are given, then prints all limits.
 ///
 /// # Errors
-/// If the process or port does not exist.
+/// The process or port does not exist.
 pub(crate) fn run(args: &RateArgs) -> Result<(), Failure> {
     let client = Client::of(&args.ask);
     let target = || Target::new(PATH).of(args.ask.port.as_deref());

@@ -10,7 +10,7 @@ use std::fmt::Write as _;
 /// Prints one paragraph per NIC, or JSON.
 ///
 /// # Errors
-/// If the process or port does not exist.
+/// The process or port does not exist.
 pub(crate) fn run(args: &StatusArgs) -> Result<(), Failure> {
     let mut status: Status = Client::of(&args.ask).get(&Target::new("/v1/status"))?;
     if let Some(name) = &args.ask.port {

@@ -14,15 +14,15 @@ use std::io::{self, IsTerminal as _, Write as _};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// ANSI: cursor home, then clear to the end of the screen.
+/// ANSI sequence: cursor home, then clear to the end of the screen.
 const REDRAW: &str = "\x1b[H\x1b[J";
-/// Maximum drop reasons shown per port.
+/// Maximum number of drop reasons shown per port.
 const REASONS: usize = 5;
-/// Most peers shown per port.
+/// Maximum number of peers shown per port.
 const PEERS: usize = 5;
 const BITS: f64 = 8.0;
 
-/// Value of each series, keyed by its name and labels as the metrics text writes them.
+/// Value of each series. The key is its name and labels, as the metrics text writes them.
 type Sample = BTreeMap<String, f64>;
 
 /// Rates and flow counts of one port.
@@ -38,14 +38,14 @@ struct Activity {
     udp_flows: u64,
     echo_flows: u64,
     stalls_per_second: f64,
-    /// Reason and drops per second, in descending order.
+    /// Reasons with their drops per second, in descending order.
     drops_per_second: Vec<(String, f64)>,
     /// Peers of a network that spans nodes, busiest first.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     peers: Vec<PeerActivity>,
 }
 
-/// Rates of one peer of a port, in the directions of the guest.
+/// Rates of a port's traffic with one peer, in the directions of the guest.
 #[derive(Debug, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct PeerActivity {
@@ -60,7 +60,7 @@ struct PeerActivity {
 /// Prints rates until interrupted, or once with `--once`.
 ///
 /// # Errors
-/// If the process does not exist or ends.
+/// The process does not exist, or ends.
 pub(crate) fn run(args: &TopArgs) -> Result<(), Failure> {
     let client = Client::of(&args.ask);
     let interval = Duration::from_secs_f64(args.interval);
@@ -112,7 +112,7 @@ fn activities(before: &Sample, now: &Sample, seconds: f64) -> Vec<Activity> {
     let per_second = |series: &str| {
         let old = before.get(series).copied().unwrap_or_default();
         let new = now.get(series).copied().unwrap_or_default();
-        // A port that was unplugged and plugged again counts from zero.
+        // A port that was unplugged and plugged again starts to count at zero.
         (new - old).max(0.0) / seconds
     };
     ports
@@ -147,7 +147,7 @@ fn activities(before: &Sample, now: &Sample, seconds: f64) -> Vec<Activity> {
         .collect()
 }
 
-/// The peers of a port between which and the guest something crossed.
+/// The peers of a port that have exchanged traffic with the guest.
 fn peers(now: &Sample, port: &str, per_second: &dyn Fn(&str) -> f64) -> Vec<PeerActivity> {
     let first = format!("hawser_peer_sent_bytes_total{{port=\"{port}\",");
     let all = now.keys().filter(|series| series.starts_with(&first));
@@ -176,7 +176,7 @@ impl PeerActivity {
     }
 }
 
-/// A gauge value as an integer.
+/// Converts a gauge value to an integer.
 fn count(value: f64) -> u64 {
     format!("{value:.0}").parse().unwrap_or_default()
 }

@@ -1,4 +1,4 @@
-//! A port of a network that spans nodes.
+//! Configures a port of a network that spans nodes.
 
 mod error;
 mod file;
@@ -31,12 +31,12 @@ use subnets::{Addressing, Subnets};
 /// All link-local addresses.
 const LINK_LOCAL: Ipv6Net = Ipv6Net::new_assert(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0), 10);
 
-/// A layer2 NIC resolved on this host.
+/// A layer2 NIC after it was resolved on this host.
 pub(super) struct Layer2 {
     pub(super) config: Layer2Config,
-    /// MAC of the guest.
+    /// MAC that the guest gets.
     pub(super) mac: MacAddr,
-    /// MTU of the network.
+    /// MTU of the network in bytes.
     pub(super) mtu: u16,
     pub(super) names: NameSource,
     pub(super) peers: PeerSource,
@@ -180,8 +180,8 @@ fn check_underlay(subnets: Subnets, own: SocketAddr, host: &Host) -> Result<(), 
     }
 }
 
-/// The MTU of the network: the configured MTU, which the route must support, or else the largest that the route
-/// supports.
+/// The MTU of the network. It is the configured MTU, which the route must support, or else the largest MTU that the
+/// route supports.
 fn mtu(asked: Option<u16>, vtep: SocketAddr, subnets: Subnets, host: &Host) -> Result<u16, Layer2Error> {
     let encapsulation = Encapsulation {
         family: Family::from(vtep.ip()),

@@ -11,10 +11,10 @@ use std::net::{IpAddr, Ipv4Addr};
 /// The leases of both families.
 type Leases = (Option<LeaseConfig>, Option<Lease6Config>);
 
-/// The leases of a guest with fixed addresses; `None` for each family without one.
+/// The leases of a guest with fixed addresses. `None` for each family without one.
 ///
 /// # Errors
-/// The guest has addresses but no MAC to lease them to.
+/// The guest has addresses but no MAC to which they can be leased.
 pub(super) fn fixed(bridge: &BridgeSpec, mac: Option<MacAddr>, names: &NameConfig) -> Result<Leases, ConfigError> {
     let client = || mac.ok_or(ConfigError::AddressWithoutMac);
     let lease6 = match ipv6(&bridge.addresses) {
@@ -39,7 +39,7 @@ pub(super) fn fixed(bridge: &BridgeSpec, mac: Option<MacAddr>, names: &NameConfi
     Ok((lease, lease6))
 }
 
-/// The DHCPv6 lease of fixed addresses: the first IPv6 address.
+/// The DHCPv6 lease of fixed addresses, which is the first IPv6 address.
 fn ipv6(addresses: &[StaticAddress]) -> Option<Ipv6Net> {
     addresses.iter().find_map(|given| match given.address {
         IpNet::V6(address) => Some(address),

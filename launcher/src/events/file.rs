@@ -11,26 +11,26 @@ use std::io::{self, Write};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
-/// Standard output, as a file name.
+/// File name that stands for standard output.
 const STANDARD_OUTPUT: &str = "-";
 
 /// An open event log.
 pub(crate) struct EventFile {
     out: Box<dyn Write + Send>,
-    /// For a file: its path and identity.
+    /// Path and identity, for a file.
     place: Option<(PathBuf, Identity)>,
     state: State,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
-    /// The last lines were written whole.
+    /// The last lines were written completely.
     Written,
-    /// They were not written, or only in part.
+    /// The last lines were not written, or only in part.
     Failed,
 }
 
-/// Device and inode.
+/// Device and inode of a file.
 type Identity = (u64, u64);
 
 impl EventFile {
@@ -38,7 +38,7 @@ impl EventFile {
     /// switches, as is a file that later takes its place.
     ///
     /// # Errors
-    /// If it cannot be written to.
+    /// The file cannot be opened for writing.
     pub(crate) fn open(path: &Path, sandbox: &Sandbox) -> Result<Self, Failure> {
         if path == Path::new(STANDARD_OUTPUT) {
             return Ok(Self::of(Box::new(io::stdout()), None));
@@ -56,7 +56,7 @@ impl EventFile {
         Self { out, place, state }
     }
 
-    /// Writes whole lines.
+    /// Writes complete lines.
     pub(crate) fn write(&mut self, lines: &[u8]) {
         self.follow();
         // A truncated line must not become the beginning of another line.

@@ -13,16 +13,16 @@ use std::time::{Duration, Instant};
 
 /// Interval of the checks while a link is down.
 const LOOK: Duration = Duration::from_secs(1);
-/// Pause after the VMM did not set a link down.
+/// Pause after a link could not be set down in the VMM.
 const LEAVE: Duration = Duration::from_secs(30);
 
 /// Links that are kept down.
 #[derive(Debug)]
 pub(super) struct DownLinks {
     next: Instant,
-    /// Interfaces with a connected QEMU at the last check.
+    /// Interfaces whose QEMU was connected at the last check.
     met: BTreeSet<String>,
-    /// Interfaces with a link that has been set down in QEMU since.
+    /// Interfaces whose link has been set down in QEMU since then.
     held: BTreeSet<String>,
 }
 
@@ -35,13 +35,13 @@ impl DownLinks {
         }
     }
 
-    /// Time of the next check; `None` if no link is down.
+    /// Time of the next check. `None` if no link is down.
     pub(super) fn deadline(&self, vmm: Option<&VmmSocket>, nics: &[NicPlan]) -> Option<Instant> {
         let is_qemu = matches!(vmm, Some(VmmSocket::Qemu(_)));
         (is_qemu && nics.iter().any(is_down)).then_some(self.next)
     }
 
-    /// Checks the links, if it is time.
+    /// Checks the links, if a check is due.
     pub(super) fn hold(&mut self, vmm: Option<&VmmSocket>, nics: &[NicPlan], machine: &Machine) {
         if Instant::now() < self.next {
             return;

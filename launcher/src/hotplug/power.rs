@@ -11,10 +11,10 @@ pub(crate) struct PowerDown(Option<Ending>);
 
 #[derive(Debug)]
 struct Ending {
-    /// The VMM, and the signal that stops it.
+    /// The VMM and the signal that stops it.
     vmm: SignalSink,
     signal: i32,
-    /// Time at which the signal is sent; `None` before the power button is pressed.
+    /// Time at which the signal is sent. `None` before the power button is pressed.
     deadline: Option<Instant>,
 }
 
@@ -28,7 +28,7 @@ impl PowerDown {
         }))
     }
 
-    /// Presses the power button. A VM without a known VMM, or without a grace period, is stopped immediately.
+    /// Presses the power button. A VM without a known VMM or without a grace period is stopped immediately.
     pub(super) fn begin(self, socket: Option<&VmmSocket>, grace: Duration) -> Self {
         let Some(mut ending) = self.0 else { return self };
         let asked = match socket {
@@ -61,7 +61,7 @@ impl PowerDown {
         self.0.as_ref()?.deadline
     }
 
-    /// Stops the VMM, if it is time.
+    /// Stops the VMM, if its time is up.
     pub(super) fn expire(&mut self) {
         let Some(ending) = &self.0 else { return };
         if ending.deadline.is_some_and(|at| at <= Instant::now()) {

@@ -5,12 +5,12 @@ use hawser_packet::MacRange;
 use std::path::PathBuf;
 use std::str::FromStr as _;
 
-/// `--store`
+/// Value of `--store`
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum StorePlace {
     /// There is no store, so there are no leases.
     Off,
-    /// In this file.
+    /// Leases are in this file.
     File(PathBuf),
 }
 
@@ -48,7 +48,7 @@ pub(crate) struct StoreArgs {
 }
 
 impl StoreArgs {
-    /// The MACs for interfaces that name none: those of the option or the manifests, or the default.
+    /// The MACs for interfaces without one: those of the option or the manifests, or the default.
     pub(crate) fn pool(&self, manifests: Option<MacRange>) -> MacRange {
         self.mac_range.or(manifests).unwrap_or(MacRange::DEFAULT)
     }

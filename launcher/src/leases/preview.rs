@@ -16,7 +16,7 @@ use std::path::Path;
 pub(crate) struct Preview {
     /// Leases that already exist, or that leave nothing to choose.
     kept: Vec<Lease>,
-    /// Leases that would be made. Their free choices may be different then.
+    /// Leases that would be created. Their free choices may be different then.
     new: Vec<Lease>,
     /// Interfaces whose lease does not exist yet, whether or not it leaves a choice.
     holders: Vec<String>,

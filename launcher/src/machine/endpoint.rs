@@ -10,14 +10,14 @@ use std::path::PathBuf;
 pub(crate) enum Endpoint {
     /// To a socket that hawser creates.
     Listen(PathBuf),
-    /// The front end listens at this path.
+    /// To a path at which the front end listens.
     Connect(PathBuf),
     /// On a descriptor that hawser inherited at its start.
     Inherited(RawFd, OwnedFd),
 }
 
 impl Endpoint {
-    /// Name of the port in log messages and of its threads.
+    /// Name of the port, for log messages and its threads.
     pub(crate) fn port_name(&self) -> String {
         match self {
             Self::Listen(path) | Self::Connect(path) => {
@@ -35,7 +35,7 @@ impl Endpoint {
         }
     }
 
-    /// The socket that hawser creates.
+    /// Path of the socket that hawser creates.
     pub(crate) fn listens_at(&self) -> Option<PathBuf> {
         match self {
             Self::Listen(path) => Some(path.clone()),

@@ -73,9 +73,9 @@ struct State {
     #[cfg(test)]
     devices: Vec<Arc<PassedThrough>>,
     run: Run,
-    /// Latest content of resolv.conf, if changes to it are followed.
+    /// Latest content of resolv.conf, if its changes are followed.
     resolv: Option<ResolvConf>,
-    /// The first failure of a port.
+    /// The first failure of a port, if there was one.
     outcome: Result<(), Failure>,
 }
 
@@ -127,10 +127,10 @@ impl Shared {
 }
 
 impl Machine {
-    /// Serves `nics`, all or none.
+    /// Serves all of `nics`, or none.
     ///
     /// # Errors
-    /// The reason a NIC cannot be served.
+    /// The reason why a NIC cannot be served.
     pub(crate) fn start(setup: MachineSetup, nics: Vec<Nic>) -> Result<Self, Failure> {
         startup::raise_limits(nics.iter().filter_map(Nic::mode))?;
         let shared = Arc::new(Shared {
@@ -162,7 +162,7 @@ impl Machine {
     /// Serves an additional NIC. If that fails, all changes to the host are undone.
     ///
     /// # Errors
-    /// The reason the NIC cannot be served, such as a name that is in use.
+    /// The reason why the NIC cannot be served, such as a name that is in use.
     pub(crate) fn add(&self, nic: Nic) -> Result<ServedNic, Failure> {
         let _changes = self.changes.lock().unwrap_or_else(PoisonError::into_inner);
         let name = nic.name().to_owned();
@@ -178,8 +178,7 @@ impl Machine {
         self.take(ready)
     }
 
-    /// Stops a port, even if it is in use, and detaches its NIC from the segment. False if no port
-    /// has that name.
+    /// Stops a port, even if it is in use, and detaches its NIC from the segment. False if no port has this name.
     pub(crate) fn remove(&self, name: &str) -> bool {
         let _changes = self.changes.lock().unwrap_or_else(PoisonError::into_inner);
         let known = self.nic(name).is_some();
@@ -189,12 +188,12 @@ impl Machine {
         known
     }
 
-    /// The sandbox of its threads.
+    /// The sandbox of the machine's threads.
     pub(crate) const fn sandbox(&self) -> &Sandbox {
         &self.setup.sandbox
     }
 
-    /// The NICs, in the order they were added.
+    /// The NICs, in the order in which they were added.
     pub(crate) fn nics(&self) -> Vec<ServedNic> {
         self.shared.lock().nics()
     }
@@ -220,7 +219,7 @@ impl Machine {
     /// Waits for a request to stop, or until every port has ended without one.
     ///
     /// # Errors
-    /// The error that ended the first port that failed.
+    /// The error that ended the port that failed first.
     pub(crate) fn wait(&self) -> Result<(), Failure> {
         let mut state = self.shared.lock();
         while !state.is_over() {
@@ -238,7 +237,7 @@ impl Machine {
         ports.into_iter().for_each(ServedPort::shut_down);
     }
 
-    /// One-line description of each port, for the log.
+    /// A description of each port in one line, for the log.
     pub(crate) fn summaries(&self) -> Vec<String> {
         let state = self.shared.lock();
         state.ports.iter().map(|entry| entry.summary.clone()).collect()

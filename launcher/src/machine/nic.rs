@@ -1,4 +1,4 @@
-//! A NIC to serve; the variants differ in how the VMM reaches the device.
+//! A NIC to serve. The variants differ in how the VMM reaches the device.
 
 use super::Endpoint;
 #[cfg(test)]
@@ -14,14 +14,14 @@ use crate::watcher::files;
 use hawser_config::ModeConfig;
 use hawser_manifest::plan::NicPlan;
 
-/// A NIC to serve.
+/// A NIC that can be served.
 #[derive(Debug)]
 pub(crate) enum Nic {
     /// hawser is the back end of the device.
     VhostUser {
         /// How front ends connect.
         endpoint: Endpoint,
-        /// The port's configuration on this host.
+        /// Configuration of the port on this host.
         found: Box<Found>,
     },
     /// A device of the host: the second kind, which shows that callers need no first.
@@ -41,7 +41,7 @@ impl Nic {
     /// A NIC of a plan on this host. `segment` is the survey of its segment, in bridge mode.
     ///
     /// # Errors
-    /// The reason this host cannot serve the NIC.
+    /// The reason why this host cannot serve the NIC.
     pub(crate) fn planned(nic: &NicPlan, host: &Host, mut segment: Option<Survey>) -> Result<Self, Failure> {
         let spec = nic.spec();
         if let Some(segment) = &mut segment {
@@ -68,7 +68,7 @@ impl Nic {
         }
     }
 
-    /// Mode of the NIC's port, if hawser moves its packets.
+    /// Mode of the NIC's port, if packets pass through hawser.
     pub(crate) const fn mode(&self) -> Option<&ModeConfig> {
         match self {
             Self::VhostUser { found, .. } => Some(&found.port.mode),
@@ -77,7 +77,7 @@ impl Nic {
         }
     }
 
-    /// Messages for the log before it is served.
+    /// Messages for the log, written before the NIC is served.
     pub(crate) fn notices(&self) -> &[String] {
         match self {
             Self::VhostUser { found, .. } => &found.notices,
@@ -86,7 +86,7 @@ impl Nic {
         }
     }
 
-    /// Input for the VMM's flags; `None` for a descriptor, which no flag can name.
+    /// Inputs for the VMM's flags. `None` for a descriptor, which no flag can name.
     pub(crate) fn card(&self) -> Option<Card<'_>> {
         match self {
             Self::VhostUser { endpoint, found } => {

@@ -1,10 +1,11 @@
-//! A NIC without a port, for tests of what handles every kind of NIC: a device of the host that is passed to the guest.
+//! A NIC without a port: a device of the host that is passed to the guest. It is for tests of code that handles every
+//! kind of NIC.
 
 use super::NicStatus;
 use crate::mode::Mode;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// The device.
+/// A device that is passed to the guest.
 #[derive(Debug)]
 pub(crate) struct PassedThrough {
     /// Name of the NIC.

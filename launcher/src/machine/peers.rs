@@ -206,7 +206,7 @@ mod tests {
         format!("52:54:00:00:01:{number:02x},10.100.0.{number}@127.0.0.{number}\n")
     }
 
-    /// A port whose peers file has this text.
+    /// A port with a peers file that contains this text.
     fn port(path: &Path) -> (Arc<Port>, PeerSource) {
         let free = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let options = [
@@ -276,7 +276,7 @@ mod tests {
                 "cannot be reached from 127.0.0.1",
             ),
         ] {
-            // Replace the file by rename, as editors do.
+            // The file is replaced by a rename, as editors do.
             let new = folder.path().join("new");
             fs::write(&new, text).unwrap();
             fs::rename(&new, &path).unwrap();

@@ -28,16 +28,16 @@ pub(super) struct ReadyPort {
     /// Dropped before the attachment to the segment.
     links: Option<Watcher>,
     attached: Option<Attached>,
-    /// The option that names its socket, for messages.
+    /// Option that names the socket, for messages.
     option: &'static str,
     summary: String,
 }
 
-/// A port that is served.
+/// A port that a thread serves.
 pub(super) struct ServedPort {
     pub port: Arc<Port>,
     pub life: Life,
-    /// One-line description, for the log.
+    /// Description of the port in one line, for the log.
     pub summary: String,
     stop: StopHandle,
     thread: JoinHandle<()>,
@@ -138,7 +138,7 @@ impl ReadyPort {
         })
     }
 
-    /// Serves the port on a thread named after it. The thread records its end in `shared`.
+    /// Serves the port on a thread with the same name. The thread records its end in `shared`.
     pub(super) fn serve(self, sandbox: &Sandbox, shared: &Arc<Shared>) -> Result<ServedPort, Failure> {
         let (server, option) = (self.server, self.option);
         let stop = server.stop_handle();
@@ -165,7 +165,7 @@ impl ReadyPort {
 }
 
 impl ServedPort {
-    /// A handle of the NIC.
+    /// A handle to the NIC.
     pub(super) fn nic(&self) -> ServedNic {
         ServedNic::VhostUser {
             port: Arc::clone(&self.port),
@@ -231,7 +231,7 @@ fn attach(config: &PortConfig, survey: Option<Survey>) -> Result<(PortResources,
     Ok((resources, Some(opened.attached)))
 }
 
-/// Counters on standard error, in one piece, whatever the log level.
+/// Writes the counters to standard error in one piece, whatever the log level.
 pub(super) fn write_report(port: &Port) {
     // A standard error without a reader is no reason to stop serving.
     let _ = std::io::stderr().lock().write_all(port.report().as_bytes());

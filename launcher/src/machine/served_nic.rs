@@ -24,14 +24,15 @@ use std::sync::Arc;
 pub(crate) enum ServedNic {
     /// hawser is the back end of the device.
     VhostUser {
-        /// The port.
+        /// Port that serves the NIC.
         port: Arc<Port>,
         /// The peers of its network, if it is on one that spans nodes.
         peers: Option<NetworkPeers>,
         /// The file of its Services, if it follows one.
         services: Option<Arc<FollowedFile>>,
     },
-    /// A device of the host that the VMM passes to the guest: the second kind, which shows that callers need no first.
+    /// A device of the host that the VMM passes to the guest. This second kind shows that callers do not depend on the
+    /// first.
     #[cfg(test)]
     PassedThrough(Arc<PassedThrough>),
 }
@@ -39,23 +40,23 @@ pub(crate) enum ServedNic {
 /// State of a NIC.
 #[derive(Clone, Debug)]
 pub(crate) struct NicStatus {
-    /// Name.
+    /// Name of the NIC.
     pub name: String,
     /// The guest's MAC, if it is known.
     pub mac: Option<MacAddr>,
     /// MTU of the guest's device.
     pub mtu: u16,
-    /// Mode.
+    /// Mode of the NIC.
     pub mode: Mode,
-    /// Queue pairs offered.
+    /// Number of queue pairs offered.
     pub queue_pairs: u16,
-    /// Whether the guest's link is up.
+    /// True if the guest's link is up.
     pub link_up: bool,
     /// True if a driver in the guest has started the queues.
     pub driver_runs: bool,
     /// Addresses that the guest holds from hawser's DHCP servers.
     pub leased: Vec<IpAddr>,
-    /// Addresses the guest was seen to use, those seen last first.
+    /// Addresses that the guest was seen to use, most recently seen first.
     pub seen: Vec<SeenAddress>,
     /// Problems that keep the guest from using the NIC as configured, one sentence each.
     pub warnings: Vec<String>,
@@ -64,7 +65,7 @@ pub(crate) struct NicStatus {
 /// An address that the guest has used.
 #[derive(Clone, Debug)]
 pub(crate) struct SeenAddress {
-    /// The address.
+    /// The address itself.
     pub address: IpAddr,
     /// MAC with which it was used.
     pub mac: MacAddr,
@@ -77,29 +78,29 @@ pub(crate) struct SeenAddress {
 pub(crate) enum CapturePlace {
     /// The guest's NIC.
     Nic,
-    /// The tunnel, outside of it.
+    /// The tunnel's outer packets.
     Tunnel,
 }
 
-/// The end of a tunnel.
+/// The local end of a tunnel.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct TunnelStatus {
-    /// Network, address and port.
+    /// Network, and address and port of the end.
     pub end: TunnelEnd,
     /// Number of peers.
     pub peers: usize,
-    /// Peers to which the host does not split batches as it should.
+    /// Number of peers to which the host does not split batches as it should.
     pub limited_peers: u64,
 }
 
 /// Counters and state of a NIC, for the metrics.
 #[derive(Debug)]
 pub(crate) struct NicMetrics {
-    /// Counters and gauges.
+    /// Counters and gauges of the NIC.
     pub counters: Counters,
-    /// Whether the guest's link is up.
+    /// True if the guest's link is up.
     pub link_up: bool,
-    /// Reason the NIC is no longer served; `None` while it is.
+    /// Reason why the NIC is no longer served. `None` while it is.
     pub failure: Option<String>,
     /// What became of the file of its network's peers.
     pub peers_file: FileState,
@@ -131,7 +132,7 @@ impl ServedNic {
         }
     }
 
-    /// The end of the tunnel of a network that spans nodes; `None` without one.
+    /// The local end of a tunnel. `None` if the NIC's network does not span nodes.
     pub(crate) fn tunnel(&self) -> Option<TunnelStatus> {
         match self {
             Self::VhostUser { port, .. } => port.config().mode.properties().tunnel().map(|end| TunnelStatus {
@@ -189,7 +190,7 @@ impl ServedNic {
         }
     }
 
-    /// Addresses the guest was seen to use, those seen last first.
+    /// The addresses that the guest was seen to use, most recently seen first.
     pub(crate) fn seen(&self) -> Vec<SeenAddress> {
         match self {
             Self::VhostUser { port, .. } => seen(port),
@@ -221,7 +222,7 @@ impl ServedNic {
         }
     }
 
-    /// Flags that plug the NIC of the plan into a VMM; `None` without any.
+    /// The flags that plug the NIC of the plan into a VMM. `None` if it has none.
     pub(crate) fn card<'a>(&'a self, plan: &'a NicPlan) -> Option<Card<'a>> {
         match self {
             Self::VhostUser { port, .. } => Some(Card {
@@ -236,7 +237,7 @@ impl ServedNic {
         }
     }
 
-    /// Whether the guest's link is up.
+    /// True if the guest's link is up.
     pub(crate) fn is_link_up(&self) -> bool {
         match self {
             Self::VhostUser { port, .. } => port.link().is_up(),
@@ -272,7 +273,7 @@ impl ServedNic {
         }
     }
 
-    /// The forwards to the guest.
+    /// The port forwards to the guest.
     pub(crate) fn forwards(&self) -> Vec<Forward> {
         match self {
             Self::VhostUser { port, .. } => port.forwards(),
@@ -306,7 +307,7 @@ impl ServedNic {
         }
     }
 
-    /// The rate limits; `None` if hawser does not limit the NIC.
+    /// The rate limits. `None` if hawser does not limit the NIC.
     pub(crate) fn rates(&self) -> Option<Rates> {
         match self {
             Self::VhostUser { port, .. } => Some(port.rates()),
@@ -315,7 +316,7 @@ impl ServedNic {
         }
     }
 
-    /// Replaces the rate limits; `None` if hawser does not limit the NIC.
+    /// Replaces the rate limits. `None` if hawser does not limit the NIC.
     pub(crate) fn set_rates(&self, rates: Rates) -> Option<()> {
         match self {
             Self::VhostUser { port, .. } => {
@@ -327,7 +328,7 @@ impl ServedNic {
         }
     }
 
-    /// Starts a capture; `None` if no packets pass through hawser there.
+    /// Starts a capture. `None` if no packets pass through hawser at this place.
     pub(crate) fn capture(&self, place: CapturePlace, rules: CaptureRules) -> Option<Result<CaptureStream, Busy>> {
         match (self, place) {
             (Self::VhostUser { port, .. }, CapturePlace::Nic) => Some(port.capture().start(rules)),
@@ -369,7 +370,7 @@ fn seen(port: &Port) -> Vec<SeenAddress> {
     seen.collect()
 }
 
-/// The addresses that the guest holds from our own DHCP servers.
+/// The addresses that the guest holds from hawser's own DHCP servers.
 fn leased(port: &Port) -> Vec<IpAddr> {
     let held = port.held_leases();
     let [v4, v6] = port.config().mode.properties().leases();

@@ -9,12 +9,12 @@ use super::ThreadKind;
 use hawser_backend::sys::stream::SIOCATMARK;
 use libc::*;
 
-/// A call, and the arguments with which it is allowed.
+/// A system call, and the arguments with which it is allowed.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Call {
     /// Number of the call.
     pub number: c_long,
-    /// At least one of these must hold; if empty, the call is always allowed.
+    /// Conditions, at least one of which must hold. If there are none, the call is always allowed.
     pub when: &'static [Argument],
     /// The reason why it is allowed although no trace contains it.
     #[cfg_attr(not(test), allow(dead_code, reason = "for readers, and the test that requires it"))]
@@ -24,11 +24,11 @@ pub(super) struct Call {
 /// A condition on one argument: its bits in `mask` must equal `value`.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Argument {
-    /// Index of the argument, from 0.
+    /// Index of the argument, starting at 0.
     pub index: u8,
-    /// The bits to compare.
+    /// Bits to compare.
     pub mask: u32,
-    /// The required value of the bits.
+    /// Value that these bits must have.
     pub value: u32,
 }
 
@@ -54,21 +54,21 @@ const fn request(value: c_ulong) -> Argument {
     }
 }
 
-/// Calls that are allowed with any arguments.
+/// Makes entries for calls that are allowed with any arguments.
 macro_rules! always {
     ($($number:ident),* $(,)?) => {
         &[$(only($number, &[])),*]
     };
 }
 
-/// The same for calls that no trace contains; each group has its reason.
+/// Makes entries for calls that no trace contains. Each group has its reason.
 macro_rules! untraced {
     ($($why:literal: [$($number:ident),* $(,)?]),* $(,)?) => {
         &[$($(only($number, &[]).because($why)),*),*]
     };
 }
 
-/// A call that is allowed with some arguments.
+/// An entry for a call that is allowed with some arguments only.
 const fn only(number: c_long, when: &'static [Argument]) -> Call {
     Call {
         number,
@@ -85,7 +85,7 @@ impl Call {
     }
 }
 
-/// Every thread: memory, waiting, the clock, its own exit, and descriptors that are already open.
+/// For every thread: memory, waiting, the clock, its own exit, and descriptors that are already open.
 const EVERY: &[Call] = always![
     SYS_read,
     SYS_write,
@@ -127,7 +127,7 @@ const EVERY_OLD: &[Call] = always![SYS_poll, SYS_epoll_wait];
 #[cfg(not(target_arch = "x86_64"))]
 const EVERY_OLD: &[Call] = &[];
 
-/// Every thread, with certain arguments only.
+/// For every thread, with certain arguments only.
 const EVERY_CHECKED: &[Call] = &[
     // Writable memory never becomes executable.
     only(SYS_mmap, &[bits(2, PROT_EXEC, 0)]),
@@ -141,7 +141,7 @@ const EVERY_CHECKED: &[Call] = &[
     only(SYS_fcntl, &[is(1, F_SETFD)]).because("descriptors received without CLOEXEC get it"),
 ];
 
-/// A worker's established sockets.
+/// For a worker's established sockets.
 const TALKING: &[Call] = always![
     SYS_sendto,
     SYS_sendmsg,
@@ -153,10 +153,10 @@ const TALKING: &[Call] = always![
     SYS_setsockopt,
 ];
 
-/// Many datagrams at once.
+/// For sending and receiving many datagrams at once.
 const BATCHES: &[Call] = always![SYS_sendmmsg, SYS_recvmmsg];
 
-/// Opening sockets, to listen and to others.
+/// For opening sockets, both to listen and to connect.
 const MEETING: &[Call] = always![
     SYS_bind,
     SYS_connect,
@@ -167,7 +167,7 @@ const MEETING: &[Call] = always![
     SYS_setsockopt,
 ];
 
-/// A worker: internet sockets of its flows, and queues of its device.
+/// For a worker: internet sockets of its flows, and queues of its device.
 const WORKER: &[Call] = &[
     only(SYS_socket, &[is(0, AF_INET), is(0, AF_INET6)]),
     only(SYS_bind, &[]),
@@ -184,10 +184,10 @@ const WORKER_UNTRACED: &[Call] = &[
     only(SYS_getpeername, &[]).because("a flow that lost its local address"),
 ];
 
-/// Threads of this process, but no new processes.
+/// For starting threads of this process, but no new processes.
 const THREADS: &[Call] = &[only(SYS_clone, &[bits(0, CLONE_THREAD, CLONE_THREAD)])];
 
-/// The front ends of a port: Unix sockets, and the file of the listening one.
+/// For the front ends of a port: Unix sockets, and the file of the listening one.
 const FRONT_END: &[Call] = &[
     only(SYS_socket, &[is(0, AF_UNIX)]),
     only(SYS_connect, &[]),
@@ -210,7 +210,7 @@ const FRONT_END_OLD: &[Call] = always![SYS_unlink];
 #[cfg(not(target_arch = "x86_64"))]
 const FRONT_END_OLD: &[Call] = &[];
 
-/// Links of the segment, watched through open sockets; a link that comes back is opened again.
+/// For links of the segment. They are watched through open sockets, and a link that comes back is opened again.
 const LINKS: &[Call] = &[
     only(SYS_sendto, &[]),
     only(SYS_recvfrom, &[]),
@@ -218,7 +218,7 @@ const LINKS: &[Call] = &[
     only(SYS_ioctl, OPENING),
 ];
 
-/// Opening a queue of a TUN or TAP device.
+/// Arguments for opening a queue of a TUN or TAP device.
 const OPENING: &[Argument] = &[
     request(FIONBIO),
     request(TUNSETIFF),
@@ -227,7 +227,7 @@ const OPENING: &[Argument] = &[
     request(TUNSETVNETLE),
 ];
 
-/// A queue that another program opened.
+/// For a queue that another program opened.
 const ADOPTED: Call = only(SYS_ioctl, &[request(TUNSETOFFLOAD), request(TUNSETQUEUE)])
     .because("a device of another program may have offloads and queues to set");
 
@@ -245,7 +245,7 @@ const LINKS_UNTRACED: &[Call] = &[
     only(SYS_unlinkat, &[]).because("as mknodat"),
 ];
 
-/// resolv.conf is read when the kernel reports a change.
+/// For resolv.conf, which is read when the kernel reports a change.
 const NAMES: &[Call] = &[
     only(SYS_inotify_add_watch, &[]).because("no traced test lasts until resolv.conf changes"),
     only(SYS_openat, &[bits(2, O_ACCMODE, O_RDONLY)]).because("as inotify_add_watch"),
@@ -259,29 +259,29 @@ const NAMES_OLD: &[Call] = untraced!["as readlinkat": [SYS_readlink, SYS_lstat]]
 #[cfg(not(target_arch = "x86_64"))]
 const NAMES_OLD: &[Call] = &[];
 
-/// Signals arrive as bytes of a socket pair.
+/// For signals, which arrive as bytes of a socket pair.
 const SIGNALS: &[Call] = &[
     only(SYS_recvfrom, &[]),
     only(SYS_sendto, &[]).because("a signal arrives meanwhile"),
     only(SYS_pidfd_send_signal, &[]).because("forwarding signals to a VMM that hawser started"),
 ];
 
-/// The API: its clients, the agent in the guest, and added forwards.
+/// For the API: its clients, the agent in the guest, and added forwards.
 const API: &[Call] = &[
     only(SYS_socket, &[is(0, AF_UNIX), is(0, AF_INET), is(0, AF_INET6)]),
     only(SYS_accept4, &[]),
     only(SYS_shutdown, &[]),
-    // The log's destination.
+    // This writes to the log's destination.
     only(SYS_ioctl, &[request(TCGETS)]),
 ];
 
-/// Requests have a lower priority than packets.
+/// For requests, which have a lower priority than packets.
 const NICE: &[Call] = &[
     only(SYS_getpriority, &[is(0, PRIO_PROCESS.cast_signed())]),
     only(SYS_setpriority, &[is(0, PRIO_PROCESS.cast_signed())]),
 ];
 
-/// A thread that starts another thread with fewer privileges.
+/// For a thread that starts another thread with fewer privileges.
 const CONFINING: &[Call] = &[
     only(
         SYS_prctl,
@@ -302,8 +302,7 @@ const CONFINING: &[Call] = &[
     only(SYS_landlock_restrict_self, &[]),
 ];
 
-/// Everything else: the operator's requests, ports that are plugged and unplugged, links that are
-/// restored.
+/// For everything else: the operator's requests, ports that are plugged and unplugged, and links that are restored.
 const LAUNCHER: &[Call] = &[
     only(
         SYS_socket,
@@ -311,7 +310,7 @@ const LAUNCHER: &[Call] = &[
     ),
     only(SYS_ioctl, OPENING),
     only(SYS_ioctl, &[request(SIOCGIFINDEX)]),
-    // SQLite.
+    // These are calls of SQLite.
     only(SYS_fcntl, &[is(1, F_SETLK)]),
 ];
 
@@ -375,13 +374,12 @@ const LAUNCHER_OLD_UNTRACED: &[Call] = untraced![
 #[cfg(not(target_arch = "x86_64"))]
 const LAUNCHER_OLD_UNTRACED: &[Call] = &[];
 
-/// The calls that a kind of thread may make. A call in several lists is allowed if one of them
-/// allows it.
+/// The calls that a kind of thread may make. A call that is in several lists is allowed if one of them allows it.
 pub(super) fn allowed(kind: ThreadKind) -> Vec<&'static [Call]> {
     EVERY_KIND.iter().chain(own(kind)).copied().collect()
 }
 
-/// Lists for every kind of thread.
+/// Lists that apply to every kind of thread.
 pub(super) const EVERY_KIND: &[&[Call]] = &[EVERY, EVERY_UNTRACED, EVERY_OLD, EVERY_CHECKED];
 
 /// Additional lists for a kind of thread.

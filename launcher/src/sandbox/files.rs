@@ -11,7 +11,7 @@ use landlock::{
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
-/// The newest kernel known to these rules (Linux 6.15).
+/// The newest kernel interface that these rules know (Linux 6.15).
 const KNOWN: ABI = ABI::V7;
 
 /// Permitted use of files below a path.
@@ -51,16 +51,16 @@ impl Access {
     }
 }
 
-/// What may be accessed in addition to open descriptors.
+/// The files that may be accessed in addition to open descriptors.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Reach {
-    /// Paths, with the permitted use below them; one that does not exist needs no permission.
+    /// Paths, with the permitted use below them. A path that does not exist needs no permission.
     pub paths: Vec<(PathBuf, Access)>,
     /// File systems that are not mounted anywhere.
     pub detached: Vec<(&'static rustix::fd::OwnedFd, Access)>,
-    /// Signals to other processes, such as a VMM that was started earlier.
+    /// True if signals to other processes are permitted, such as to a VMM that was started earlier.
     pub signals: bool,
-    /// Abstract Unix sockets of other processes.
+    /// True if abstract Unix sockets of other processes are permitted.
     pub abstract_sockets: bool,
 }
 
@@ -73,8 +73,8 @@ impl Reach {
     }
 }
 
-/// Restricts the calling thread, and threads that it starts, to `reach`. True if the kernel
-/// enforces at least part of it.
+/// Restricts the calling thread, and threads that it starts, to `reach`. True if the kernel enforces at least part of
+/// it.
 ///
 /// # Errors
 /// The error of the kernel, unless it has no Landlock.

@@ -1,6 +1,6 @@
 //! Builds the seccomp filters of a thread from lists of calls.
 //!
-//! There are two filters, and the kernel applies the stricter result. One refuses calls that libraries only try; the
+//! There are two filters, and the kernel applies the stricter result. One refuses calls that libraries only try. The
 //! other stops the process at a call that is in no list. Most calls are allowed with any arguments. The kernel detects
 //! those when a filter is installed, stores one bit per call, and runs no filter for them, so the filters cost nothing
 //! per packet (seccomp_cache_prepare, Linux 5.11).
@@ -26,21 +26,21 @@ type Rules = BTreeMap<i64, Vec<SeccompRule>>;
 /// The reason why the filters cannot be installed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum FilterError {
-    /// It cannot be compiled.
+    /// A filter cannot be compiled.
     #[error("the sandbox supports no system call filter for this processor: {0}; use --sandbox=off")]
     Compile(#[from] BackendError),
-    /// The kernel rejects it.
+    /// The kernel refused a filter.
     #[error("the kernel refused the system call filter: {0}; use --sandbox=off on a kernel without seccomp")]
     Install(#[from] seccompiler::Error),
-    /// Forbidden calls cannot be reported.
+    /// The handler that reports forbidden calls cannot be installed.
     #[error("cannot catch SIGSYS: {0}")]
     Handler(#[from] io::Error),
 }
 
-/// Installs the filters for the calling thread, and threads that it starts.
+/// Installs the filters for the calling thread, and for threads that it starts.
 ///
 /// # Errors
-/// [`FilterError`]; the thread is unchanged, or has only one of the filters.
+/// [`FilterError`]. The thread is then unchanged, or has only one of the filters.
 pub(super) fn install(kind: ThreadKind, level: Level) -> Result<(), FilterError> {
     let (otherwise, refuse) = match level {
         Level::Off => return Ok(()),
@@ -48,7 +48,7 @@ pub(super) fn install(kind: ThreadKind, level: Level) -> Result<(), FilterError>
         Level::Strict => (SeccompAction::Trap, true),
     };
     let (passed, refused) = passed_and_refused(kind)?;
-    // The stopping filter comes last, because installing the other needs calls of its own.
+    // The filter that stops the process comes last, because installing the other one needs calls of its own.
     if refuse {
         let action = SeccompAction::Errno(libc::ENOSYS.unsigned_abs());
         seccompiler::apply_filter(&compile(refused, SeccompAction::Allow, action)?)?;
@@ -57,7 +57,7 @@ pub(super) fn install(kind: ThreadKind, level: Level) -> Result<(), FilterError>
     Ok(())
 }
 
-/// The calls that one filter allows, and those among them that the other refuses.
+/// The calls that one filter allows, and those of them that the other filter refuses.
 fn passed_and_refused(kind: ThreadKind) -> Result<(Rules, Rules), BackendError> {
     let allowed = rules(&calls::allowed(kind))?;
     let refused: Rules = probes()
@@ -110,7 +110,7 @@ fn condition(argument: Argument) -> Result<SeccompCondition, BackendError> {
     SeccompCondition::new(index, SeccompCmpArgLen::Dword, compare, value.into())
 }
 
-/// Starts to report forbidden calls. Must be called once, before any thread is filtered.
+/// Starts to report forbidden calls. Call this once, before any thread is filtered.
 ///
 /// # Errors
 /// The error of sigaction(2).
@@ -122,7 +122,7 @@ pub(super) fn catch_violations() -> io::Result<()> {
     // The handler is reset and the signal is not blocked in it, because the handler ends the process with the same
     // signal.
     action.sa_flags = libc::SA_SIGINFO | libc::SA_RESETHAND | libc::SA_NODEFER;
-    // SAFETY: `action` is complete; the handler makes only calls that are safe in a signal handler.
+    // SAFETY: `action` is complete. The handler makes only calls that are safe in a signal handler.
     match unsafe { libc::sigaction(libc::SIGSYS, &raw const action, std::ptr::null_mut()) } {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
@@ -164,8 +164,8 @@ extern "C" fn told(signal: libc::c_int, info: *mut libc::siginfo_t, _: *mut libc
     };
     // A line that is too long is truncated.
     let _ = written;
-    // SAFETY: the buffer is ours; tgkill names this thread. With the default action back in
-    // place it does not return.
+    // SAFETY: the buffer belongs to this function, and tgkill names the calling thread. With the default action back in
+    // place, tgkill does not return.
     unsafe {
         libc::write(libc::STDERR_FILENO, line.bytes.as_ptr().cast(), line.len);
         libc::syscall(libc::SYS_tgkill, libc::getpid(), libc::gettid(), signal);
@@ -173,7 +173,7 @@ extern "C" fn told(signal: libc::c_int, info: *mut libc::siginfo_t, _: *mut libc
     }
 }
 
-/// The calling thread's name. Safe in a signal handler.
+/// Name of the calling thread. Safe in a signal handler.
 fn thread_name() -> Line {
     let mut line = Line::default();
     // SAFETY: the kernel writes at most 16 bytes there, the last of them zero.
@@ -183,7 +183,7 @@ fn thread_name() -> Line {
     line
 }
 
-/// Text without an allocator.
+/// A text that needs no allocator.
 struct Line {
     bytes: [u8; 320],
     len: usize,

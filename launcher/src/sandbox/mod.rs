@@ -30,15 +30,15 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, mpsc};
 use std::thread::{self, JoinHandle};
 
-/// The privileges to drop.
+/// Which privileges are dropped.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Level {
-    /// Everything that is not needed; a forbidden system call ends the process.
+    /// Everything that is not needed. A forbidden system call ends the process.
     #[default]
     Strict,
-    /// Capabilities only; system calls that would be forbidden are executed, and logged by the kernel.
+    /// Capabilities only. System calls that would be forbidden are executed, and the kernel logs them.
     Log,
-    /// Nothing.
+    /// No privileges are dropped.
     Off,
 }
 
@@ -77,7 +77,7 @@ pub(crate) enum SandboxError {
     Filter(#[from] FilterError),
 }
 
-/// The options.
+/// Options of the sandbox.
 #[derive(Clone, Copy, Debug, Default, clap::Args)]
 #[group(skip)]
 pub(crate) struct SandboxArgs {
@@ -126,7 +126,7 @@ impl Default for Sandbox {
 }
 
 impl Sandbox {
-    /// Prepares the sandbox; nothing is dropped yet.
+    /// Prepares the sandbox. Nothing is dropped yet.
     ///
     /// # Errors
     /// [`SandboxError`]
@@ -141,7 +141,7 @@ impl Sandbox {
     /// Drops everything that the calling thread does not need.
     ///
     /// # Errors
-    /// [`SandboxError`]; the thread must end.
+    /// [`SandboxError`]. The thread must then end.
     pub(crate) fn enter(&self, kind: ThreadKind) -> Result<(), SandboxError> {
         let args = self.0.args;
         if args.sandbox == Level::Off && args.user.is_none() {
@@ -189,7 +189,7 @@ impl Sandbox {
         Ok(thread)
     }
 
-    /// The first action of workers.
+    /// The action that workers run first.
     pub(crate) fn workers(&self) -> ThreadStart {
         let sandbox = self.clone();
         ThreadStart::new(move || sandbox.enter(ThreadKind::Worker).map_err(io::Error::other))

@@ -2,7 +2,7 @@
 
 use libc::*;
 
-/// Numbers with their names.
+/// Pairs the numbers with their names.
 macro_rules! named {
     ($($call:ident),* $(,)?) => {
         &[$(($call, stringify!($call))),*]
@@ -12,13 +12,13 @@ macro_rules! named {
 /// Common prefix of the names.
 const PREFIX: usize = "SYS_".len();
 
-/// The name of a call; `?` if it is newer than this table. Safe in a signal handler.
+/// The name of a call, or `?` if it is newer than this table. Safe in a signal handler.
 pub(super) fn name_of(call: c_long) -> &'static str {
     let named = COMMON.iter().chain(OLD).find(|(number, _)| *number == call);
     named.map_or("?", |(_, name)| &name[PREFIX..])
 }
 
-/// The number of a call.
+/// The number of the call with this name.
 #[cfg(test)]
 pub(super) fn number_of(name: &str) -> Option<c_long> {
     let named = COMMON.iter().chain(OLD).find(|(_, known)| &known[PREFIX..] == name);

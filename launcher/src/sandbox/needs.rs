@@ -1,5 +1,5 @@
-//! The privileges that the process needs after set-up, both for the NICs it serves and for those that its options allow
-//! later.
+//! The privileges that the process needs after set-up, both for the NICs that it serves and for those that its options
+//! allow later.
 
 use super::{Access, Reach, User};
 use crate::resolv;
@@ -17,9 +17,8 @@ const SYSTEMD_RESOLVE: &str = "/run/systemd/resolve";
 const SYSFS: [&str; 2] = ["/sys/class/net", "/sys/devices"];
 const DEVICES: &str = "/dev";
 
-/// The directories in which resolv.conf may be read. Rules apply to existing files, not names: only
-/// a rule for the directory covers a file that is renamed over it. `/etc` stays closed to root, who
-/// could read all of it.
+/// The directories in which resolv.conf may be read. Rules apply to existing files, not names: only a rule for the
+/// directory covers a file that is renamed over it. `/etc` stays closed to root, who could read all of it.
 pub(crate) fn resolv_conf(user: Option<User>) -> Vec<(PathBuf, Access)> {
     let file = Path::new(resolv::PATH);
     let target = file.canonicalize().unwrap_or_else(|_| file.to_owned());
@@ -38,29 +37,28 @@ pub(crate) fn resolv_conf(user: Option<User>) -> Vec<(PathBuf, Access)> {
 /// The privileges that the process needs.
 #[derive(Debug, Default)]
 pub(crate) struct Needs {
-    /// Links are created, changed or restored.
+    /// True if links are created, changed or restored.
     pub links: bool,
-    /// Device files of links that come back are created.
+    /// True if device files of links that come back are created.
     pub devices: bool,
-    /// The guest's echo requests are sent through raw sockets.
+    /// True if the guest's echo requests are sent through raw sockets.
     pub raw_sockets: bool,
-    /// Replies to clients of any UDP port of the guest come from that port, which may be a
-    /// privileged one.
+    /// True if replies to clients of any UDP port of the guest are sent from that port, which may be a privileged one.
     pub low_ports: bool,
-    /// The files that may be accessed.
+    /// Files that may be accessed.
     pub reach: Reach,
-    /// Folders of files that are followed, beside resolv.conf.
+    /// Folders of files that are followed, in addition to that of resolv.conf.
     pub followed: Vec<PathBuf>,
 }
 
 impl Needs {
-    /// Adds the files for these needs; `runtime_folder` holds the journal of network changes.
+    /// Adds the files for these needs. `runtime_folder` contains the journal of network changes.
     pub(crate) fn add_files(&mut self, runtime_folder: &Path) {
         let reach = &mut self.reach;
         reach.paths.extend(READ.map(|path| (path.into(), Access::Read)));
         if self.links {
-            // It must exist to be accessible later. If it cannot be created, either it is not
-            // needed, or the code that needs it reports the error.
+            // The folder must exist to be accessible later. If it cannot be created, either it is not needed, or the
+            // code that needs it reports the error.
             let _ = std::fs::create_dir_all(runtime_folder);
             reach.paths.push((runtime_folder.to_owned(), Access::Notes));
             reach.paths.push((TUN_DEVICE.into(), Access::Device));

@@ -19,9 +19,9 @@ const GROUP: &str = "/etc/group";
 /// The user to switch to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct User {
-    /// The user.
+    /// User ID.
     pub uid: u32,
-    /// The only group.
+    /// Group ID of the only group.
     pub gid: u32,
 }
 
@@ -47,7 +47,7 @@ fn resolve(text: &str, passwd: &str, groups: &str) -> Result<User, String> {
         Some(group) => number(group)
             .or_else(|| number(self::entry(groups, group)?.get(2)?))
             .ok_or_else(|| format!("there is no group {group:?} in {GROUP}: name one, or give a number"))?,
-        // A number without a group stands for the group of the same number, as in most systems.
+        // A number without a group implies the group with the same number, as on most systems.
         None => entry.and_then(|entry| number(entry.get(3)?)).unwrap_or(uid),
     };
     Ok(User { uid, gid })
@@ -62,11 +62,11 @@ fn entry<'a>(table: &'a str, name: &str) -> Option<Vec<&'a str>> {
 /// Switches the calling thread to `user`, and drops all capabilities except those in `keep` that it has. No later call
 /// can regain them.
 ///
-/// A thread that already runs as `user` and cannot switch keeps its identity: it inherited that
-/// from a thread that has dropped its privileges, even if it is root.
+/// A thread that already runs as `user` and cannot switch keeps its identity. It inherited that from a thread that has
+/// dropped its privileges, even if it is root.
 ///
 /// # Errors
-/// The error of the kernel; EPERM: only root can switch users.
+/// The error of the kernel. EPERM: only root can switch users.
 pub(super) fn give_up(user: Option<User>, keep: CapabilitySet) -> io::Result<()> {
     let had = capabilities(None)?;
     let kept = had.permitted & keep;
@@ -95,7 +95,7 @@ pub(super) fn give_up(user: Option<User>, keep: CapabilitySet) -> io::Result<()>
 /// Empties the bounding set, which limits the capabilities of an executed program. This process executes no programs,
 /// so nothing depends on the set. Without CAP_SETPCAP, the set stays as it is.
 fn forget_bounds(kept: CapabilitySet) {
-    /// Number of possible capabilities: a set has as many bits.
+    /// Number of possible capabilities, which is the number of bits in a set.
     const NUMBERS: u32 = u64::BITS;
     for bit in 0..NUMBERS {
         let capability = CapabilitySet::from_bits_retain(1 << bit);
@@ -115,7 +115,7 @@ fn forget_bounds(kept: CapabilitySet) {
 }
 
 fn become_user(user: User) -> io::Result<()> {
-    // Otherwise the switch of users would drop the capabilities to keep.
+    // Otherwise the switch of users would drop the capabilities that should be kept.
     set_keep_capabilities(true)?;
     let (uid, gid) = (Uid::from_raw(user.uid), Gid::from_raw(user.gid));
     set_thread_groups(&[])?;

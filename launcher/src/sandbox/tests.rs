@@ -5,13 +5,13 @@ use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::{Command, Output};
 
-/// Environment variable that tells the test below, in a separate process, which deed to do.
+/// Environment variable that names the deed for the test below, which runs in a separate process.
 const DEED: &str = "HAWSER_TEST_DEED";
 
 type Deed = fn() -> io::Result<()>;
 
-/// Deeds that a confined thread tries: the deed's name, the kind of thread, and a function that does the deed and
-/// returns the kernel's answer.
+/// Deeds that a confined thread tries. Each consists of a name, the kind of thread, and a function that does the deed
+/// and returns the kernel's answer.
 const DEEDS: &[(&str, ThreadKind, Deed)] = &[
     ("worker-socket", ThreadKind::Worker, internet),
     ("worker-program", ThreadKind::Worker, program),
@@ -69,7 +69,7 @@ fn a_thread() -> io::Result<()> {
 
 fn code() -> io::Result<()> {
     let (anywhere, length) = (std::ptr::null_mut(), 4096);
-    // SAFETY: a new mapping at an address that the kernel chooses; it is not used.
+    // SAFETY: this is a new mapping at an address that the kernel chooses. It is not used.
     let mapped = unsafe {
         libc::mmap(
             anywhere,
@@ -89,7 +89,7 @@ fn handler() -> io::Result<()> {
 }
 
 fn user() -> io::Result<()> {
-    // SAFETY: changes the thread's user, or fails.
+    // SAFETY: this changes the thread's user, or fails.
     match unsafe { libc::syscall(libc::SYS_setresuid, 0, 0, 0) } {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
@@ -154,7 +154,7 @@ fn a_forbidden_call_ends_the_process_which_says_which_it_was() {
         assert!(told.contains(call), "{deed}: {told}");
         assert!(!told.contains("done"), "{deed}: {told}");
     }
-    // The C library blocks all signals meanwhile, so the handler cannot report.
+    // The C library blocks all signals in the meantime, so the handler cannot report.
     for deed in ["worker-thread", "front-end-thread", "worker-child", "launcher-child"] {
         let output = outcome(deed, "strict");
         assert_eq!(output.status.signal(), Some(libc::SIGSYS), "{deed}: {}", text(&output));

@@ -33,14 +33,14 @@ const KINDS: [(ThreadKind, &str); 8] = [
     (ThreadKind::Launcher, "launcher"),
 ];
 
-/// The calls of a kind of thread: number and, if a list checks one, the argument's value.
+/// The calls of a kind of thread. Each is a number and, if a list checks an argument, its value.
 type Seen = BTreeMap<&'static str, BTreeSet<(c_long, Option<(u8, u32)>)>>;
 
 fn record() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("src/sandbox/traced.txt")
 }
 
-/// A call as strace writes it.
+/// A system call in the form in which strace writes it.
 struct Traced<'a> {
     thread: u32,
     call: &'a str,
@@ -49,7 +49,7 @@ struct Traced<'a> {
 }
 
 impl<'a> Traced<'a> {
-    /// `THREAD call(arguments) = result`, whole or `<unfinished ...>`, or `<... call resumed>) = result`.
+    /// Parses `THREAD call(arguments) = result`, whole or `<unfinished ...>`, or `<... call resumed>) = result`.
     fn parse(line: &'a str) -> Option<Self> {
         let (thread, rest) = line.split_once(' ')?;
         let rest = rest.trim_start();
@@ -70,7 +70,7 @@ impl<'a> Traced<'a> {
         self.arguments == [""]
     }
 
-    /// The thread created by a call of clone(2) or clone3(2).
+    /// The thread that was created by a call of clone(2) or clone3(2).
     fn child(&self) -> Option<u32> {
         let starts = matches!(self.call, "clone" | "clone3");
         self.result.filter(|_| starts).and_then(number)
@@ -96,7 +96,7 @@ impl<'a> Traced<'a> {
     }
 }
 
-/// The low half of a number that strace writes, as filters see it.
+/// The lower half of a number that strace writes. Filters compare only this half.
 #[allow(clippy::cast_possible_truncation, reason = "filters compare 32 bits")]
 fn number(text: &str) -> Option<u32> {
     let number = match text.strip_prefix("0x") {
@@ -106,7 +106,7 @@ fn number(text: &str) -> Option<u32> {
     number.ok().map(|number| number as u32)
 }
 
-/// Arguments that a list checks, for any kind of thread.
+/// The arguments that a list checks, for any kind of thread.
 fn looked_at(number: c_long) -> BTreeSet<u8> {
     let calls = KINDS.iter().flat_map(|(kind, _)| calls::allowed(*kind)).flatten();
     let of_it = calls.filter(|call| call.number == number);
@@ -182,7 +182,7 @@ fn parse(text: &str) -> Seen {
     seen
 }
 
-/// One entry of a list, with one of its conditions.
+/// An entry of a list, with one of its conditions.
 #[derive(Clone, Copy)]
 struct Entry {
     number: c_long,
@@ -223,7 +223,7 @@ fn entries(lists: &[&'static [Call]]) -> Vec<Entry> {
     lists.iter().copied().flatten().flat_map(Entry::of).collect()
 }
 
-/// Contradictions between the lists and the record.
+/// The contradictions between the lists and the record.
 fn problems(seen: &Seen) -> Vec<String> {
     let mut problems = Vec::new();
     let mut anywhere = BTreeSet::new();
@@ -266,8 +266,7 @@ fn what_threads_were_seen_to_call_is_allowed_and_what_is_allowed_was_seen_or_has
     assert!(problems.is_empty(), "{}", problems.join("\n"));
 }
 
-/// Reads the traces. Calls of several runs accumulate; hack/trace-calls empties the record to
-/// create it anew.
+/// Reads the traces. Calls of several runs accumulate. hack/trace-calls empties the record to create it anew.
 #[test]
 #[ignore = "hack/trace-calls starts it"]
 fn the_record_is_what_the_traces_show() {
@@ -319,7 +318,7 @@ fn a_thread_is_of_its_parents_kind_until_it_is_confined_itself() {
     assert_eq!(parse(&text(&seen)), seen);
 }
 
-/// A thread's filters add up: none has more than the thread that started it.
+/// The filters of a thread add up, so it has no more calls than the thread that started it.
 #[test]
 fn threads_that_the_launcher_starts_have_no_call_that_it_lacks() {
     let numbers = |kind| -> BTreeSet<c_long> {

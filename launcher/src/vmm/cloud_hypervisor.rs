@@ -1,7 +1,6 @@
-//! NICs of a running cloud-hypervisor, over its HTTP API (`--api-socket`).
+//! Changes the NICs of a running cloud-hypervisor over its HTTP API (`--api-socket`).
 //!
-//! Removing a device is a request to the guest. Its completion shows in the device tree, which is
-//! polled.
+//! Removing a device is a request to the guest. The device tree shows when the removal is complete, so it is polled.
 
 use super::running::{Patience, RunningError};
 use super::{Card, cloud_hypervisor_card, cloud_hypervisor_name};
@@ -16,15 +15,15 @@ use std::time::{Duration, Instant};
 const LOOK: Duration = Duration::from_millis(100);
 /// Longest wait for the head of a response, and for its body.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// Longest body, in bytes.
+/// Maximum length of a response body in bytes.
 const ANSWER_MAX: usize = 4 << 20;
 
-/// Client of the API.
+/// Client of cloud-hypervisor's API.
 #[derive(Debug)]
 pub(crate) struct CloudHypervisor(PathBuf);
 
 impl CloudHypervisor {
-    /// Client of the API socket at `path`.
+    /// A client of the API socket at `path`.
     pub(crate) fn new(path: &Path) -> Self {
         Self(path.to_owned())
     }

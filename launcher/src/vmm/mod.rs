@@ -21,25 +21,25 @@ const CLOUD_HYPERVISOR_MIN_MTU: u16 = 1280;
 /// Interval at which QEMU tries to reconnect. An attempt is one connect(2) that fails at once while hawser is away.
 const RECONNECT_MS: u16 = 10;
 
-/// Input for a VMM's flags.
+/// The VM for which flags are printed.
 pub(crate) struct Vm<'a> {
     /// Memory, in the VMM's notation.
     pub memory: &'a str,
-    /// Its NICs, in order.
+    /// NICs of the VM, in order.
     pub cards: &'a [Card<'a>],
 }
 
 /// A NIC of the VM.
 pub(crate) struct Card<'a> {
-    /// Its vhost-user socket.
+    /// Path of the vhost-user socket.
     pub socket: &'a Path,
     /// True if the VMM listens there and hawser connects.
     pub vmm_listens: bool,
-    /// Its port.
+    /// Configuration of the NIC's port.
     pub port: &'a PortConfig,
-    /// Its position as the guest's firmware sees it.
+    /// Position of the NIC as the guest's firmware sees it.
     pub device: DeviceHints,
-    /// QEMU: its bus; `None` for QEMU's choice.
+    /// Name of its bus in QEMU. `None` for QEMU's choice.
     pub bus: Option<String>,
 }
 
@@ -60,12 +60,12 @@ impl QemuNames {
     }
 }
 
-/// Spare PCI Express root ports for NICs that are plugged later.
+/// Number of spare PCI Express root ports for NICs that are plugged later.
 const SPARE_PORTS: usize = 4;
-/// Chassis of these ports, far from numbers that users choose: chassis and slot identify a port.
+/// Chassis number of these ports. Chassis and slot identify a port, so the number is far from those that users choose.
 const CHASSIS: u8 = 200;
 
-/// The bus behind root port `n`.
+/// Name of the bus behind root port `n`.
 pub(crate) fn root_port(n: usize) -> String {
     format!("{ROOT_PORT}{n}")
 }
@@ -86,22 +86,22 @@ pub(crate) fn qemu_root_ports(cards: usize) -> Vec<Flag> {
 /// QEMU flag for a monitor at `path`.
 ///
 /// # Errors
-/// If the path cannot be expressed as an option.
+/// The path cannot be expressed as an option.
 pub(crate) fn qemu_monitor(path: &Path) -> Result<Flag, VmmError> {
     let path = utf8(path)?.replace(',', ",,");
     Ok(("-qmp", vec![format!("unix:{path},server=on,wait=off")]))
 }
 
-/// Options that a VMM's command line cannot express.
+/// The reason why a VMM's command line cannot express the options.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum VmmError {
-    /// A path that is not UTF-8.
+    /// The path is not UTF-8.
     #[error("--socket-path is not UTF-8: choose a path that can be written on a command line")]
     PathNotUtf8,
-    /// A character that the VMM's option syntax cannot express.
+    /// The path contains a character that the VMM's option syntax cannot express.
     #[error("--socket-path has a double quote, which cloud-hypervisor's options cannot express: choose another path")]
     QuoteInPath,
-    /// An MTU below the minimum of cloud-hypervisor.
+    /// The MTU is below the minimum of cloud-hypervisor.
     #[error("--mtu={0} is less than cloud-hypervisor's minimum of {CLOUD_HYPERVISOR_MIN_MTU} bytes: raise it")]
     MtuTooSmall(u16),
 }
@@ -109,18 +109,18 @@ pub(crate) enum VmmError {
 /// A flag with its values.
 pub(crate) type Flag = (&'static str, Vec<String>);
 
-/// QEMU flags for a shell; QEMU 10 or later (`reconnect-ms`).
+/// QEMU flags for a shell, for QEMU 10 or later (`reconnect-ms`).
 ///
 /// # Errors
-/// If a socket's path cannot be expressed.
+/// A socket's path cannot be expressed.
 pub(crate) fn qemu_args(vm: &Vm<'_>) -> Result<String, VmmError> {
     Ok(line(&qemu_flags(vm)?))
 }
 
-/// QEMU flags; QEMU 10 or later (`reconnect-ms`).
+/// QEMU flags, for QEMU 10 or later (`reconnect-ms`).
 ///
 /// # Errors
-/// If a socket's path cannot be expressed.
+/// A socket's path cannot be expressed.
 pub(crate) fn qemu_flags(vm: &Vm<'_>) -> Result<Vec<Flag>, VmmError> {
     let mut flags = vec![
         ("-m", vec![vm.memory.to_owned()]),
@@ -181,7 +181,7 @@ fn qemu_card(card: &Card<'_>) -> Result<[String; 3], VmmError> {
     ])
 }
 
-/// One interrupt vector per ring, one for configuration changes, one for the control ring.
+/// Number of interrupt vectors: one per ring, one for configuration changes, and one for the control ring.
 const fn vectors(pairs: u16) -> u16 {
     2 * pairs + 2
 }
@@ -194,7 +194,7 @@ fn cloud_hypervisor_name(port: &str) -> String {
 /// cloud-hypervisor flags for a shell.
 ///
 /// # Errors
-/// If a socket's path or the MTU cannot be expressed.
+/// A socket's path or the MTU cannot be expressed.
 pub(crate) fn cloud_hypervisor_args(vm: &Vm<'_>) -> Result<String, VmmError> {
     Ok(line(&cloud_hypervisor_flags(vm)?))
 }
@@ -202,7 +202,7 @@ pub(crate) fn cloud_hypervisor_args(vm: &Vm<'_>) -> Result<String, VmmError> {
 /// cloud-hypervisor flags.
 ///
 /// # Errors
-/// If a socket's path or the MTU cannot be expressed.
+/// A socket's path or the MTU cannot be expressed.
 pub(crate) fn cloud_hypervisor_flags(vm: &Vm<'_>) -> Result<Vec<Flag>, VmmError> {
     let nets: Result<Vec<String>, VmmError> = vm.cards.iter().map(cloud_hypervisor_card).collect();
     Ok(vec![
@@ -255,7 +255,7 @@ fn line(flags: &[Flag]) -> String {
     words.join(" ") + "\n"
 }
 
-/// `word`, quoted for a POSIX shell if it has special characters.
+/// Quotes `word` for a POSIX shell, if it contains special characters.
 fn shell_word(word: &str) -> String {
     let plain = |b: u8| b.is_ascii_alphanumeric() || b"-_=.,/:+@%".contains(&b);
     if !word.is_empty() && word.bytes().all(plain) {

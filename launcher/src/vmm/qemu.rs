@@ -1,8 +1,8 @@
-//! NICs of a running QEMU, over its monitor.
+//! Changes the NICs of a running QEMU over its monitor.
 //!
-//! A NIC is three objects: a chardev (the socket), a netdev (the front end) and the device, created
-//! in this order and removed in reverse. Removing the device is a request to the guest; an event of
-//! QEMU reports its completion.
+//! A NIC consists of three objects: a chardev (the socket), a netdev (the front end) and the device. They are created
+//! in this order and removed in reverse. Removing the device is a request to the guest. An event of QEMU reports its
+//! completion.
 
 use super::qmp::{Qmp, QmpError};
 use super::running::{Patience, RunningError};
@@ -16,7 +16,7 @@ const NOT_FOUND: &str = "DeviceNotFound";
 /// QEMU's error text for a device whose removal is already pending.
 const ASKED_ALREADY: &str = "already in the process of unplug";
 
-/// A connected monitor.
+/// Client of a QEMU monitor.
 #[derive(Debug)]
 pub(crate) struct Qemu(Qmp);
 
@@ -38,7 +38,7 @@ impl Qemu {
         if self.has_device(&names.device)? {
             return Err(RunningError::There(card.port.name.clone()));
         }
-        // Remove the remains of a NIC that the guest released after the wait had ended.
+        // This removes the remains of a NIC that the guest released after the wait had ended.
         self.sweep(&names)?;
         let made = self.make(card, &names);
         if made.is_err()
@@ -116,7 +116,7 @@ impl Qemu {
         self.sweep(&names)
     }
 
-    /// Requests the release from the guest; false if the device no longer exists.
+    /// Requests the release from the guest. False if the device no longer exists.
     fn request_release(&mut self, device: &str) -> Result<bool, QmpError> {
         match self.0.execute("device_del", json!({"id": device})) {
             Ok(_) => Ok(true),
@@ -151,7 +151,7 @@ impl Qemu {
         Ok(entries.into_iter().any(|entry| entry["name"] == *device))
     }
 
-    /// Removes netdev and chardev if they exist; the device must be gone.
+    /// Removes netdev and chardev if they exist. The device must be gone.
     fn sweep(&mut self, names: &QemuNames) -> Result<(), RunningError> {
         // QEMU has no error class for an unknown name here, only text.
         let unless_absent = |done: Result<Value, QmpError>| match done {

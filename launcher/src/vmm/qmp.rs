@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 /// Longest wait for an answer.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// Longest line, in bytes; the answer to query-pci of a large machine takes several hundred kilobytes.
+/// Maximum length of a line in bytes. The answer to query-pci of a large machine has several hundred kilobytes.
 const LINE_MAX: usize = 4 << 20;
 /// Maximum events that are kept for a later [`Qmp::event`].
 const EVENTS_MAX: usize = 256;
@@ -19,7 +19,7 @@ const EVENTS_MAX: usize = 256;
 /// Errors of the monitor.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum QmpError {
-    /// No answer in time.
+    /// QEMU did not answer in time.
     #[error("QEMU does not answer on its monitor, which may already have a client: give hawser a monitor of its own")]
     Silent,
     /// The socket failed.
@@ -31,16 +31,16 @@ pub(crate) enum QmpError {
     /// QEMU refused a command.
     #[error("QEMU refused {command}: {description}")]
     Refused {
-        /// The command.
+        /// Name of the command.
         command: &'static str,
-        /// QEMU's class of error.
+        /// Class of QEMU's error.
         class: String,
-        /// QEMU's description.
+        /// Description of the error by QEMU.
         description: String,
     },
 }
 
-/// A monitor after its greeting.
+/// A monitor that has sent its greeting.
 #[derive(Debug)]
 pub(super) struct Qmp {
     stream: UnixStream,
@@ -96,7 +96,7 @@ impl Qmp {
         }
     }
 
-    /// Waits for an event, including one that arrived earlier; `None` after `deadline`.
+    /// Waits for an event, including one that arrived earlier. `None` after `deadline`.
     ///
     /// # Errors
     /// [`QmpError`]
@@ -125,7 +125,7 @@ impl Qmp {
         }
     }
 
-    /// The next line; `None` if it is incomplete at `deadline`.
+    /// Reads the next line. `None` if it is incomplete at `deadline`.
     fn next(&mut self, deadline: Instant) -> Result<Option<Value>, QmpError> {
         loop {
             if let Some(end) = self.buffer.iter().position(|&byte| byte == b'\n') {

@@ -1,4 +1,4 @@
-//! Changes to a running VMM: adds and removes NICs, sets links.
+//! Changes a running VMM: adds and removes NICs, and sets links.
 //!
 //! Each change opens a new connection, so a VMM that has ended, or whose monitor has another client, blocks nothing.
 
@@ -10,7 +10,7 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// Control socket of a VMM.
+/// How to reach the control socket of a VMM.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum VmmSocket {
     /// QEMU's monitor (`-qmp`).
@@ -19,12 +19,12 @@ pub(crate) enum VmmSocket {
     CloudHypervisor(PathBuf),
 }
 
-/// Time limits for a guest to release a NIC.
+/// Time limits within which a guest must release a NIC.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Patience {
-    /// Total time.
+    /// Total time for the release.
     pub whole: Duration,
-    /// Time until the request is repeated.
+    /// Time after which the request is repeated.
     pub again: Duration,
 }
 
@@ -50,7 +50,7 @@ pub(crate) enum LinkShown {
 /// The reason why a change of a running VMM failed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum RunningError {
-    /// QEMU.
+    /// QEMU's monitor returned an error.
     #[error(transparent)]
     Qemu(#[from] QmpError),
     /// The socket of cloud-hypervisor failed.
@@ -59,14 +59,14 @@ pub(crate) enum RunningError {
     /// cloud-hypervisor answered with an error.
     #[error("cloud-hypervisor refused {what} with status {status}: {why}")]
     Answer {
-        /// The request.
+        /// Request that was refused.
         what: String,
         /// HTTP status.
         status: u16,
-        /// The body of the response.
+        /// Body of the response.
         why: String,
     },
-    /// A NIC that cannot be expressed as options of the VMM.
+    /// The NIC cannot be expressed as options of the VMM.
     #[error(transparent)]
     Card(VmmError),
     /// QEMU has no free root port.
@@ -93,12 +93,12 @@ impl RunningError {
     }
 }
 
-/// A connected VMM.
+/// A VMM to which a connection is open.
 #[derive(Debug)]
 pub(crate) enum RunningVmm {
-    /// QEMU.
+    /// A QEMU monitor.
     Qemu(Qemu),
-    /// cloud-hypervisor.
+    /// A cloud-hypervisor API.
     CloudHypervisor(CloudHypervisor),
 }
 
@@ -106,7 +106,7 @@ impl VmmSocket {
     /// Connects to the VMM.
     ///
     /// # Errors
-    /// If the VMM does not answer.
+    /// The VMM does not answer.
     pub(crate) fn connect(&self) -> Result<RunningVmm, RunningError> {
         Ok(match self {
             Self::Qemu(path) => RunningVmm::Qemu(Qemu::connect(path)?),
@@ -141,7 +141,7 @@ impl RunningVmm {
     /// Removes a NIC and returns once the guest has released it.
     ///
     /// # Errors
-    /// [`RunningError`]; the NIC is unchanged.
+    /// [`RunningError`]. The NIC is then unchanged.
     pub(crate) fn unplug(&mut self, port: &str, patience: &Patience) -> Result<(), RunningError> {
         match self {
             Self::Qemu(vmm) => vmm.unplug(port, patience),

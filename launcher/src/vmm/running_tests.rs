@@ -43,14 +43,14 @@ fn card(port: &PortConfig) -> Card<'_> {
     }
 }
 
-/// A monitor that answers by a script and sends the commands it receives, in order, over the channel.
+/// A monitor that answers by a script, and sends the commands that it receives over the channel, in order.
 struct FakeQemu {
     folder: tempfile::TempDir,
     told: Receiver<(String, Value)>,
 }
 
 impl FakeQemu {
-    /// `answer` returns the lines that follow a command.
+    /// Starts the monitor. `answer` returns the lines that follow a command.
     fn start(answer: impl Fn(&str, &Value) -> Vec<Value> + Send + 'static) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let listener = UnixListener::bind(folder.path().join("qmp")).unwrap();
@@ -97,7 +97,7 @@ fn deleted() -> Value {
     json!({"event": "DEVICE_DELETED", "data": {"device": "hawser-nic-net1", "path": "/x"}})
 }
 
-/// Two root ports of the user's and two of ours; one of each pair is taken.
+/// Two root ports of the user and two of hawser. One of each pair is in use.
 fn ordinary(command: &str) -> Vec<Value> {
     let bridge = |name: &str, behind: Value| json!({"qdev_id": name, "pci_bridge": {"bus": {}, "devices": behind}});
     match command {
@@ -170,7 +170,7 @@ fn without_a_root_port_the_error_names_the_qemu_option() {
 #[test]
 fn a_card_goes_when_the_guest_has_let_go_of_it() {
     let qemu = FakeQemu::start(|command, _| match command {
-        // First another device's event, then ours.
+        // Another device's event arrives first, then ours.
         "device_del" => vec![
             json!({"event": "DEVICE_DELETED", "data": {"device": "disk"}}),
             json!({"return": {}}),
@@ -238,7 +238,7 @@ fn a_link_is_shown_by_the_netdev() {
     assert_eq!(told, [expected]);
 }
 
-/// A stand-in for cloud-hypervisor's API, which sends its requests over the channel and gives one answer to each.
+/// A stand-in for cloud-hypervisor's API. It sends its requests over the channel and gives one answer to each.
 fn fake_cloud_hypervisor(answers: Vec<(u16, Value)>) -> (RunningVmm, Receiver<(String, Value)>, tempfile::TempDir) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("api");
@@ -266,8 +266,8 @@ fn fake_cloud_hypervisor(answers: Vec<(u16, Value)>) -> (RunningVmm, Receiver<(S
 
 type IsRight = fn(&Value) -> bool;
 
-/// Properties of cloud-hypervisor's `NetConfig` (its OpenAPI description, version 0.3.0) with the type of their values;
-/// any other property is refused.
+/// Properties of cloud-hypervisor's `NetConfig` (its OpenAPI description, version 0.3.0) with the type of their values.
+/// Any other property is refused.
 const NET_CONFIG: [(&str, IsRight); 16] = [
     ("tap", Value::is_string),
     ("ip", Value::is_string),

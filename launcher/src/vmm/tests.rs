@@ -4,7 +4,7 @@ use crate::config;
 use crate::host::Host;
 use clap::Parser as _;
 
-/// Output of `hawser COMMAND OPTIONS` on a system without a network.
+/// The output of `hawser COMMAND OPTIONS` on a system without a network.
 fn flags(command: &str, options: &[&str]) -> Result<String, VmmError> {
     let argv = ["hawser", command, "--ipv4=10.0.2.0/24"]
         .into_iter()

@@ -2,8 +2,8 @@
 //!
 //! Programs write a file in place (a container engine that mounts it), rename another over it (NetworkManager, most
 //! editors), or replace the file that a link leads to (systemd-resolved, a volume of a ConfigMap). inotify reports the
-//! first for the file, and the others for the folders that the file and the target of the link lie in. A report only
-//! triggers another look at the file, so lost reports do no harm.
+//! first for the file. It reports the others for the folders that contain the file and the target of the link. A report
+//! only triggers another look at the file, so lost reports do no harm.
 
 use super::{End, Wake};
 use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
@@ -16,10 +16,10 @@ const CHANGES: WatchFlags = WatchFlags::CLOSE_WRITE
     .union(WatchFlags::MOVED_TO)
     .union(WatchFlags::MOVE_SELF)
     .union(WatchFlags::DELETE_SELF);
-/// Bytes of reports read at once. Their content does not matter.
+/// Number of bytes of reports read at once. Their content does not matter.
 const REPORTS: usize = 4096;
 
-/// A file, and the kernel's reports about it.
+/// A file and the kernel's reports about it.
 #[derive(Debug)]
 pub(crate) struct FileWatch {
     path: PathBuf,
@@ -44,8 +44,8 @@ impl FileWatch {
     /// The error of poll(2).
     pub(crate) fn follow(&self, end: &End, mut look: impl FnMut()) -> Result<(), Errno> {
         loop {
-            // The watch must exist before the file is read; otherwise a change in between would be missed. It is
-            // renewed each time because another file may have the name by now.
+            // The watch must exist before the file is read. Otherwise a change between the two would be missed. It is
+            // renewed each time, because the name may lead to another file by now.
             self.add_watches();
             look();
             if end.or_event(&self.reports)? == Wake::End {
@@ -65,7 +65,7 @@ impl FileWatch {
     }
 }
 
-/// The folders in which a file may be replaced: its own, and that of the file it leads to.
+/// The folders in which a file may be replaced: its own, and that of the file to which it leads.
 pub(crate) fn folders(path: &Path) -> Vec<PathBuf> {
     let target = path.canonicalize().ok();
     let folder = |path: &Path| {

@@ -58,8 +58,8 @@ fn find<'a>(device: &Device, alone: bool, plan: &'a VmPlan, report: &Report) -> 
     }
 }
 
-/// Index of the NIC with a device name: `eth0`, or `enp1s0` if each NIC has its own PCIe port, as
-/// in KubeVirt's machines.
+/// Index of the NIC with a device name: `eth0`, or `enp1s0` if each NIC has its own PCIe port, as in KubeVirt's
+/// machines.
 fn position(name: &str) -> Option<usize> {
     let bus = || {
         name.strip_prefix("enp")?
@@ -84,7 +84,7 @@ fn macs(plan: &VmPlan) -> String {
     plan.nics.iter().map(of_nic).collect::<Vec<_>>().join(", ")
 }
 
-/// A device and its NIC.
+/// A device and the NIC that it is compared with.
 struct Comparison<'a> {
     device: &'a Device,
     nic: &'a NicPlan,
@@ -100,7 +100,7 @@ impl Comparison<'_> {
         }
     }
 
-    /// MAC and MTU.
+    /// Compares MAC and MTU.
     fn card(&self, offer: &Offer) {
         if let (Some(own), Some(mac)) = (&self.device.own_mac, self.nic.mac)
             && own.value != mac
@@ -152,8 +152,8 @@ impl Comparison<'_> {
         }
     }
 
-    /// True if the guest requests an address. For IPv6 it does so when a router advertisement
-    /// announces DHCPv6, unless it ignores advertisements.
+    /// True if the guest requests an address. For IPv6 it does so when a router advertisement announces DHCPv6, unless
+    /// it ignores advertisements.
     fn asks(&self, ipv4: bool) -> bool {
         if ipv4 {
             self.device.dhcp4
@@ -288,7 +288,7 @@ const fn family_name(ipv4: bool) -> &'static str {
     if ipv4 { "IPv4" } else { "IPv6" }
 }
 
-/// Every NIC also has such an address, and no router forwards it.
+/// True for link-local addresses. Every NIC also has one, and no router forwards it.
 const fn is_link_local(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(address) => address.is_link_local(),

@@ -9,47 +9,47 @@ use crate::plan::{NicMode, NicPlan};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use std::net::IpAddr;
 
-/// The configuration for a NIC's guest.
+/// The configuration that hawser hands out to a NIC's guest.
 pub(super) struct Offer {
-    /// IPv4.
+    /// IPv4 addresses.
     pub ipv4: FamilyAddresses,
-    /// IPv6.
+    /// IPv6 addresses.
     pub ipv6: FamilyAddresses,
-    /// MTU, if the manifest states it.
+    /// MTU, if the manifest states one.
     pub mtu: Option<u16>,
 }
 
 /// The addresses of one family.
 pub(super) enum FamilyAddresses {
-    /// No addresses from any known source.
+    /// No known source assigns addresses.
     Nothing,
-    /// Addresses from the segment's own DHCP server.
+    /// The segment's own DHCP server assigns addresses.
     ByTheSegment,
-    /// The addresses of the pod.
+    /// The guest gets the addresses of the pod.
     ThePods,
     /// The only guest address that NAT has, in a family that the pod may lack.
     Private {
-        /// The address.
+        /// Address and router of the guest.
         lease: Lease,
         /// True if the manifest names the family's network, and so relies on it.
         named: bool,
     },
-    /// Its addresses on a segment.
+    /// Fixed addresses on a segment.
     Addresses(Vec<Lease>),
-    /// A free address in these ranges.
+    /// A free address from these ranges.
     OneOf(Vec<Range>),
 }
 
-/// An address and its network's router.
+/// An address and the router of its network.
 pub(super) struct Lease {
-    /// The address.
+    /// Address and prefix length.
     pub address: IpNet,
-    /// The router, if it has one.
+    /// Router, if the network has one.
     pub gateway: Option<IpAddr>,
 }
 
 impl Offer {
-    /// The configuration for the guest of `nic`.
+    /// The configuration that the guest of `nic` gets.
     pub(super) fn of(nic: &NicPlan) -> Self {
         match &nic.mode {
             NicMode::Masquerade(plan) => Self::private(&plan.network),
@@ -71,7 +71,7 @@ impl Offer {
         }
     }
 
-    /// The addresses of a family.
+    /// The addresses of an address family.
     pub(super) const fn family(&self, ipv4: bool) -> &FamilyAddresses {
         if ipv4 { &self.ipv4 } else { &self.ipv6 }
     }
@@ -88,7 +88,7 @@ impl Offer {
             FamilyAddresses::Private { lease, named }
         };
         Self {
-            // A guest with a wrong IPv4 address is without a network in almost every pod.
+            // In almost every pod, a guest with a wrong IPv4 address is without a network.
             ipv4: private(address4.into(), ipv4.gateway.into(), true),
             ipv6: private(address6.into(), ipv6.gateway.into(), network.ipv6.is_some()),
             mtu: None,
@@ -102,7 +102,7 @@ impl FamilyAddresses {
         !matches!(self, Self::Nothing | Self::ByTheSegment)
     }
 
-    /// True if the pod may lack the family, in which case no address is handed out.
+    /// True if the pod may lack the family. No address is handed out in that case.
     pub(super) const fn may_be_missing(&self) -> bool {
         matches!(self, Self::ThePods | Self::Private { named: false, .. })
     }
@@ -147,7 +147,7 @@ fn next_hop(routes: &[Route], ipv4: bool) -> Option<IpAddr> {
     routes.iter().find(is_default)?.via
 }
 
-/// True for an address of IPv4.
+/// True if the network is an IPv4 network.
 pub(super) const fn is_ipv4(net: &IpNet) -> bool {
     matches!(net, IpNet::V4(_))
 }

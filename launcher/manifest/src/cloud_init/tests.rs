@@ -1,4 +1,4 @@
-//! Tests of network data compared with plans: the messages, and the data that is written.
+//! Tests that compare network data with plans: the messages, and the data that is written.
 
 use super::write;
 use crate::check::{Checked, Rejected, check_sources};
@@ -113,7 +113,7 @@ fn addresses_that_cut_a_masqueraded_guest_off_are_errors() {
 #[test]
 fn what_leaves_the_guest_some_network_is_a_warning() {
     for (data, expected) in [
-        // DHCP also gives it the right address.
+        // DHCP also gives the device the right address.
         (
             "version: 2\nethernets:\n  eth0:\n    dhcp4: true\n    addresses: [10.200.0.1/24]",
             "vm.yaml:14: warning: DATA.ethernets.eth0.addresses[0]: the network of interface",
@@ -269,7 +269,7 @@ fn a_segment_hands_out_what_its_ipam_says() {
             .any(|s| s.contains("gets one of 192.0.2.1 to 192.0.2.254") || s.contains("192.0.2.2 to 192.0.2.254")),
         "{said:?}"
     );
-    // Only the segment's own servers determine the addresses there.
+    // On such a network, only the segment's own servers determine the addresses.
     for elsewhere in ["\"ipam\": {}", "\"ipam\": {\"type\": \"dhcp\"}"] {
         let data = "version: 2\nethernets:\n  eth0:\n    addresses: [192.0.2.6/24]\n    gateway4: 192.0.2.254";
         assert_eq!(of_bridge(elsewhere, data), Vec::<String>::new());
@@ -302,7 +302,7 @@ fn version_1_says_the_same_as_version_2() {
     assert_eq!(of_masquerade("version: 1\nconfig: disabled"), Vec::<String>::new());
 }
 
-/// The order of cloud-init's `_normalize_net_keys` (cloudinit/net/network_state.py).
+/// The order of keys in cloud-init's `_normalize_net_keys` (cloudinit/net/network_state.py).
 #[test]
 fn version_1_takes_a_prefix_from_where_cloud_init_does() {
     let fits = "10.0.2.2, gateway: 10.0.2.1";
@@ -349,7 +349,7 @@ fn only_a_mac_the_store_gives_opens_it() {
 #[test]
 fn what_fits_is_not_spoken_of() {
     for data in [
-        // KubeVirt's examples/vmi-masquerade.yaml, and its earlier version.
+        // The network data of KubeVirt's examples/vmi-masquerade.yaml, and of its earlier version.
         "version: 2\nethernets:\n  eth0:\n    addresses: [ fd10:0:2::2/120 ]\n    dhcp4: true\n    routes:\n    - to: \
          ::/0\n      via: fd10:0:2::1",
         "version: 2\nethernets:\n  eth0:\n    addresses: [ fd10:0:2::2/120 ]\n    dhcp4: true\n    gateway6: fd10:0:2::1",
@@ -456,7 +456,7 @@ fn network_data_without_end_are_refused_as_kubevirt_does_or_read_in_part() {
     );
 }
 
-/// The network data written for a VM with one NIC, after checking it against that VM.
+/// The network data written for a VM with one NIC. They are checked against that VM.
 fn written(interface: &str, network: &str, config: &str) -> String {
     let plain = manifest(interface, network, "containerDisk: {image: a}", config);
     let plan = checked(&plain).map_err(|rejected| rejected.errors).unwrap().plan;

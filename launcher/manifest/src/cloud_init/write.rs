@@ -13,7 +13,7 @@ use hawser_packet::MacAddr;
 use std::fmt::Write as _;
 use std::net::IpAddr;
 
-/// Writes the network data. `macs` are those of the NICs, if known.
+/// Writes the network data. `macs` are the MACs of the NICs, if they are known.
 ///
 /// # Errors
 /// Several NICs cannot be distinguished.
@@ -41,8 +41,7 @@ fn ethernet(text: &mut String, number: usize, nic: &NicPlan, mac: Option<MacAddr
         // Writing to a string cannot fail.
         let _ = writeln!(text, "{:indent$}{what}", "");
     };
-    // Outside of netplan, cloud-init renames the NIC to this key, so the key is a name that every
-    // kernel accepts.
+    // Without netplan, cloud-init renames the NIC to this key, so the key is a name that every kernel accepts.
     line(2, &format!("eth{number}: # interface {:?}", nic.name));
     line(4, "match:");
     match mac {
@@ -83,14 +82,14 @@ fn is_written(nic: &NicPlan) -> bool {
     segment.is_some_and(|segment| matches!(segment.ipam, Ipam::Static { .. }))
 }
 
-/// The router is hawser, the pod's, or the segment's own; if the manifest names an IPv6 router,
-/// that one is used.
+/// The router of the guest. It is hawser, the pod's, or the segment's own. If the manifest names an IPv6 router, that
+/// one is used.
 fn accepts_routers(nic: &NicPlan, offer: &Offer) -> bool {
     let named = |told: &FamilyAddresses| matches!(told, FamilyAddresses::Addresses(leases) if leases.iter().any(|l| l.gateway.is_some()));
     !(is_written(nic) && named(&offer.ipv6))
 }
 
-/// Addresses and routes.
+/// Writes addresses and routes.
 fn fixed(line: &mut impl FnMut(usize, &str), offer: &Offer, routes: &[Route]) {
     line(4, "addresses:");
     let mut hops: Vec<(String, IpAddr)> = Vec::new();

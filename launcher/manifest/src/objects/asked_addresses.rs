@@ -10,18 +10,18 @@ use std::net::IpAddr;
 /// The annotation: JSON with the addresses of each interface.
 const ANNOTATION: &str = "network.kubevirt.io/addresses";
 
-/// Addresses of one interface.
+/// Addresses requested for one interface.
 #[derive(Clone, Debug)]
 pub struct AskedAddresses {
     /// Position of the annotation.
     pub spot: Spot,
     /// Name of the interface.
     pub interface: String,
-    /// The addresses.
+    /// Requested addresses.
     pub addresses: Vec<IpAddr>,
 }
 
-/// Reads the annotation of a VM; errors go to the report of `object`.
+/// Reads the annotation of a VM. Errors go to the report of `object`.
 pub fn read(object: &Object<'_>, metadata: &Metadata) -> Vec<AskedAddresses> {
     let Some(text) = metadata.annotations.get(ANNOTATION) else {
         return Vec::new();
@@ -61,7 +61,7 @@ fn parse(text: &str) -> Result<BTreeMap<String, Vec<IpAddr>>, String> {
     Ok(parsed)
 }
 
-/// An address, with or without a prefix.
+/// Parses an address, with or without a prefix.
 fn address(text: &str) -> Result<IpAddr, String> {
     let plain = text.split_once('/').map_or(text, |(address, _)| address);
     plain.parse().map_err(|_| format!("{text:?} is no address"))

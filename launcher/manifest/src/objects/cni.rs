@@ -14,14 +14,14 @@ use hawser_packet::MacAddr;
 use serde::Serialize;
 use std::ops::RangeInclusive;
 
-/// The medium of a network.
+/// What a network consists of.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Medium {
     /// A segment of the node.
     Segment(Box<Segment>),
     /// A network that spans nodes.
     Layer2(Box<Layer2>),
-    /// Another medium, for which hawser has no mode yet.
+    /// A network for which hawser has no mode yet.
     Unserved(UnservedMode),
 }
 
@@ -50,7 +50,7 @@ impl Medium {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct UnservedMode(pub &'static str);
 
-/// Virtual functions.
+/// Virtual functions of a NIC.
 pub const SRIOV: UnservedMode = UnservedMode("sriov");
 /// Logical switches of OVN-Kubernetes with a router between nodes.
 pub const LAYER3: UnservedMode = UnservedMode("layer3");
@@ -58,13 +58,13 @@ pub const LAYER3: UnservedMode = UnservedMode("layer3");
 /// An L2 segment of the node, and the guest's place there.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Segment {
-    /// The way to it.
+    /// How to reach the segment.
     #[serde(flatten)]
     pub attachment: AttachmentSpec,
     /// Rules of a bridge's port.
     #[serde(flatten)]
     pub rules: Option<PortRules>,
-    /// The guest's MAC where its interface has no macAddress.
+    /// MAC of the guest, used if its interface has no macAddress.
     #[serde(skip)]
     pub mac: Option<MacAddr>,
     /// `mtu`; `None` for that of the segment.
@@ -72,57 +72,57 @@ pub struct Segment {
     pub mtu: Option<u16>,
     /// Source of the guest's addresses.
     pub ipam: Ipam,
-    /// Names and servers; `None` for those of the pod.
+    /// Names and servers. `None`: those of the pod.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dns: Option<Dns>,
 }
 
-/// A parsed configuration.
+/// A CNI configuration that was parsed.
 #[derive(Debug)]
 pub struct Configuration {
-    /// What the network is made of.
+    /// What the network consists of.
     pub medium: Medium,
-    /// Positions of its fields.
+    /// Positions of fields in the configuration.
     pub fields: Fields,
-    /// It replaces the pod network of its namespace.
+    /// True if the network replaces the pod network of its namespace.
     pub primary: bool,
 }
 
 /// Positions of fields that may contradict the host.
 #[derive(Clone, Debug)]
 pub struct Fields {
-    /// The field that names the link, or else the configuration.
+    /// Position of the field that names the link, or else of the configuration.
     pub link: Spot,
-    /// `mtu`, or else the configuration.
+    /// Position of `mtu`, or else of the configuration.
     pub mtu: Spot,
-    /// `ipam`, or else the configuration.
+    /// Position of `ipam`, or else of the configuration.
     pub ipam: Spot,
-    /// The MAC, if the configuration has one.
+    /// Position of the MAC, if the configuration has one.
     pub mac: Option<Spot>,
-    /// A resource of a device plugin names the lower device.
+    /// True if a resource of a device plugin names the lower device.
     pub is_resource: bool,
 }
 
-/// The frames that a bridge port passes.
+/// Rules for the frames that may pass a bridge port.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PortRules {
-    /// VLAN of the guest's untagged frames; `None`: untagged on the segment too.
+    /// VLAN of the guest's untagged frames. `None`: they are untagged on the segment too.
     pub vlan: Option<u16>,
-    /// VLANs with which the guest may tag its frames; none if empty.
+    /// VLANs with which the guest may tag its frames. Empty if there are none.
     pub trunk: Vec<RangeInclusive<u16>>,
-    /// The port also keeps the bridge's default VLAN.
+    /// True if the port also stays in the bridge's default VLAN.
     pub preserve_default_vlan: bool,
-    /// Only frames with the guest's own MAC may leave.
+    /// True if only frames with the guest's own MAC may leave.
     pub mac_spoof_check: bool,
 }
 
 /// Parts of the NetworkAttachmentDefinition that a plugin reads in addition to its configuration.
 #[derive(Debug)]
 pub struct Surroundings<'a> {
-    /// Its annotation `k8s.v1.cni.cncf.io/resourceName`.
+    /// Value of its annotation `k8s.v1.cni.cncf.io/resourceName`.
     pub resource: Option<&'a str>,
-    /// Its namespace and name: `namespace/name`.
+    /// Namespace and name of the object, as `namespace/name`.
     pub name: Option<&'a str>,
 }
 
@@ -133,7 +133,7 @@ const MAX_DEVICE_NAME: usize = 15;
 const VLANS: RangeInclusive<i64> = 1..=4094;
 const MTUS: RangeInclusive<i64> = 68..=65_535;
 
-/// Reads `spec.config`. Errors of its content go to `problems`.
+/// Reads `spec.config`. Errors in its content go to `problems`.
 pub fn read(problems: &Report, config: &Item<'_>, around: &Surroundings<'_>) -> Option<Configuration> {
     let json = Json::read(config, problems)?;
     let item = json.item(problems);
@@ -171,7 +171,7 @@ fn is_overlay(plugin: &Item<'_>) -> bool {
     plugin.field_text("type") == Some(overlay::TYPE)
 }
 
-/// The way to a segment, or the mode that is needed in place of one.
+/// An attachment to a segment, or the mode that would be needed instead.
 type Attached = Result<(AttachmentSpec, Option<PortRules>), UnservedMode>;
 
 /// Reads the way to the network from a configuration.
@@ -254,10 +254,10 @@ fn read_plugin(item: &Item<'_>, around: &Surroundings<'_>) -> Option<Configurati
     })
 }
 
-/// `args.cni` and `runtimeConfig`: arguments that a runtime passes to plugins, and that a
-/// configuration may contain itself.
+/// `args.cni` and `runtimeConfig`. These arguments are passed to plugins by a runtime. A configuration may also contain
+/// them itself.
 struct Arguments<'a> {
-    /// The MAC that replaces that of the configuration; `runtimeConfig` before `args`.
+    /// The MAC that replaces the one in the configuration. `runtimeConfig` has priority over `args`.
     mac: Option<Item<'a>>,
     requested: Requested<'a>,
 }
@@ -268,7 +268,7 @@ impl<'a> Arguments<'a> {
         let args = object_of("args", &table::ARGS).and_then(|args| args.object("cni", &table::CNI_ARGS));
         let runtime = object_of("runtimeConfig", &table::RUNTIME_CONFIG);
         let of_args = args.as_ref().and_then(|args| args.get("mac"));
-        // Among the supported plugins only bridge reads it (BridgeArgs of its bridge.go).
+        // Among the supported plugins only bridge reads this field (BridgeArgs of its bridge.go).
         let of_args = of_args.filter(|item| {
             let is_read = std::ptr::eq(table, &raw const table::BRIDGE);
             if !is_read {
@@ -301,7 +301,7 @@ fn put_behind_gateway(object: &Object<'_>, ipam: &mut Ipam) {
     }
 }
 
-/// `mtu`; `None` if it is not given.
+/// Reads `mtu`; `None` if it is not given.
 pub fn mtu(object: &Object<'_>) -> Option<u16> {
     let item = object.get("mtu")?;
     let mtu: u16 = item.integer(0..=*MTUS.end())?;
@@ -313,7 +313,7 @@ pub fn mtu(object: &Object<'_>) -> Option<u16> {
 }
 
 fn tap(object: &Object<'_>) -> Option<Attached> {
-    let bridge = object.need("bridge", "name the bridge the TAP is put into")?;
+    let bridge = object.need("bridge", "name the bridge of which the TAP becomes a port")?;
     let port = BridgePortSpec {
         bridge: bridge.parsed(device_name)?,
         ..BridgePortSpec::default()
@@ -391,7 +391,7 @@ fn macvtap_lower(object: &Object<'_>, around: &Surroundings<'_>) -> Option<Strin
     if object.boolean("promiscMode") == Some(true) {
         object.error("promiscMode: true is not served: leave it out");
     }
-    // The device with the resource is looked up later: macvtap::resolve.
+    // The device with the resource is looked up later, in macvtap::resolve.
     let resource = around.resource.and_then(|resource| resource.rsplit('/').next());
     match resource.filter(|name| !name.is_empty()) {
         Some(name) => Some(name.to_owned()),

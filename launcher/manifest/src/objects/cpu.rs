@@ -1,13 +1,13 @@
-//! Number of virtual CPUs of a VM, which is the number of queue pairs of its interfaces.
+//! Number of virtual CPUs of a VM, which determines the number of queue pairs of its interfaces.
 
 use super::fields::kubevirt as table;
 use super::reader::{Item, Object};
 
-/// Virtual CPUs as KubeVirt counts them for queues (`SetDefaultGuestCPUTopology` in
-/// pkg/defaults, `GetCPUTopology` in pkg/virt-launcher/virtwrap/converter/vcpu).
+/// Counts virtual CPUs as KubeVirt does for queues (`SetDefaultGuestCPUTopology` in pkg/defaults, `GetCPUTopology` in
+/// pkg/virt-launcher/virtwrap/converter/vcpu).
 ///
-/// The product of sockets, cores and threads, where zero means "not given" and counts as one. If none of the three is
-/// given, the CPU limit counts, or else the request. `maxSockets` does not count.
+/// The number is the product of sockets, cores and threads, where zero means "not given" and counts as one. If none of
+/// the three is given, the CPU limit counts, or else the request. `maxSockets` does not count.
 pub fn virtual_cpus(domain: &Object<'_>) -> u32 {
     const MOST: i64 = u32::MAX as i64;
     let cpu = domain.object("cpu", &table::CPU);
@@ -28,7 +28,7 @@ pub fn virtual_cpus(domain: &Object<'_>) -> u32 {
     limit.or(request).unwrap_or(1).max(1)
 }
 
-/// A quantity of the API, rounded up like its `Value()`.
+/// Reads a quantity of the API, rounded up like its `Value()`.
 fn quantity(item: &Item<'_>) -> Option<u32> {
     let scalar = item.scalar()?;
     let text = &scalar.text;

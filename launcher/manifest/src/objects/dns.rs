@@ -1,4 +1,4 @@
-//! `dns` of a CNI configuration: settings for the guest's resolver.
+//! Reads `dns` of a CNI configuration: settings for the guest's resolver.
 
 use super::fields::cni as table;
 use super::reader::Object;
@@ -6,7 +6,7 @@ use crate::values;
 use serde::Serialize;
 use std::net::IpAddr;
 
-/// Names and servers of a network. Missing parts are those of the pod.
+/// Names and servers of a network. Missing parts are taken from the pod.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Dns {
     /// `nameservers`
@@ -20,7 +20,7 @@ pub struct Dns {
     pub search: Vec<String>,
 }
 
-/// Reads the field of a configuration or of its `ipam`; `None` if it is empty.
+/// Reads the field of a configuration or of its `ipam`. `None` if it is empty.
 pub fn read(object: &Object<'_>) -> Option<Dns> {
     let dns = object.object("dns", &table::NAMES)?;
     let servers = dns.list("nameservers");

@@ -1,4 +1,4 @@
-//! `interfaces[]` of a VM.
+//! Reads `interfaces[]` of a VM.
 
 use super::fields::kubevirt as table;
 use super::ports::{self, PortRange};
@@ -10,18 +10,18 @@ use hawser_packet::MacAddr;
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 
-/// `interfaces[]`
+/// An entry of `interfaces[]`
 #[derive(Clone, Debug)]
 pub struct Interface {
     /// Position in the manifest.
     pub spot: Spot,
     /// `name`
     pub name: String,
-    /// Binding to its network; `None` after an error in it.
+    /// Binding of the interface to its network. `None` after an error in it.
     pub binding: Option<Binding>,
     /// `macAddress`
     pub mac: Option<MacAddr>,
-    /// `ports` and `portRanges`; `None` if neither is given, which means every port.
+    /// `ports` and `portRanges`. `None` if neither is given, which means every port.
     pub ports: Option<Vec<PortRange>>,
     /// `state`
     pub state: LinkState,
@@ -32,7 +32,7 @@ pub struct Interface {
 }
 
 impl Interface {
-    /// An interface with a binding and no other settings.
+    /// Creates an interface with a binding and no other settings.
     pub fn plain(spot: Spot, name: String, binding: Binding) -> Self {
         Self {
             spot,
@@ -65,7 +65,7 @@ pub enum Binding {
 /// `state`
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LinkState {
-    /// The link is up, which is the default.
+    /// The link is up. This is the default.
     Up,
     /// The guest has the NIC, but no carrier.
     Down,
@@ -76,18 +76,18 @@ pub enum LinkState {
 /// `dhcpOptions`
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DhcpOptions {
-    /// Option 67.
+    /// Name of the boot file (option 67).
     pub boot_file: Option<String>,
-    /// Option 66.
+    /// Name of the TFTP server (option 66).
     pub tftp_server: Option<String>,
-    /// Option 42.
+    /// NTP servers (option 42).
     pub ntp_servers: Vec<Ipv4Addr>,
-    /// Options 224 to 254.
+    /// Code and text of private options (224 to 254).
     pub private: Vec<(u8, String)>,
 }
 
 impl DhcpOptions {
-    /// Codes and values in the format of DHCPv4 (RFC 2132).
+    /// Codes and values of the options in the format of DHCPv4 (RFC 2132).
     pub fn encoded(&self) -> Vec<(u8, Vec<u8>)> {
         const NTP_SERVERS: u8 = 42;
         const TFTP_SERVER: u8 = 66;
@@ -108,7 +108,7 @@ impl DhcpOptions {
     }
 }
 
-/// Longest name, because network and interface names become file names and parts of QEMU identifiers.
+/// Maximum length of a name. Network and interface names become file names and parts of QEMU identifiers.
 const MAX_INTERFACE_NAME: usize = 63;
 
 /// Reads `interfaces`, which may be missing.
@@ -137,7 +137,7 @@ pub fn read_all(devices: &Object<'_>, istio: bool) -> Vec<Interface> {
     interfaces
 }
 
-/// The name of an interface or network, by KubeVirt's rules.
+/// Checks the name of an interface or network by KubeVirt's rules.
 pub fn interface_name(text: &str) -> Result<String, String> {
     let letters = text
         .bytes()
@@ -222,7 +222,7 @@ fn binding(object: &Object<'_>) -> Option<Binding> {
             None
         }
         _ => {
-            object.error("it has several bindings to its network: leave one");
+            object.error("it has several bindings to its network: keep one of them");
             None
         }
     }
@@ -248,7 +248,7 @@ fn binding_plugin(name: &str) -> Result<Binding, String> {
     Err(instead.into())
 }
 
-/// `0000:81:01.0`
+/// Parses a PCI address such as `0000:81:01.0`
 fn pci_address(text: &str) -> Result<String, String> {
     let lengths_of = |parts: &[&str]| parts.iter().map(|p| p.len()).collect::<Vec<_>>();
     let parts: Vec<&str> = text.split([':', '.']).collect();
@@ -261,11 +261,11 @@ fn pci_address(text: &str) -> Result<String, String> {
 }
 
 fn dhcp_options(interface: &Object<'_>) -> DhcpOptions {
-    /// Maximum bytes in one option.
+    /// Maximum number of bytes in one option.
     const MOST: usize = 255;
-    /// Maximum bytes in all options together, which leaves space for hawser's own.
+    /// Maximum number of bytes in all options together. It leaves space for hawser's own options.
     const MOST_OF_ALL: usize = 768;
-    /// Maximum IPv4 addresses in one option.
+    /// Maximum number of IPv4 addresses in one option.
     const MOST_SERVERS: usize = 63;
     let Some(object) = interface.object("dhcpOptions", &table::DHCP_OPTIONS) else {
         return DhcpOptions::default();
@@ -285,12 +285,12 @@ fn dhcp_options(interface: &Object<'_>) -> DhcpOptions {
     let private: Vec<(u8, String)> = object.list("privateOptions").iter().filter_map(private).collect();
     let numbers: BTreeSet<u8> = private.iter().map(|(number, _)| *number).collect();
     if numbers.len() < private.len() {
-        object.error("privateOptions has an option twice: give each once");
+        object.error("privateOptions contains an option twice: give each option once");
     }
     let ntp_servers: Vec<Ipv4Addr> = object.list("ntpServers").iter().filter_map(server).collect();
     if ntp_servers.len() > MOST_SERVERS {
         object.error(format!(
-            "ntpServers has more servers than an option holds: give up to {MOST_SERVERS}"
+            "ntpServers has more servers than fit into an option: give up to {MOST_SERVERS}"
         ));
     }
     let options = DhcpOptions {

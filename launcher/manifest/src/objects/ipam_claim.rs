@@ -1,4 +1,4 @@
-//! IPAMClaim: addresses that a cluster keeps for a VM's interface. Its name consists of VM and
+//! Reads IPAMClaims: addresses that a cluster keeps for a VM's interface. The name of a claim consists of VM and
 //! network, as KubeVirt's ipam-extensions composes it.
 
 use super::fields::network as table;
@@ -21,11 +21,11 @@ pub struct IpamClaim {
     pub ips: Vec<IpNet>,
 }
 
-/// Longest name of an object.
+/// Maximum length of an object's name.
 const MAX_NAME: usize = 253;
 
 impl IpamClaim {
-    /// True if it is for an interface of this VM on a network of that name.
+    /// True if the claim is for an interface of this VM on a network with this name.
     pub fn is_for(&self, namespace: &str, vm: &str, network: &str) -> bool {
         self.namespace == namespace && self.name == name_of(vm, network)
     }

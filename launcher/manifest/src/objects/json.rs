@@ -1,5 +1,5 @@
-//! Fields of custom resources that are a JSON string: the configuration of a
-//! NetworkAttachmentDefinition, `ipam` of a SriovNetwork.
+//! Fields of custom resources that are a JSON string: the configuration of a NetworkAttachmentDefinition, `ipam` of a
+//! SriovNetwork.
 //!
 //! The API server accepts any string there, and refuses an object. Plugins read the content, so its errors concern only
 //! VMs that name the network.
@@ -18,7 +18,7 @@ pub struct Json {
 }
 
 impl Json {
-    /// Reads the string in `item`. Errors of its content go to `problems`.
+    /// Reads the string in `item`. Errors in its content go to `problems`.
     pub fn read(item: &Item<'_>, problems: &Report) -> Option<Self> {
         if item.is_map() {
             item.error(
@@ -38,7 +38,7 @@ impl Json {
             Some(lines) => (lines.text.as_str(), Some(lines.first)),
             None => (scalar.text.as_str(), None),
         };
-        // Maps lines of the text to lines of the file; identical if the mapping is unknown.
+        // Maps lines of the text to lines of the file. It is the identity if the mapping is unknown.
         let line_of = |inner: usize| first.map_or(item.spot().line, |first| first + inner - 1);
         let mut budget = Budget::default();
         match json::whole(text, line_of, Dialect::Go, &mut budget) {
@@ -51,7 +51,7 @@ impl Json {
         }
     }
 
-    /// Its value; errors in it go to `problems`.
+    /// The value in the string. Errors in it go to `problems`.
     pub fn item<'a>(&'a self, problems: &'a Report) -> Item<'a> {
         Item::root(problems, self.spot.clone(), &self.root)
     }

@@ -4,7 +4,7 @@ use super::fields::{kubevirt, network, policy as policy_table, sriov};
 use super::policy::PolicyKind;
 use super::reader::{Item, Object, ObjectType};
 
-/// A kind of object that is supported.
+/// A supported kind of object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     Machine,
@@ -23,16 +23,16 @@ pub(super) enum Kind {
     Policy(PolicyKind),
 }
 
-/// A kind by its name in manifests.
+/// A kind, found by its name in manifests.
 #[derive(Debug)]
 pub(super) struct KnownKind {
     name: &'static str,
     group: &'static str,
-    /// Supported versions; the first is the preferred one.
+    /// Supported versions. The first is the preferred one.
     versions: &'static [&'static str],
     /// Supported versions that the API will drop.
     deprecated: &'static [&'static str],
-    /// Its reader.
+    /// Kind of the objects, which selects the reader.
     pub kind: Kind,
 }
 
@@ -46,8 +46,8 @@ const fn known(name: &'static str, group: &'static str, versions: &'static [&'st
     }
 }
 
-/// KubeVirt still serves its first API (`ApiSupportedVersions` in
-/// staging/src/kubevirt.io/api/core/v1/register.go), with the same fields.
+/// KubeVirt still serves its first API (`ApiSupportedVersions` in staging/src/kubevirt.io/api/core/v1/register.go),
+/// with the same fields.
 const fn machine(name: &'static str, kind: Kind) -> KnownKind {
     KnownKind {
         deprecated: &["v1alpha3"],
@@ -61,7 +61,7 @@ const fn policy(group: &'static str, versions: &'static [&'static str], kind: Po
 
 const ADMIN: &str = "policy.networking.k8s.io";
 const ALPHA1: &[&str] = &["v1alpha1"];
-/// Any version, since only the name is read.
+/// Any version is accepted, since only the name is read.
 const ANY: &[&str] = &[];
 
 static KINDS: &[KnownKind] = &[
@@ -128,8 +128,8 @@ static KINDS: &[KnownKind] = &[
     ),
 ];
 
-/// The kind of an object. A name with another meaning in another group does not match; a VM of
-/// another group is an error.
+/// The kind of an object. A name with another meaning in another group does not match. A VM of another group is an
+/// error.
 pub(super) fn find(name: &str, version: Option<&str>) -> Option<&'static KnownKind> {
     let group = version.map(|version| version.split_once('/').map_or("", |(group, _)| group));
     let mut named = KINDS.iter().filter(|known| known.name == name);
@@ -143,7 +143,7 @@ pub(super) fn find(name: &str, version: Option<&str>) -> Option<&'static KnownKi
 }
 
 impl KnownKind {
-    /// The first of its versions, with the group.
+    /// The first of the kind's versions, with the group.
     fn version(&self) -> String {
         let version = self.versions.first().copied().unwrap_or("v1");
         match self.group {
@@ -180,7 +180,7 @@ impl KnownKind {
 }
 
 impl Kind {
-    /// Its table.
+    /// Field table of the kind.
     pub(super) const fn table(self) -> &'static ObjectType {
         match self {
             Self::Machine | Self::Instance => &kubevirt::VIRTUAL_MACHINE,

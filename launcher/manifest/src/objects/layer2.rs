@@ -24,15 +24,15 @@ use std::net::{IpAddr, Ipv6Addr};
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Layer2 {
-    /// Name of the network in the cluster. All objects with one name describe the same network.
+    /// Name of the network in the cluster. All objects with the same name describe the same network.
     pub network: String,
-    /// Whether it replaces the pod network of its namespaces and has a gateway.
+    /// True if the network replaces the pod network of its namespaces and has a gateway.
     pub primary: bool,
     /// IPv4 subnet.
     pub ipv4: Option<Ipv4Net>,
     /// IPv6 subnet.
     pub ipv6: Option<Ipv6Net>,
-    /// The gateway of each family; none on a secondary network.
+    /// Gateway of each family. There is none on a secondary network.
     pub gateways: Vec<IpAddr>,
     /// Addresses that no guest may have.
     pub taken: Vec<IpNet>,
@@ -40,11 +40,11 @@ pub struct Layer2 {
     pub reserved: Vec<IpNet>,
     /// `mtu`
     pub mtu: Option<u16>,
-    /// Whether the cluster keeps addresses when the VM stops. hawser always keeps them.
+    /// True if the cluster keeps addresses when the VM stops. hawser always keeps them.
     pub persistent: bool,
 }
 
-/// Networks in a field.
+/// Networks that are listed in a field.
 #[derive(Clone, Debug, Default)]
 pub struct Nets {
     /// Position of the field; `None` if it is not given.
@@ -53,21 +53,21 @@ pub struct Nets {
     pub nets: Vec<(Spot, IpNet)>,
 }
 
-/// Addresses in a field.
+/// Addresses that are listed in a field.
 #[derive(Clone, Debug, Default)]
 pub struct Addresses {
     /// Position of the field; `None` if it is not given.
     pub spot: Option<Spot>,
-    /// The addresses, with their positions.
+    /// Addresses as written, with their positions.
     pub addresses: Vec<(Spot, IpAddr)>,
 }
 
-/// The fields of a network.
+/// The fields of a network with their positions.
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// Position of the whole object.
     pub spot: Spot,
-    /// Role of the network.
+    /// True if the role of the network is Primary.
     pub primary: bool,
     /// `mtu`, with its position.
     pub mtu: Option<(Spot, u16)>,
@@ -96,19 +96,19 @@ pub struct IpamSettings {
     pub persistent: bool,
 }
 
-/// MTU, in bytes.
+/// Allowed values of the MTU in bytes.
 const MTUS: std::ops::RangeInclusive<i64> = 576..=65_536;
-/// Least MTU of IPv6 (RFC 8200 section 5).
+/// Minimum MTU of IPv6 (RFC 8200 section 5).
 pub const MIN_IPV6_MTU: u16 = 1280;
-/// The API's message about it.
+/// Message of the API about this minimum.
 pub const MTU_RULE: &str = "MTU should be greater than or equal to 1280 when IPv6 subnet is used";
-/// Longest text of a network.
+/// Maximum length of a network as text.
 const MAX_CIDR: usize = 43;
-/// Entries of `subnets`, `joinSubnets` and `defaultGatewayIPs`: one for each family.
+/// Maximum entries of `subnets`, `joinSubnets` and `defaultGatewayIPs`: one for each family.
 const FAMILIES: usize = 2;
 const MAX_RESERVED: usize = 25;
 const MAX_INFRASTRUCTURE: usize = 4;
-/// Number of addresses of an IPv6 subnet that are assigned, from its start.
+/// Number of addresses that are assigned in an IPv6 subnet, counted from its start.
 const IPV6_POOL: u128 = 0xffff;
 
 /// Reads `layer2` of a user-defined network. The API's own rules go to the report of `object`.
@@ -134,7 +134,7 @@ pub fn read(object: &Object<'_>, primary: bool) -> Option<Settings> {
     check_api(&settings, object).then_some(settings)
 }
 
-/// `mtu` of a user-defined network.
+/// Reads `mtu` of a user-defined network.
 pub fn mtu(object: &Object<'_>) -> Option<(Spot, u16)> {
     let item = object.get("mtu")?;
     let mtu: u32 = item.integer(MTUS)?;
@@ -142,7 +142,7 @@ pub fn mtu(object: &Object<'_>) -> Option<(Spot, u16)> {
     Some((item.spot().clone(), u16::try_from(mtu).unwrap_or(u16::MAX)))
 }
 
-/// A list of networks, of 1 to `most`; `None` if one is refused.
+/// Reads a list of 1 to `most` networks. `None` if an entry is refused.
 pub fn cidrs(object: &Object<'_>, name: &str, most: usize) -> Option<Nets> {
     let Some(item) = object.get(name) else {
         return Some(Nets::default());
@@ -160,7 +160,7 @@ pub fn cidrs(object: &Object<'_>, name: &str, most: usize) -> Option<Nets> {
     })
 }
 
-/// The items of a list that has 1 to `most`.
+/// The items of a list, which must have 1 to `most` of them.
 fn counted<'a>(item: &Item<'a>, most: usize) -> Option<Vec<Item<'a>>> {
     let items = item.items();
     if items.is_empty() {
@@ -179,7 +179,7 @@ fn is_one_family(addresses: impl Iterator<Item = IpAddr>) -> bool {
     matches!(ipv4[..], [first, second] if first == second)
 }
 
-/// A network as the API accepts it, with or without host bits.
+/// Parses a network as the API accepts it, with or without host bits.
 pub fn cidr(text: &str) -> Result<IpNet, String> {
     if text.len() > MAX_CIDR {
         return Err(format!("Too long: may not be more than {MAX_CIDR} bytes"));
@@ -208,7 +208,7 @@ fn gateways(object: &Object<'_>) -> Option<Addresses> {
     })
 }
 
-/// Reads `ipam`; `None` if it is refused.
+/// Reads `ipam`. `None` if it is refused.
 pub fn read_ipam(object: &Object<'_>) -> Option<IpamSettings> {
     let Some(item) = object.get("ipam") else {
         return Some(IpamSettings::default());
@@ -244,8 +244,8 @@ pub fn is_mtu_for_families(settings: &Settings) -> bool {
     !has_ipv6 || mtu.is_none_or(|mtu| mtu >= MIN_IPV6_MTU)
 }
 
-/// The rules of the API server for `layer2` (go-controller/pkg/crd/userdefinednetwork/v1/shared.go),
-/// with its messages. True if all hold.
+/// Applies the rules of the API server for `layer2` (go-controller/pkg/crd/userdefinednetwork/v1/shared.go), with its
+/// messages. True if the network follows all of them.
 fn check_api(settings: &Settings, object: &Object<'_>) -> bool {
     let Settings {
         primary,
@@ -306,7 +306,7 @@ fn check_api(settings: &Settings, object: &Object<'_>) -> bool {
     holds
 }
 
-/// Checks which networks contain others, for user-defined networks and NetworkAttachmentDefinitions.
+/// Checks which networks contain others. Used for user-defined networks and NetworkAttachmentDefinitions.
 pub fn check_containment(settings: &Settings, refuse: &mut impl FnMut(&Option<Spot>, &str)) {
     let Settings {
         subnets,
@@ -361,7 +361,7 @@ pub fn check_containment(settings: &Settings, refuse: &mut impl FnMut(&Option<Sp
 }
 
 impl Layer2 {
-    /// The network described by these fields. Anything that cannot be served is reported to `problems`.
+    /// Creates the network described by these fields. Anything that cannot be served is reported to `problems`.
     pub fn new(network: String, settings: &Settings, problems: &Report) -> Option<Self> {
         let mut this = Self {
             network,
@@ -392,7 +392,7 @@ impl Layer2 {
         if is_full {
             problems.error(
                 spot,
-                "no address is left for guests: exclude and reserve less of the subnets",
+                "no address is left for guests: exclude and reserve fewer addresses of the subnets",
             );
         }
         (!is_full).then_some(this)
@@ -411,11 +411,11 @@ impl Layer2 {
         if let Some((spot, gateway)) = named.filter(|(_, gateway)| !is_host(*gateway)) {
             problems.error(
                 spot,
-                format!("{gateway} is no host of {subnet}: choose {first} to {last}"),
+                format!("{gateway} is not a host address of {subnet}: choose {first} to {last}"),
             );
             return None;
         }
-        // The first addresses of infrastructureSubnets, or else of the subnet.
+        // These are the first addresses of infrastructureSubnets, or else of the subnet.
         let inside: Vec<IpNet> = nets(&settings.infrastructure)
             .filter(|net| net.addr().is_ipv4() == ipv4)
             .collect();
@@ -435,18 +435,18 @@ impl Layer2 {
         Some(())
     }
 
-    /// The subnets.
+    /// The subnets of the network.
     pub fn subnets(&self) -> impl Iterator<Item = IpNet> {
         let ipv4 = self.ipv4.map(IpNet::V4);
         ipv4.into_iter().chain(self.ipv6.map(IpNet::V6))
     }
 
-    /// The gateway of a family.
+    /// The gateway of this address family.
     pub fn gateway(&self, ipv4: bool) -> Option<IpAddr> {
         self.gateways.iter().copied().find(|gateway| gateway.is_ipv4() == ipv4)
     }
 
-    /// Addresses for a guest that requests none.
+    /// The address management for a guest that requests no address.
     pub fn ipam(&self) -> Ipam {
         let ranges = self.ranges();
         if ranges.ranges.is_empty() {
@@ -483,14 +483,18 @@ impl Layer2 {
     /// An address that a guest requests, with its network.
     ///
     /// # Errors
-    /// A description of the reason why the guest cannot have it.
+    /// The reason why the guest cannot have the address.
     pub fn ask_for(&self, asked: IpAddr) -> Result<StaticAddress, String> {
         let Some(subnet) = self.subnets().find(|subnet| subnet.contains(&asked)) else {
-            return Err(format!("{asked} is in no subnet of the network: choose one that is"));
+            return Err(format!(
+                "{asked} is in no subnet of the network: choose an address from one of them"
+            ));
         };
         let (first, last) = hosts(subnet);
         if asked < first || last < asked {
-            return Err(format!("{asked} is no host of {subnet}: choose {first} to {last}"));
+            return Err(format!(
+                "{asked} is not a host address of {subnet}: choose {first} to {last}"
+            ));
         }
         let gateway = self.gateway(asked.is_ipv4());
         if gateway == Some(asked) {
@@ -501,7 +505,7 @@ impl Layer2 {
                 if taken.addr() == asked && taken.prefix_len() == taken.max_prefix_len() {
                     format!("{asked} is the node's address in OVN-Kubernetes: choose another")
                 } else {
-                    format!("{asked} is in {taken}, which the network keeps for itself: choose another")
+                    format!("{asked} is in {taken}, which the network reserves for itself: choose another")
                 },
             );
         }
@@ -514,7 +518,7 @@ fn nets(nets: &Nets) -> impl Iterator<Item = IpNet> {
     nets.nets.iter().map(|(_, net)| *net)
 }
 
-/// The first addresses of a network, enough for gateway and node.
+/// The first addresses of a network, enough for the gateway and the node.
 fn first_addresses(net: IpNet) -> impl Iterator<Item = IpAddr> {
     const ENOUGH: usize = 4;
     net.trunc()
@@ -525,7 +529,7 @@ fn first_addresses(net: IpNet) -> impl Iterator<Item = IpAddr> {
         .take(ENOUGH)
 }
 
-/// The last address that is assigned.
+/// The last address of the subnet that is assigned.
 fn pool_end(subnet: IpNet, last: IpAddr) -> IpAddr {
     match subnet {
         IpNet::V4(_) => last,

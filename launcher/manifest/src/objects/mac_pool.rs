@@ -1,4 +1,4 @@
-//! KubeMacPool's ConfigMap: the MACs for interfaces without one.
+//! Reads KubeMacPool's ConfigMap: the MACs for interfaces without one.
 
 use super::fields::network as table;
 use super::reader::Object;
@@ -6,19 +6,19 @@ use super::report::Spot;
 use hawser_packet::MacAddr;
 use hawser_packet::MacRange;
 
-/// Its name in KubeMacPool's manifests, in any namespace.
+/// Name of the ConfigMap in KubeMacPool's manifests, in any namespace.
 pub const NAME: &str = "kubemacpool-mac-range-config";
 
-/// The range of the cluster's pool.
+/// The MAC range of the cluster's pool.
 #[derive(Clone, Debug)]
 pub struct MacPool {
     /// Position in the manifest.
     pub spot: Spot,
-    /// The MACs.
+    /// MACs that may be assigned.
     pub range: MacRange,
 }
 
-/// Reads it. As in KubeMacPool, the end is above the start, and neither is a multicast address.
+/// Reads the ConfigMap. As in KubeMacPool, the end is above the start, and neither is a multicast address.
 pub fn read(object: &Object<'_>) -> Option<MacPool> {
     // The name is already known, but this records that the field was read.
     let _ = object.get("metadata");

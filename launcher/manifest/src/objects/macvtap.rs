@@ -1,6 +1,5 @@
-//! The resources of macvtap-cni's device plugin: a network of type macvtap names one, and the
-//! plugin's ConfigMap maps it to a device. Without one, or with an empty list, each resource has
-//! the name of its device.
+//! Reads the resources of macvtap-cni's device plugin. A network of type macvtap names a resource, and the plugin's
+//! ConfigMap maps it to a device. Without a ConfigMap, or with an empty list, each resource has the name of its device.
 
 use super::cni::{self, Medium};
 use super::fields::network as table;
@@ -10,15 +9,15 @@ use super::reader::{Item, Object};
 use super::report::{Report, Spot};
 use crate::nic::{AttachmentSpec, MacvtapMode, Stack};
 
-/// Its name in the plugin's manifests, in any namespace.
+/// Name of the ConfigMap in the plugin's manifests, in any namespace.
 pub const NAME: &str = "macvtap-deviceplugin-config";
 
-/// The device plugin's configuration.
+/// The configuration of the device plugin.
 #[derive(Debug)]
 pub struct DevicePlugin {
     spot: Spot,
     resources: Vec<Resource>,
-    /// Its errors, which concern the networks of type macvtap.
+    /// Errors of the configuration, which concern the networks of type macvtap.
     problems: Report,
 }
 
@@ -92,7 +91,7 @@ impl DevicePlugin {
         if self.resources.is_empty() {
             return of_device(name);
         }
-        // As in the plugin, the last resource of a name counts.
+        // As in the plugin, the last resource with a name counts.
         if let Some(found) = self.resources.iter().rev().find(|resource| resource.name == name) {
             return Ok((found.lower.clone(), found.mode));
         }
@@ -106,7 +105,7 @@ impl DevicePlugin {
     }
 }
 
-/// A resource with the name of its device.
+/// Reads a resource that has the name of its device.
 fn of_device(name: &str) -> Result<(String, MacvtapMode), String> {
     let lower = cni::device_name(name);
     lower.map(|lower| (lower, MacvtapMode::Bridge)).map_err(|_| {

@@ -1,4 +1,4 @@
-//! Name, namespace, labels and annotations of an object.
+//! Reads the name, namespace, labels and annotations of an object.
 
 use super::fields::kubevirt as table;
 use super::names;
@@ -14,7 +14,7 @@ pub const DEFAULT_NAMESPACE: &str = "default";
 pub struct Metadata {
     /// `name`
     pub name: Option<String>,
-    /// `generateName` is given.
+    /// True if `generateName` is given.
     pub is_generated: bool,
     /// `namespace`, or the default one.
     pub namespace: String,
@@ -22,12 +22,12 @@ pub struct Metadata {
     pub labels: BTreeMap<String, String>,
     /// `annotations`
     pub annotations: BTreeMap<String, String>,
-    /// Positions of the annotations.
+    /// Positions of the annotations, by key.
     pub spots: BTreeMap<String, Spot>,
 }
 
 impl Metadata {
-    /// Reads the `metadata` of `object`; `namespace` is the default.
+    /// Reads the `metadata` of `object`. `namespace` is the default.
     pub fn read(object: &Object<'_>, namespace: &str) -> Self {
         let Some(metadata) = object.object("metadata", &table::METADATA) else {
             return Self {
@@ -66,7 +66,7 @@ impl Metadata {
         }
     }
 
-    /// The name, which is required for `what`.
+    /// The name of the object, which is required. `what` describes the object in the message.
     pub fn need_name(&self, object: &Object<'_>, what: &str) -> String {
         self.name.clone().unwrap_or_else(|| {
             object.error(if self.is_generated {
@@ -88,7 +88,7 @@ fn check_key(key: &str, value: &Item<'_>) {
     }
 }
 
-/// A map of text to text.
+/// Reads a map of text to text.
 pub fn texts(item: Option<Item<'_>>) -> BTreeMap<String, String> {
     let pairs = item.map(|item| item.texts()).unwrap_or_default();
     let texts = pairs

@@ -1,13 +1,13 @@
 //! Manifests: the YAML that users of KubeVirt, Multus and OVN-Kubernetes write.
 //!
 //! ```text
-//!  files ── yaml ── reader + fields ── vm, network, service ── Manifests ── plan
+//! files ── yaml ── reader + fields ── vm, network, service ── Manifests ── plan
 //! ```
 //!
 //! [`yaml`] produces trees whose nodes contain their line numbers. [`reader`] reads them by the tables in [`fields`],
-//! which state for every field whether it is honoured, refused, ignored or passed over; docs/manifests.md is generated
-//! from them. All errors are added to a [`Report`] and reading continues; the result is typed. [`crate::plan`] combines
-//! the objects.
+//! which state for every field whether it is honoured, refused, ignored or passed over. docs/manifests.md is generated
+//! from these tables. All errors are added to a [`Report`] and reading continues. The result is typed. [`crate::plan`]
+//! combines the objects.
 
 pub mod asked_addresses;
 pub mod cni;
@@ -60,10 +60,10 @@ use std::rc::Rc;
 use vm::Vm;
 use yaml::Budget;
 
-/// The objects of all files.
+/// The objects in all files.
 #[derive(Debug, Default)]
 pub struct Manifests {
-    /// VMs.
+    /// VMs of the files.
     pub machines: Vec<Vm>,
     /// Networks that interfaces may name.
     pub networks: Vec<NamedNetwork>,
@@ -75,9 +75,9 @@ pub struct Manifests {
     pub mac_pools: Vec<MacPool>,
     /// Addresses that a cluster keeps for interfaces.
     pub ipam_claims: Vec<IpamClaim>,
-    /// Resources of macvtap's device plugin.
+    /// Device plugins of macvtap, with their resources.
     macvtap: Vec<DevicePlugin>,
-    /// Policies.
+    /// Policies of the files.
     pub policies: Vec<Policy>,
     /// Policies for the physical functions of nodes.
     pub node_policies: Vec<NodePolicy>,
@@ -85,31 +85,31 @@ pub struct Manifests {
     namespaces: BTreeMap<String, BTreeMap<String, String>>,
     /// Namespace of objects that name none.
     namespace: String,
-    /// Messages about objects that are not read: the position of the first, and their number.
+    /// Messages about objects that are not read, each with the position of the first object and the number of objects.
     ignored: BTreeMap<String, (Spot, usize)>,
 }
 
-/// Kind and apiVersion for objects of a list that have neither, as in lists from the API server
-/// (`decodeToList` in apimachinery's unstructured/helpers.go).
+/// Kind and apiVersion for objects of a list that have neither, as in lists from the API server (`decodeToList` in
+/// apimachinery's unstructured/helpers.go).
 #[derive(Clone, Copy, Debug, Default)]
 struct Inherited<'a> {
     kind: Option<&'a str>,
     version: Option<&'a str>,
 }
 
-/// A file with its content.
+/// A file and its text.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct SourceFile {
-    /// Its name in messages.
+    /// Name of the file in messages.
     pub name: String,
-    /// Its text.
+    /// Text of the file.
     pub text: String,
 }
 
-/// Largest accepted file; manifests usually have a few kilobytes.
+/// Maximum length of a file in bytes. Manifests usually have a few kilobytes.
 pub const MAX_FILE: u64 = 1 << 20;
 
-/// Reads all documents of all files; objects without a namespace are in `namespace`.
+/// Reads all documents of all files. Objects without a namespace are in `namespace`.
 pub fn read(files: &[SourceFile], namespace: &str, report: &Report) -> Manifests {
     let mut manifests = Manifests {
         namespace: namespace.to_owned(),
@@ -122,7 +122,7 @@ pub fn read(files: &[SourceFile], namespace: &str, report: &Report) -> Manifests
             line,
             path: String::new(),
         };
-        // Only one tree is in memory at a time, because its objects do not refer to it.
+        // Only one tree is in memory at a time, because the objects do not refer to it.
         for document in yaml::documents(&file.text, &mut budget) {
             match document {
                 Ok(root) => manifests.take(&Item::root(report, spot(root.line), &root), Inherited::default()),
@@ -141,7 +141,7 @@ pub fn read(files: &[SourceFile], namespace: &str, report: &Report) -> Manifests
     manifests
 }
 
-/// The kind of a ConfigMap, by its name, if it is supported.
+/// The kind of a supported ConfigMap, which depends on its name.
 fn config_map(item: &Item<'_>) -> Option<Kind> {
     let metadata = item.inner("metadata")?;
     match metadata.field_text("name")? {
@@ -164,7 +164,7 @@ impl Manifests {
         };
         // kubectl treats every object with items as a list.
         if name == "List" || item.has_field("items") {
-            /// A list of objects.
+            /// The table for a list of objects.
             static LIST: ObjectType = ObjectType {
                 name: "List",
                 unknown: reader::Unknown::PassedOver,
@@ -203,13 +203,13 @@ impl Manifests {
         self.read(kind, &object, &own, report);
     }
 
-    /// One line for all objects of the same kind.
+    /// Adds one message for all objects of the same kind.
     fn ignore(&mut self, item: &Item<'_>, what: String) {
         let first = || (item.spot().clone(), 0);
         self.ignored.entry(what).or_insert_with(first).1 += 1;
     }
 
-    /// Reads an object whose errors are in `own`; they go to `report` if the object is not used.
+    /// Reads an object whose errors are in `own`. They go to `report` if the object is not used.
     fn read(&mut self, kind: Kind, object: &Object<'_>, own: &Report, report: &Report) {
         let namespace = self.namespace.as_str();
         let network = match kind {
@@ -266,13 +266,13 @@ impl Manifests {
             Kind::ClusterUserDefined => network::read_cluster_user_defined(object, namespace),
             Kind::Sriov => network::read_sriov(object, namespace),
         };
-        // An object that the API server refuses is always wrong; what a plugin would refuse
-        // concerns the network.
+        // An object that the API server refuses is always wrong. An error that only a plugin would report concerns the
+        // network.
         report.adopt(own);
         self.networks.push(network);
     }
 
-    /// The known labels of a namespace: its name is one, and a Namespace in the files has all.
+    /// The known labels of a namespace: its name is one, and a Namespace in the files contains all of them.
     pub fn labels_of_namespace(&self, name: &str) -> KnownLabels {
         const NAME: &str = "kubernetes.io/metadata.name";
         let written = self.namespaces.get(name);

@@ -1,8 +1,8 @@
-//! Names by the API server's rules (k8s.io/apimachinery `pkg/util/validation`).
+//! Checks names by the API server's rules (k8s.io/apimachinery `pkg/util/validation`).
 
-/// Maximum bytes in a label of a DNS name (RFC 1123).
+/// Maximum length of a label in a DNS name (RFC 1123).
 pub const MAX_LABEL: usize = 63;
-/// Maximum bytes in a DNS name (RFC 1123).
+/// Maximum length of a DNS name (RFC 1123).
 const MAX_SUBDOMAIN: usize = 253;
 
 fn is_dns_label(text: &str) -> bool {
@@ -13,7 +13,7 @@ fn is_dns_label(text: &str) -> bool {
 /// `IsDNS1123Label`: names of namespaces and Services, host names.
 ///
 /// # Errors
-/// The rule.
+/// The rule that the text breaks.
 pub fn dns_label(text: &str) -> Result<String, String> {
     if is_dns_label(text) {
         Ok(text.to_owned())
@@ -34,10 +34,10 @@ fn is_subdomain(text: &str) -> bool {
     text.len() <= MAX_SUBDOMAIN && text.split('.').all(label)
 }
 
-/// Like [`is_subdomain`].
+/// Does the same as [`is_subdomain`].
 ///
 /// # Errors
-/// The rule.
+/// The rule that the text breaks.
 pub fn dns_subdomain(text: &str) -> Result<String, String> {
     if is_subdomain(text) {
         Ok(text.to_owned())
@@ -49,7 +49,7 @@ pub fn dns_subdomain(text: &str) -> Result<String, String> {
     }
 }
 
-/// The part after the slash of a label's key, or its value.
+/// Checks the part of a label's key after the slash, or a label's value.
 fn is_label_name(text: &str) -> bool {
     let end = |b: Option<u8>| b.is_some_and(|b| b.is_ascii_alphanumeric());
     let inner = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
@@ -72,11 +72,11 @@ pub fn is_label_value(text: &str) -> bool {
     text.is_empty() || is_label_name(text)
 }
 
-/// The rule for keys of labels and annotations, for messages.
+/// Message about the rule for keys of labels and annotations.
 pub const KEY_RULE: &str = "is not a key that the API server accepts: give [domain/]name, where \
                             the name has up to 63 letters, digits, hyphens, underscores and dots, \
                             with a letter or digit at both ends";
-/// The rule for values of labels, for messages.
+/// Message about the rule for values of labels.
 pub const VALUE_RULE: &str = "the API server refuses this label value: give up to 63 letters, \
                               digits, hyphens, underscores and dots, with a letter or digit at \
                               both ends";

@@ -1,5 +1,5 @@
-//! Networks that interfaces name: NetworkAttachmentDefinition, and the objects from which one is
-//! created (UserDefinedNetwork, SriovNetwork).
+//! Reads the networks that interfaces name: NetworkAttachmentDefinition, and the objects from which one is created
+//! (UserDefinedNetwork, SriovNetwork).
 
 use super::cni::{self, Fields, Medium, SRIOV, Surroundings};
 use super::fields::network as table;
@@ -17,21 +17,21 @@ use super::topology::{self, Network, Topology};
 pub struct NamedNetwork {
     /// Position in the manifest.
     pub spot: Spot,
-    /// The namespace that may name it; `None` for any.
+    /// Namespace that may name the network. `None` for any.
     pub namespace: Option<String>,
-    /// Its name.
+    /// Name of the network.
     pub name: String,
-    /// Its medium; `None` after an error in it.
+    /// What the network consists of. `None` after an error in it.
     pub medium: Option<Medium>,
-    /// Positions of its fields, if it is a CNI configuration.
+    /// Positions of its fields, if the network is a CNI configuration.
     pub fields: Option<Fields>,
-    /// It replaces the pod network of its namespace.
+    /// True if the network replaces the pod network of its namespace.
     pub primary: bool,
-    /// OVN-Kubernetes generated it from a user-defined network.
+    /// True if OVN-Kubernetes generated the object from a user-defined network.
     pub is_made: bool,
-    /// The namespaces of a cluster network; `None` for a network of `namespace`.
+    /// Namespaces of a cluster network. `None` for a network of `namespace`.
     pub namespaces: Option<Selector>,
-    /// Its errors. They concern only the VMs that name the network.
+    /// Errors of the network. They concern only the VMs that name it.
     pub problems: Report,
 }
 
@@ -45,7 +45,7 @@ impl NamedNetwork {
     }
 }
 
-/// Label of a NetworkAttachmentDefinition that OVN-Kubernetes made.
+/// Label of a NetworkAttachmentDefinition that OVN-Kubernetes has created.
 const MADE_OF_USER_DEFINED: &str = "k8s.ovn.org/user-defined-network";
 const RESOURCE_NAME: &str = "k8s.v1.cni.cncf.io/resourceName";
 
@@ -66,7 +66,7 @@ fn named(object: &Object<'_>, metadata: Metadata) -> NamedNetwork {
     }
 }
 
-/// Reads `kind: NetworkAttachmentDefinition`. The API server accepts any configuration; only a pod that names the
+/// Reads `kind: NetworkAttachmentDefinition`. The API server accepts any configuration. Only a pod that names the
 /// network would fail.
 pub fn read_attachment(object: &Object<'_>, namespace: &str) -> NamedNetwork {
     let problems = object.apart();
@@ -81,7 +81,7 @@ pub fn read_attachment(object: &Object<'_>, namespace: &str) -> NamedNetwork {
     let config = || {
         let spec = object.object("spec", &table::ATTACHMENT_SPEC);
         let Some(config) = spec.as_ref().and_then(|spec| spec.get("config")) else {
-            // Multus then looks for a file on the node that has the network's name.
+            // In that case Multus looks for a file on the node that has the network's name.
             let place = spec.as_ref().map_or_else(|| object.spot(), Object::spot);
             problems.error(place, "spec.config is missing: give the CNI configuration");
             return None;
@@ -99,7 +99,8 @@ pub fn read_attachment(object: &Object<'_>, namespace: &str) -> NamedNetwork {
     }
 }
 
-/// Reports fields that need a mode that hawser lacks, because VMs that name the network are refused for these too.
+/// Reports fields that need a mode that hawser lacks. VMs that name the network are refused because of these fields
+/// too.
 fn refuse_unserved(object: &Object<'_>, problems: &Report) {
     for (spot, note) in object.unserved() {
         problems.error(&spot, format!("not supported yet, so the network is refused: {note}"));
@@ -204,7 +205,7 @@ pub fn read_sriov(object: &Object<'_>, namespace: &str) -> NamedNetwork {
     network
 }
 
-/// Checks `ipam`, the string of JSON that the operator puts into the configuration it writes.
+/// Checks `ipam`, the JSON string that the operator puts into the configuration that it writes.
 fn check_sriov_ipam(item: &Item<'_>, problems: &Report) {
     let is_empty = |item: &Item<'_>| {
         item.scalar()

@@ -7,41 +7,41 @@ use super::reader::{Item, Object, ObjectType};
 use super::report::{Report, Spot};
 use super::selector::Selector;
 
-/// A policy.
+/// A policy and the VMs that it selects.
 #[derive(Clone, Debug)]
 pub struct Policy {
     /// Position in the manifest.
     pub spot: Spot,
     /// `kind`
     pub kind: &'static str,
-    /// Its namespace; `None` for a cluster policy.
+    /// Namespace of the policy. `None` for a cluster policy.
     pub namespace: Option<String>,
-    /// Its name.
+    /// Name of the policy.
     pub name: String,
-    /// The VMs that it selects.
+    /// VMs that the policy selects.
     pub subject: Subject,
-    /// Its errors.
+    /// Errors of the policy.
     pub problems: Report,
 }
 
 /// The VMs that a policy selects.
 #[derive(Clone, Debug)]
 pub enum Subject {
-    /// Pods of its namespace, on the pod network.
+    /// Pods of the policy's namespace, on the pod network.
     Pods(Selector),
-    /// Pods of namespaces, on the pod network; all of them without a pod selector.
+    /// Pods of namespaces, on the pod network. Without a pod selector, all of their pods.
     Namespaces(Selector, Option<Selector>),
-    /// Pods of its namespace, on networks named `[namespace/]name`.
+    /// Pods of the policy's namespace, on networks named `[namespace/]name`.
     Networks(Vec<String>, Selector),
-    /// Its selector is in a language that is not supported.
+    /// The selector is in a language that is not supported.
     Unread,
 }
 
-/// `k8s.v1.cni.cncf.io/policy-for`: the networks of a MultiNetworkPolicy.
+/// Annotation `k8s.v1.cni.cncf.io/policy-for`, which names the networks of a MultiNetworkPolicy.
 const POLICY_FOR: &str = "k8s.v1.cni.cncf.io/policy-for";
 
 impl Policy {
-    /// `kind [namespace/]name`
+    /// Title of the policy in messages: `kind [namespace/]name`
     pub fn title(&self) -> String {
         let Self { kind, name, .. } = self;
         match &self.namespace {
@@ -69,7 +69,7 @@ pub enum PolicyKind {
 }
 
 impl PolicyKind {
-    /// Its table.
+    /// Field table of the kind.
     pub const fn table(self) -> &'static ObjectType {
         match self {
             Self::Network => &table::NETWORK_POLICY,

@@ -1,4 +1,4 @@
-//! `ports` and `portRanges` of an interface: the forwarded ports.
+//! Reads `ports` and `portRanges` of an interface: the forwarded ports.
 
 use super::fields::kubevirt as table;
 use super::interface::Binding;
@@ -6,28 +6,28 @@ use super::reader::{Item, Object};
 use super::report::Spot;
 use hawser_config::Transport;
 
-/// Ports of the guest.
+/// A range of ports of the guest.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PortRange {
     /// Position in the manifest.
     pub spot: Spot,
-    /// TCP or UDP.
+    /// Transport of the ports.
     pub transport: Transport,
-    /// First port.
+    /// First port of the range.
     pub first: u16,
-    /// Last port.
+    /// Last port of the range.
     pub last: u16,
-    /// Its name for Services.
+    /// Name of the port for Services.
     pub name: Option<String>,
 }
 
 /// TCP ports that Istio's proxy uses in the pod's namespace.
 pub const ISTIO_RESERVED: [u16; 10] = [15000, 15001, 15004, 15006, 15008, 15009, 15020, 15021, 15053, 15090];
-/// Words of `protocol`.
+/// Values of `protocol`.
 const TRANSPORTS: &[(&str, Transport)] = &[("TCP", Transport::Tcp), ("UDP", Transport::Udp)];
 /// Valid port numbers.
 const PORTS: std::ops::RangeInclusive<i64> = 1..=65_535;
-/// Maximum ranges that KubeVirt accepts.
+/// Maximum number of ranges that KubeVirt accepts.
 const MAX_RANGES: usize = 10;
 /// Longest name of a port (RFC 6335 section 5.1).
 const MAX_NAME: usize = 15;
@@ -43,7 +43,7 @@ impl PortRange {
     }
 }
 
-/// Reads the ports of an interface; `None` if none are given.
+/// Reads the ports of an interface. `None` if none are given.
 pub fn read(interface: &Object<'_>, binding: Option<Binding>, istio: bool) -> Option<Vec<PortRange>> {
     let (ports, ranges) = (interface.get("ports"), interface.get("portRanges"));
     let (given, ranges) = (
@@ -92,7 +92,7 @@ fn check(interface: &Object<'_>, all: &[PortRange], istio: bool) {
     }
 }
 
-/// `protocol`: TCP by default.
+/// Reads `protocol`, which is TCP by default.
 pub fn protocol(object: &Object<'_>) -> Option<Transport> {
     match object.get("protocol") {
         Some(item) => item.choice(TRANSPORTS),
@@ -103,7 +103,7 @@ pub fn protocol(object: &Object<'_>) -> Option<Transport> {
 /// `IsValidPortName`: an IANA service name (RFC 6335 section 5.1).
 ///
 /// # Errors
-/// The rule.
+/// The rule that the text breaks.
 pub fn port_name(text: &str) -> Result<String, String> {
     let letters = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
     let edges = !text.starts_with('-') && !text.ends_with('-') && !text.contains("--");

@@ -1,5 +1,5 @@
-//! Reads a tree field by field. Every requested field is in a table ([`ObjectType`]), which also states the treatment
-//! of fields that are not requested. Every invalid value is an error with a position.
+//! Reads a tree field by field. Every requested field is in a table ([`ObjectType`]), which also states how fields that
+//! are not requested are treated. Every invalid value is an error with a position.
 
 use super::report::{Report, Spot};
 use super::yaml::{Entry, Node, Scalar, Value};
@@ -8,9 +8,9 @@ use std::ops::RangeInclusive;
 /// How hawser treats a field.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Treatment {
-    /// It is read, with the same meaning as in the cluster (or the note states the difference).
+    /// It is read, with the same meaning as in the cluster (otherwise the note states the difference).
     Honoured,
-    /// It is read and refused: it needs a mode that does not exist yet.
+    /// It is read and refused, because it needs a mode that does not exist yet.
     Later,
     /// It is an error.
     Refused,
@@ -23,34 +23,34 @@ pub enum Treatment {
 /// A field of a manifest's object.
 #[derive(Debug)]
 pub struct Field {
-    /// Its name.
+    /// Name of the field.
     pub name: &'static str,
-    /// Its treatment.
+    /// How the field is treated.
     pub treatment: Treatment,
-    /// Its meaning here, or the reason why it is not supported; part of messages about it.
+    /// What the field means here, or the reason why it is not supported. Messages about the field contain this text.
     pub note: &'static str,
 }
 
-/// Treatment of fields that are in no table.
+/// How fields that are in no table are treated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unknown {
-    /// An error: the API has no such field either, so it is probably misspelt.
+    /// They are errors. The API has no such field either, so it is probably misspelt.
     Refused,
-    /// A warning.
+    /// They cause a warning.
     Ignored,
-    /// No message, because most of this object does not concern the network. A field that looks like a misspelt network
-    /// field is an error.
+    /// They cause no message, because most of this object does not concern the network. A field that looks like a
+    /// misspelt network field is an error.
     PassedOver,
 }
 
 /// A kind of object and its fields.
 #[derive(Debug)]
 pub struct ObjectType {
-    /// Its name in the documentation.
+    /// Name of the kind in the documentation.
     pub name: &'static str,
-    /// Its fields.
+    /// Known fields of the kind.
     pub fields: &'static [Field],
-    /// Other fields.
+    /// How unknown fields are treated.
     pub unknown: Unknown,
 }
 
@@ -58,27 +58,27 @@ const fn field(name: &'static str, treatment: Treatment, note: &'static str) -> 
     Field { name, treatment, note }
 }
 
-/// A table row: see [`Treatment::Honoured`].
+/// A table row of a field that is honoured ([`Treatment::Honoured`]).
 pub const fn honoured(name: &'static str, note: &'static str) -> Field {
     field(name, Treatment::Honoured, note)
 }
 
-/// A table row: see [`Treatment::Later`].
+/// A table row of a field for later ([`Treatment::Later`]).
 pub const fn later(name: &'static str, note: &'static str) -> Field {
     field(name, Treatment::Later, note)
 }
 
-/// A table row: see [`Treatment::Refused`].
+/// A table row of a field that is refused ([`Treatment::Refused`]).
 pub const fn refused(name: &'static str, note: &'static str) -> Field {
     field(name, Treatment::Refused, note)
 }
 
-/// A table row: see [`Treatment::Ignored`].
+/// A table row of a field that is ignored ([`Treatment::Ignored`]).
 pub const fn ignored(name: &'static str, note: &'static str) -> Field {
     field(name, Treatment::Ignored, note)
 }
 
-/// A table row: see [`Treatment::PassedOver`].
+/// A table row of a field that is passed over ([`Treatment::PassedOver`]).
 pub const fn passed_over(name: &'static str, note: &'static str) -> Field {
     field(name, Treatment::PassedOver, note)
 }
@@ -86,7 +86,7 @@ pub const fn passed_over(name: &'static str, note: &'static str) -> Field {
 impl ObjectType {
     /// The honoured field that the unknown field `key` resembles.
     fn misspelt(&self, key: &str) -> Option<&'static str> {
-        /// From this length on two letters may be wrong, otherwise one, because shorter names are too similar.
+        /// From this length on, two letters may differ, otherwise one, because shorter names are too similar.
         const LONG: usize = 9;
         const SHORT: usize = 4;
         let is_near = |name: &str| {
@@ -124,8 +124,8 @@ impl ObjectType {
     }
 }
 
-/// Records which rows of which tables were read, so that a test can check that every honoured field
-/// is read somewhere.
+/// Records which rows of which tables were read, so that a test can check that every honoured field is read by some
+/// reader.
 #[cfg(test)]
 pub mod trace {
     use std::cell::RefCell;
@@ -146,7 +146,7 @@ pub mod trace {
     }
 }
 
-/// A map in the manifest, read by the rules of its table.
+/// A map in the manifest that is read by the rules of its table.
 #[derive(Clone, Debug)]
 pub struct Object<'a> {
     report: &'a Report,
@@ -169,7 +169,7 @@ impl<'a> Object<'a> {
         object
     }
 
-    /// Reports a field according to its treatment, whatever its value.
+    /// Reports a field according to its treatment, regardless of its value.
     fn judge(&self, entry: &Entry) {
         let spot = self.spot.field(&entry.key, entry.line);
         match (self.kind.row_of(entry), self.kind.unknown) {
@@ -198,7 +198,7 @@ impl<'a> Object<'a> {
         }
     }
 
-    /// Fields that need a mode that does not exist yet: position and note of each.
+    /// The fields that need a mode that does not exist yet: position and note of each.
     pub fn unserved(&self) -> Vec<(Spot, &'static str)> {
         let later = self.kind.fields.iter().filter(|row| row.treatment == Treatment::Later);
         later
@@ -206,12 +206,12 @@ impl<'a> Object<'a> {
             .collect()
     }
 
-    /// Its position.
+    /// Position of the map.
     pub const fn spot(&self) -> &Spot {
         &self.spot
     }
 
-    /// True if a field that the table refuses is given. Its message states the alternative.
+    /// True if a field that the table refuses is given. The message about the field states the alternative.
     pub fn has_refused(&self) -> bool {
         let refused = |entry: &&Entry| {
             let row = self.kind.row_of(entry);
@@ -220,7 +220,7 @@ impl<'a> Object<'a> {
         self.entries.iter().any(|entry| refused(&entry))
     }
 
-    /// A field, if it is given and not null. Its table must call it honoured.
+    /// The field with this name, if it is given and not null. Its table row must be honoured.
     pub fn get(&self, name: &str) -> Option<Item<'a>> {
         debug_assert!(
             self.kind.reads(name),
@@ -246,32 +246,32 @@ impl<'a> Object<'a> {
         item
     }
 
-    /// An object in a field, if given.
+    /// The object in this field, if the field is given.
     pub fn object(&self, name: &str, kind: &'static ObjectType) -> Option<Object<'a>> {
         self.get(name)?.object(kind)
     }
 
-    /// The items of a list in a field; none if it is not given.
+    /// The items of the list in this field. There are none if the field is not given.
     pub fn list(&self, name: &str) -> Vec<Item<'a>> {
         self.get(name).map(|item| item.items()).unwrap_or_default()
     }
 
-    /// A text field, if given.
+    /// The text in this field, if the field is given.
     pub fn text(&self, name: &str) -> Option<&'a str> {
         self.get(name)?.text()
     }
 
-    /// A boolean field, if given.
+    /// The boolean in this field, if the field is given.
     pub fn boolean(&self, name: &str) -> Option<bool> {
         self.get(name)?.boolean()
     }
 
-    /// An integer field within `range`, if given.
+    /// The integer in this field, if the field is given. It must be within `range`.
     pub fn integer<T: TryFrom<i64>>(&self, name: &str, range: RangeInclusive<i64>) -> Option<T> {
         self.get(name)?.integer(range)
     }
 
-    /// A report for errors that matter only if another object names this one.
+    /// Creates a report for errors that matter only if another object names this one.
     pub fn apart(&self) -> Report {
         self.report.apart()
     }
@@ -296,7 +296,7 @@ fn is_null(node: &Node) -> bool {
     matches!(&node.value, Value::Scalar(scalar) if scalar.is_null())
 }
 
-/// A value in the manifest, not yet interpreted.
+/// A value in the manifest that has not been interpreted yet.
 #[derive(Clone, Debug)]
 pub struct Item<'a> {
     report: &'a Report,
@@ -305,12 +305,12 @@ pub struct Item<'a> {
 }
 
 impl<'a> Item<'a> {
-    /// The root of a document.
+    /// Creates the root of a document.
     pub const fn root(report: &'a Report, spot: Spot, node: &'a Node) -> Self {
         Self { report, spot, node }
     }
 
-    /// The report for its errors.
+    /// The report for errors of the value.
     pub const fn report(&self) -> &'a Report {
         self.report
     }
@@ -327,7 +327,7 @@ impl<'a> Item<'a> {
         }
     }
 
-    /// Its position.
+    /// Position of the value.
     pub const fn spot(&self) -> &Spot {
         &self.spot
     }
@@ -363,7 +363,7 @@ impl<'a> Item<'a> {
         }
     }
 
-    /// A field that decides whether this map is read at all.
+    /// The field that decides whether this map is read at all.
     pub fn inner(&self, name: &str) -> Option<Item<'a>> {
         let entry = self.node.entry(name)?;
         Some(Item {
@@ -418,7 +418,7 @@ impl<'a> Item<'a> {
         entries.iter().map(pair).collect()
     }
 
-    /// The value as written.
+    /// The value as it is written.
     pub fn scalar(&self) -> Option<&'a Scalar> {
         match &self.node.value {
             Value::Scalar(scalar) => Some(scalar),

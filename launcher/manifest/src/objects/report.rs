@@ -1,18 +1,18 @@
-//! Errors of manifests with their position and the correct form.
+//! Errors of manifests, with their positions and the correct form.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::rc::Rc;
 
-/// A position in a manifest.
+/// Position of a value in a manifest.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Spot {
-    /// Name of the file, as given.
+    /// Name of the file, as it was given.
     pub file: Rc<str>,
-    /// Line, from 1; 0 for the file as a whole.
+    /// Number of the line, starting at 1. 0 for the file as a whole.
     pub line: usize,
-    /// Fields from the document's root: `spec.networks[0].name`. Empty at the root.
+    /// Path of fields from the document's root: `spec.networks[0].name`. Empty at the root.
     pub path: String,
 }
 
@@ -29,7 +29,7 @@ impl Spot {
     /// The position of a field below this one.
     pub fn field(&self, name: &str, line: usize) -> Self {
         let dot = if self.path.is_empty() { "" } else { "." };
-        // A key such as an annotation's contains dots and slashes.
+        // The key of an annotation, for example, contains dots and slashes.
         let plain = name
             .bytes()
             .all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
@@ -51,7 +51,7 @@ impl Spot {
         self.with(format!("{}[{index}]", self.path), line)
     }
 
-    /// Writes `file:line: path`, with `between` before the path.
+    /// Writes `file:line: path`, with `between` in front of the path.
     fn write(&self, f: &mut fmt::Formatter<'_>, between: &str) -> fmt::Result {
         let Self { file, line, path } = self;
         write!(f, "{file}")?;
@@ -87,14 +87,14 @@ pub enum Severity {
     Warning,
 }
 
-/// One message.
+/// A message about a manifest.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
-    /// Its severity.
+    /// Whether the problem is an error.
     pub severity: Severity,
-    /// Its position.
+    /// Position of the value.
     pub spot: Spot,
-    /// The problem and the allowed values.
+    /// Description of the problem, and the allowed values.
     pub message: String,
 }
 
@@ -118,10 +118,10 @@ impl fmt::Display for Problem {
     }
 }
 
-/// The problems found so far. The first ones are kept in full, the others only counted.
+/// The problems found so far. The first ones are kept as a whole, and the others are only counted.
 ///
-/// Problems of one object may be kept separately ([`Report::apart`]) until it is known whether the
-/// object matters; all reports together keep [`MAX_KEPT`] problems.
+/// Problems of one object may be kept separately ([`Report::apart`]) until it is known whether the object matters. All
+/// reports together keep [`MAX_KEPT`] problems.
 #[derive(Clone, Debug)]
 pub struct Report {
     found: RefCell<Found>,
@@ -135,15 +135,15 @@ struct Found {
     problems: Vec<Problem>,
     /// Number of further errors and warnings.
     more: (usize, usize),
-    /// The reports that were adopted.
+    /// Reports that were adopted.
     adopted: BTreeMap<*const (), Rc<()>>,
 }
 
-/// Maximum problems that are reported; the number of errors in a file has no limit.
+/// Maximum number of problems that are reported. The number of errors in a file has no limit.
 pub const MAX_PROBLEMS: usize = 500;
-/// Maximum problems kept for all objects, whether or not these matter.
+/// Maximum number of problems kept for all objects, whether or not these matter.
 const MAX_KEPT: usize = 10 * MAX_PROBLEMS;
-/// Longest message, in characters. Messages quote the manifest, which may be long.
+/// Maximum length of a message, in characters. Messages quote the manifest, which may be long.
 const MAX_MESSAGE: usize = 1000;
 
 impl Default for Report {
@@ -157,7 +157,7 @@ impl Default for Report {
 }
 
 impl Report {
-    /// A report for one object, which may be adopted later.
+    /// Creates a report for one object. It may be adopted later.
     pub fn apart(&self) -> Self {
         Self {
             found: RefCell::default(),
@@ -204,7 +204,7 @@ impl Report {
         self.found.borrow_mut().more.1 += other.more.0 + other.more.1;
     }
 
-    /// Marks a report as adopted; false if it was already.
+    /// Marks a report as adopted. False if it was adopted before.
     fn is_first(&self, other: &Self) -> bool {
         let mut found = self.found.borrow_mut();
         let id = Rc::clone(&other.id);
@@ -226,7 +226,7 @@ impl Report {
     fn put(&self, problem: Problem) {
         let mut found = self.found.borrow_mut();
         let Found { problems, more, .. } = &mut *found;
-        // An error is kept even beyond the limit: it decides whether the manifest can be served.
+        // An error is kept even beyond the limit, because it decides whether the manifest can be served.
         let decides = problem.severity == Severity::Error && !has_error(problems);
         let room = self.room.get();
         if !decides && (problems.len() >= MAX_PROBLEMS || room == 0) {

@@ -40,7 +40,7 @@ fn reports_kept_apart_share_their_room_and_each_keeps_its_first_error() {
         (0..10).for_each(|n| part.error(&spot(n), "e"));
     }
     let kept: usize = parts.iter().map(|part| part.found.borrow().problems.len()).sum();
-    // Reports that arrived when there was no room keep one error each.
+    // Reports that were created when there was no room keep one error each.
     assert_eq!(kept, MAX_KEPT + 100 - MAX_KEPT / 410);
     assert!(parts.iter().all(Report::has_errors));
     whole.adopt(&parts[99]);

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Selector(Vec<Requirement>);
 
-/// One condition.
+/// A condition of a selector.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Requirement {
     key: String,
@@ -28,16 +28,16 @@ enum Operator {
 /// The known labels of an object.
 #[derive(Clone, Debug, Default)]
 pub struct KnownLabels {
-    /// The labels.
+    /// Known keys and values.
     pub labels: BTreeMap<String, String>,
-    /// True if there are no other labels, except `unknown`.
+    /// True if there are no other labels except `unknown`.
     pub complete: bool,
     /// Keys that the cluster itself adds, or may add, with unknown values.
     pub unknown: &'static [&'static str],
 }
 
 impl Selector {
-    /// Reads a selector; `None` after an error in it.
+    /// Reads a selector. `None` after an error in it.
     pub fn read(item: &Item<'_>) -> Option<Self> {
         let selector = item.object(&table::SELECTOR)?;
         let labels = texts(selector.get("matchLabels"));
@@ -54,7 +54,7 @@ impl Selector {
         Some(Self(requirements))
     }
 
-    /// True if the labels match; `None` if that depends on unknown labels.
+    /// True if the labels match. `None` if that depends on unknown labels.
     pub fn selects(&self, known: &KnownLabels) -> Option<bool> {
         let mut all_known = true;
         for Requirement { key, operator } in &self.0 {

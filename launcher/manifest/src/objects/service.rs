@@ -17,15 +17,15 @@ use std::num::NonZeroU32;
 pub struct Service {
     /// Position in the manifest.
     pub spot: Spot,
-    /// Its name.
+    /// Name of the Service.
     pub name: String,
-    /// Its namespace.
+    /// Namespace of the Service.
     pub namespace: String,
-    /// Labels of its pods; empty if labels do not select them.
+    /// Labels of the selected pods. Empty if labels do not select the pods.
     pub selector: BTreeMap<String, String>,
-    /// True if nodes listen for it.
+    /// True if nodes listen on ports for the Service.
     pub on_nodes: bool,
-    /// The address on which nodes listen, if it has one family.
+    /// Address on which nodes listen, if the Service has a single family.
     pub bind: Option<IpAddr>,
     /// Its virtual addresses; empty if it has none.
     pub cluster_ips: Vec<IpAddr>,
@@ -33,11 +33,11 @@ pub struct Service {
     pub affinity_secs: Option<NonZeroU32>,
     /// Its ports.
     pub ports: Vec<ServicePort>,
-    /// Its errors. They concern only the VM that it selects.
+    /// Errors of the Service. They concern only the VM that it selects.
     pub problems: Report,
 }
 
-/// `spec.ports[]`
+/// An entry of `spec.ports[]`
 #[derive(Clone, Debug)]
 pub struct ServicePort {
     /// Position in the manifest.
@@ -50,16 +50,16 @@ pub struct ServicePort {
     pub port: u16,
     /// `nodePort`
     pub node_port: Option<u16>,
-    /// The guest's port.
+    /// Port of the guest.
     pub target: TargetPort,
 }
 
-/// The guest's port for a port of a Service.
+/// The guest's port that a port of a Service leads to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TargetPort {
-    /// By its number.
+    /// The port is given by its number.
     Number(u16),
-    /// By its name in the interface.
+    /// The port is given by its name in the interface.
     Name(String),
 }
 
@@ -193,7 +193,7 @@ fn bind(spec: &Object<'_>) -> Option<IpAddr> {
         [family] if policy != Some(false) => return Some(family),
         [first, second] if first == second => item.error("a family is in the list twice: name each once"),
         [_, _] if policy == Some(true) => {
-            item.error("two families contradict ipFamilyPolicy SingleStack: leave one");
+            item.error("two families contradict ipFamilyPolicy SingleStack: keep one of them");
         }
         [_, _, _, ..] => item.error("give IPv4, IPv6 or both"),
         _ => {}
@@ -225,8 +225,7 @@ fn ports(spec: &Object<'_>, kind: Type) -> Vec<ServicePort> {
     ports
 }
 
-/// `protocol`. If nodes listen on the port, hawser has to serve it; the cluster handles other
-/// Services.
+/// Reads `protocol`. If nodes listen on the port, hawser must serve it. The cluster handles other Services.
 fn transport(object: &Object<'_>, kind: Type) -> Option<Transport> {
     let on_nodes = matches!(kind, Type::NodePort | Type::LoadBalancer);
     match object.get("protocol") {

@@ -17,7 +17,7 @@ mod reading;
 mod refusals;
 mod services;
 
-/// The plan of one file.
+/// Plans one file.
 pub(super) fn planned(text: &str, args: &PlanOptions) -> Result<Checked, Rejected> {
     let file = SourceFile {
         name: "vm.yaml".into(),
@@ -26,12 +26,12 @@ pub(super) fn planned(text: &str, args: &PlanOptions) -> Result<Checked, Rejecte
     check_sources(&[file], &PlanSetup::new(Path::new("/run/hawser"), args))
 }
 
-/// The problems of one file, errors first.
+/// Returns the problems of one file, errors first.
 pub(super) fn problems(text: &str) -> Vec<String> {
     problems_with(text, &PlanOptions::default())
 }
 
-/// The same with options.
+/// Returns the problems of one file with options.
 pub(super) fn problems_with(text: &str, args: &PlanOptions) -> Vec<String> {
     let (errors, warnings) = match planned(text, args) {
         Ok(checked) => (Vec::new(), checked.warnings),

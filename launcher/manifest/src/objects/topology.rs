@@ -1,5 +1,5 @@
-//! The topologies of user-defined networks: `Layer2`, which spans nodes; `Localnet`, which is a segment of the node;
-//! `Layer3`, which hawser checks but does not serve.
+//! The topologies of user-defined networks. `Layer2` spans nodes, `Localnet` is a segment of the node, and `Layer3` is
+//! checked but not served.
 
 use super::cni::{self, Fields, LAYER3, Medium};
 use super::fields::network as table;
@@ -8,10 +8,10 @@ use super::reader::{Item, Object, ObjectType};
 use super::report::{Report, Spot};
 use ipnet::IpNet;
 
-/// A topology: its name, and the field with its settings.
+/// A topology, with its name and the field that contains its settings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Topology {
-    /// One switch for all nodes.
+    /// A switch that spans all nodes.
     Layer2,
     /// A subnet for each node, with routers between them.
     Layer3,
@@ -51,19 +51,19 @@ impl Topology {
     }
 }
 
-/// A user-defined network as it was read.
+/// A user-defined network that was read.
 #[derive(Debug)]
 pub struct Network {
-    /// Whether it replaces the pod network of its namespaces.
+    /// True if the network replaces the pod network of its namespaces.
     pub primary: bool,
-    /// `None` if a problem was found.
+    /// What the network consists of. `None` if a problem was found.
     pub medium: Option<Medium>,
-    /// Positions for messages about the host.
+    /// Positions of fields, for messages about the host.
     pub fields: Fields,
 }
 
-/// Reads the topology of a network with this name in the cluster. The API's own rules go to the
-/// report of `spec`, other problems to `problems`.
+/// Reads the topology of a network with this name in the cluster. The API's own rules go to the report of `spec`, other
+/// problems to `problems`.
 pub fn read(spec: &Object<'_>, allowed: &[Topology], network: String, problems: &Report) -> Option<Network> {
     let names: Vec<(&str, Topology)> = allowed.iter().map(|topology| (topology.name(), *topology)).collect();
     let topology = spec.need("topology", "give Layer2 or Layer3")?.choice(&names)?;
@@ -119,7 +119,7 @@ pub fn fields(object: &Object<'_>, settings: Option<&Settings>) -> Fields {
     }
 }
 
-/// The fields of `localnet`, by the rules of the API (cudn.go beside that of `layer2`).
+/// Reads the fields of `localnet`, by the rules of the API (cudn.go beside that of `layer2`).
 fn read_localnet(object: &Object<'_>) -> Option<Settings> {
     const FAMILIES: usize = 2;
     const MAX_EXCLUDED: usize = 25;
@@ -159,7 +159,8 @@ fn read_localnet(object: &Object<'_>) -> Option<Settings> {
     Some(settings)
 }
 
-/// A network that the nodes are already connected to: the Linux bridge with the physical network's name, and the VLAN.
+/// A network that the nodes are already connected to. It consists of the Linux bridge with the physical network's name,
+/// and the VLAN.
 fn localnet(object: &Object<'_>, network: String, settings: Option<&Settings>, problems: &Report) -> Option<Medium> {
     const MAX_NAME: usize = 253;
     let physical = object.need("physicalNetworkName", "name the physical network")?;
@@ -183,10 +184,10 @@ fn localnet(object: &Object<'_>, network: String, settings: Option<&Settings>, p
     Some(Medium::localnet(bridge, vlan, &addresses))
 }
 
-/// The bridge of a physical network; hawser does not use the mappings of Open vSwitch.
+/// The bridge of a physical network. hawser does not use the mappings of Open vSwitch.
 pub fn bridge_of(physical: &str) -> Result<String, String> {
     cni::device_name(physical)
-        .map_err(|_| "hawser looks for a Linux bridge of this name, which is no name of a device: give one".to_owned())
+        .map_err(|_| "hawser looks for a Linux bridge of this name, but no device can have it: give another".to_owned())
 }
 
 fn access_vlan(vlan: &Object<'_>) -> Option<u16> {
@@ -198,7 +199,7 @@ fn access_vlan(vlan: &Object<'_>) -> Option<u16> {
     access.need("id", "give the VLAN")?.integer(1..=4094)
 }
 
-/// The API's rules for `layer3`.
+/// Applies the API's rules for `layer3`.
 fn check_layer3(object: &Object<'_>, primary: bool) {
     const MAX_SUBNETS: usize = 400;
     const MAX_SECONDARY: usize = 2;
@@ -249,11 +250,11 @@ fn check_layer3(object: &Object<'_>, primary: bool) {
     }
 }
 
-/// A network from which nodes get subnets.
+/// A network from which each node gets a subnet.
 struct NodeSubnets {
     spot: Spot,
     net: IpNet,
-    /// `hostSubnet`: the length of a node's prefix.
+    /// Length of a node's prefix (`hostSubnet`).
     prefix_len: Option<u8>,
 }
 

@@ -1,4 +1,4 @@
-//! VirtualMachine and VirtualMachineInstance: the parts that concern the network.
+//! Reads VirtualMachine and VirtualMachineInstance: the parts that concern the network.
 
 use super::asked_addresses::{self, AskedAddresses};
 use super::cpu::virtual_cpus;
@@ -16,7 +16,7 @@ use sha1::{Digest as _, Sha1};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-/// A VM.
+/// A VM and its interfaces.
 #[derive(Clone, Debug)]
 pub struct Vm {
     /// Position in the manifest.
@@ -25,42 +25,42 @@ pub struct Vm {
     pub name: String,
     /// `metadata.namespace`
     pub namespace: String,
-    /// Its pod contains an Istio proxy.
+    /// True if its pod contains an Istio proxy.
     pub istio: bool,
-    /// Labels of its pod, by which Services and policies select it.
+    /// Labels of the pod, by which Services and policies select the VM.
     pub labels: BTreeMap<String, String>,
-    /// The guest's host name.
+    /// Host name of the guest.
     pub hostname: Option<String>,
     /// `terminationGracePeriodSeconds`: how long the guest may take to shut down.
     pub grace: Duration,
     /// Number of virtual CPUs, if each interface gets a queue pair for each.
     pub multiqueue: Option<u32>,
-    /// Neither interfaces nor networks are given, so KubeVirt adds one of each.
+    /// True if neither interfaces nor networks are given, so that KubeVirt adds one of each.
     pub default_interface: bool,
-    /// Its interfaces, in order.
+    /// Interfaces of the VM, in order.
     pub interfaces: Vec<Interface>,
-    /// Its networks.
+    /// Networks of the VM.
     pub networks: Vec<Network>,
-    /// Addresses that its annotation names.
+    /// Addresses requested by the VM's annotation.
     pub addresses: Vec<AskedAddresses>,
-    /// cloud-init's configuration of them in the guest.
+    /// Devices in cloud-init's network configuration of the guest.
     pub network_data: Vec<Device>,
-    /// Its errors, which matter only if this VM is served.
+    /// Errors of the VM, which matter only if it is served.
     pub problems: Report,
 }
 
-/// `networks[]`
+/// An entry of `networks[]`
 #[derive(Clone, Debug)]
 pub struct Network {
     /// Position in the manifest.
     pub spot: Spot,
     /// `name`
     pub name: String,
-    /// The network; `None` after an error.
+    /// Source of the network. `None` after an error in it.
     pub source: Option<NetworkSource>,
 }
 
-/// The source of a network.
+/// Where a network comes from.
 #[derive(Clone, Debug)]
 pub enum NetworkSource {
     /// `pod`
@@ -69,14 +69,14 @@ pub enum NetworkSource {
     Multus {
         /// Position of the name.
         spot: Spot,
-        /// Namespace, if given.
+        /// Namespace of the name, if given.
         namespace: Option<String>,
         /// Name of the NetworkAttachmentDefinition.
         name: String,
     },
 }
 
-/// `pod`
+/// Settings of `pod`
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PodNetwork {
     /// `vmNetworkCIDR`
@@ -101,12 +101,12 @@ impl Vm {
     }
 }
 
-/// KubeVirt's default time for a guest to shut down.
+/// Time that KubeVirt gives a guest to shut down by default.
 const DEFAULT_GRACE: Duration = Duration::from_secs(30);
 /// Annotation of a VM with Istio's proxy in its pod, which KubeVirt copies to a label.
 const ISTIO_INJECT: &str = "sidecar.istio.io/inject";
 
-/// Reads `kind: VirtualMachine`; `namespace` is the default. A missing part is an error, but the rest is still read.
+/// Reads `kind: VirtualMachine`. `namespace` is the default. A missing part is an error, but the rest is still read.
 pub fn read_machine(object: &Object<'_>, namespace: &str) -> Vm {
     let own = Metadata::read(object, namespace);
     let spec = object.need("spec", "give spec.template");
@@ -130,7 +130,7 @@ pub fn read_machine(object: &Object<'_>, namespace: &str) -> Vm {
     read_spec(object, metadata, spec.as_ref())
 }
 
-/// Reads `kind: VirtualMachineInstance`, like [`read_machine`].
+/// Reads `kind: VirtualMachineInstance`, in the same way as [`read_machine`].
 pub fn read_instance(object: &Object<'_>, namespace: &str) -> Vm {
     let metadata = Metadata::read(object, namespace);
     let spec = object.need("spec", "give domain and networks");
@@ -177,21 +177,21 @@ fn read_spec(object: &Object<'_>, metadata: Metadata, spec: Option<&Item<'_>>) -
     }
 }
 
-/// Reads the annotation like KubeVirt (`ProxyInjectionEnabled` in pkg/network/istio).
+/// Reads the annotation as KubeVirt does (`ProxyInjectionEnabled` in pkg/network/istio).
 fn is_injected(metadata: &Metadata) -> bool {
     let inject = metadata.annotations.get(ISTIO_INJECT);
     inject.is_some_and(|inject| inject.eq_ignore_ascii_case("true"))
 }
 
-/// KubeVirt's host name for the pod, which DHCP hands out (`SanitizeHostname` in pkg/util/net/dns): `spec.hostname`, or
-/// else the first label of the VM's name, cut at the end of a label.
+/// The host name that KubeVirt gives the pod, which DHCP hands out (`SanitizeHostname` in pkg/util/net/dns). It is
+/// `spec.hostname`, or else the first label of the VM's name, cut at the end of a label.
 fn hostname(object: &Object<'_>, spec: Option<&Object<'_>>, name: &str) -> Option<String> {
     if let Some(item) = spec.and_then(|spec| spec.get("hostname")) {
         return item.parsed(names::dns_label);
     }
     let label = name.split('.').next()?;
     let cut = label.get(..names::MAX_LABEL).unwrap_or(label);
-    // An invalid name was reported before.
+    // An invalid name has already been reported.
     let hostname = names::dns_label(cut).ok();
     if hostname.is_none() && names::dns_subdomain(name).is_ok() {
         object.error(format!(
@@ -212,7 +212,7 @@ pub const UNKNOWN_POD_LABELS: &[&str] = &[
 ];
 
 /// The labels of the pod that KubeVirt creates for a VirtualMachineInstance (`podLabels` in
-/// pkg/virt-controller/services/template.go): its own, replaced by KubeVirt's. Those in
+/// pkg/virt-controller/services/template.go): the instance's own labels, unless KubeVirt's replace them. Those in
 /// [`UNKNOWN_POD_LABELS`] are unknown.
 fn pod_labels(metadata: Metadata, name: &str, hostname: Option<&str>) -> BTreeMap<String, String> {
     let mut labels = metadata.labels;
@@ -228,7 +228,7 @@ fn pod_labels(metadata: Metadata, name: &str, hostname: Option<&str>) -> BTreeMa
     labels
 }
 
-/// The name or, if it is too long, the part of it that fits into a label with a hash
+/// The name or, if it is too long, the part of the name that fits into a label together with a hash
 /// (`CalculateVirtualMachineInstanceID` in pkg/apimachinery).
 fn instance_id(name: &str) -> String {
     const HASH: usize = 8;
@@ -292,7 +292,7 @@ fn source(network: &Object<'_>) -> Option<NetworkSource> {
             Some(NetworkSource::Multus { spot, namespace, name })
         }
         (Some(_), Some(_)) => {
-            network.error("pod and multus are both given: leave one");
+            network.error("pod and multus are both given: keep one of them");
             None
         }
         (None, None) => {
@@ -302,7 +302,7 @@ fn source(network: &Object<'_>) -> Option<NetworkSource> {
     }
 }
 
-/// A network parser that does not accept the word "off", which manifests lack.
+/// A network parser that does not accept the word "off", which manifests do not use.
 fn on<N>(parse: impl Fn(&str) -> Result<Family<N>, String>) -> impl Fn(&str) -> Result<N, String> {
     move |text| match parse(text) {
         Ok(Family::On(network)) => Ok(network),

@@ -1,11 +1,11 @@
-//! Selects the VM to serve among those of the files.
+//! Selects the VM to serve among the VMs of the files.
 
 use super::{PlanSetup, without_vm};
 use crate::objects::Manifests;
 use crate::objects::report::{Report, Spot};
 use crate::objects::vm::Vm;
 
-/// The VM to serve. `None` if there is none or more than one, which is reported as an error.
+/// The VM to serve. If there is none or more than one, that is reported as an error and `None` is returned.
 pub(super) fn one<'a>(manifests: &'a Manifests, setup: &PlanSetup<'_>, report: &Report) -> Option<&'a Vm> {
     let machines = &manifests.machines;
     if machines.is_empty() {
@@ -41,7 +41,7 @@ pub(super) fn one<'a>(manifests: &'a Manifests, setup: &PlanSetup<'_>, report: &
     }
 }
 
-/// Every VM that the options select, each once.
+/// Every VM that the options select, without duplicates.
 pub(super) fn all<'a>(manifests: &'a Manifests, setup: &PlanSetup<'_>, report: &Report) -> Vec<&'a Vm> {
     let machines = &manifests.machines;
     let wanted = wanted(manifests, setup);
@@ -96,7 +96,7 @@ fn nothing_fits(machines: &[Vm], setup: &PlanSetup<'_>, report: &Report) {
     report.error(&Spot::file("-f"), message);
 }
 
-/// Their names, up to a readable number.
+/// The names of VMs, as many as are readable.
 fn names<'a>(machines: impl IntoIterator<Item = &'a Vm>) -> String {
     const MOST: usize = 20;
     let mut names: Vec<String> = machines

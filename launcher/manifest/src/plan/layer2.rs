@@ -1,4 +1,4 @@
-//! NICs on networks that span nodes: their addresses and tunnel endpoints.
+//! Plans NICs on networks that span nodes: their addresses and tunnel endpoints.
 
 use super::Planner;
 use crate::nic::{SourceSpec, UnderlaySpec, VtepSpec};
@@ -19,13 +19,13 @@ use std::path::PathBuf;
 /// A NIC on a network that spans nodes.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Layer2Plan {
-    /// The network.
+    /// Network that the NIC is on.
     pub network: Layer2,
     /// Source of the guest's addresses.
     pub ipam: Ipam,
-    /// This end of the tunnel.
+    /// Local end of the tunnel.
     pub tunnel: TunnelPlan,
-    /// Ports that reach the guest through the gateway.
+    /// Ports that are forwarded to the guest through the gateway.
     pub forwards: Vec<Forward>,
     /// Services that the guest reaches through the gateway.
     pub services: Vec<ServicePort>,
@@ -33,12 +33,12 @@ pub struct Layer2Plan {
     pub dhcp: DhcpOptions,
 }
 
-/// A NIC's end of the tunnel.
+/// The local end of a NIC's tunnel.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TunnelPlan {
-    /// Identifier of the network; `None` if no option gives one.
+    /// Identifier of the network. `None` if no option gives one.
     pub vni: Option<Vni>,
-    /// Local end of the tunnel.
+    /// Address and port of the local end, or how to find them.
     pub vtep: VtepSpec,
     /// File of the network's guests, including those of this process.
     pub peers: Option<PathBuf>,
@@ -51,13 +51,13 @@ pub struct TunnelPlan {
 /// Tunnel settings that manifests do not contain.
 #[derive(Clone, Debug, Default)]
 pub struct TunnelOptions {
-    /// Address that peers send to; `None`: that of the default route.
+    /// Address that peers send to. `None`: that of the default route.
     pub address: Option<UnderlaySpec>,
     /// UDP ports that peers send to.
     pub ports: Vec<OfNetwork<u16>>,
-    /// Identifiers of networks.
+    /// Identifiers of networks in the tunnel.
     pub vnis: Vec<OfNetwork<Vni>>,
-    /// Files of networks' guests.
+    /// Files with the guests of networks.
     pub peers: Vec<OfNetwork<PathBuf>>,
     /// Source addresses that guests may use.
     pub sources: Vec<OfNetwork<SourceSpec>>,
@@ -65,17 +65,17 @@ pub struct TunnelOptions {
     pub services: Vec<OfNetwork<PathBuf>>,
 }
 
-/// A value for a network.
+/// A value that applies to a network.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OfNetwork<T> {
-    /// `[namespace/]name`; `None` for the only network of the VM that spans nodes.
+    /// Name of the network, as `[namespace/]name`. `None` for the only network of the VM that spans nodes.
     pub network: Option<String>,
-    /// The value.
+    /// Value for the network.
     pub value: T,
 }
 
 impl Layer2Plan {
-    /// True if a NIC without a MAC gets one derived from its address, as in OVN-Kubernetes.
+    /// True if a NIC without a MAC gets one that is derived from its address, as in OVN-Kubernetes.
     pub fn derives_mac(&self) -> bool {
         self.network.subnets().next().is_some()
     }
@@ -92,7 +92,7 @@ impl Layer2Plan {
 }
 
 impl TunnelOptions {
-    /// The tunnel settings for a network that has any of `names`.
+    /// The tunnel settings for a network that has one of these names.
     fn of(&self, names: &[&str]) -> TunnelPlan {
         TunnelPlan {
             vni: find(&self.vnis, names).copied(),
@@ -106,7 +106,7 @@ impl TunnelOptions {
         }
     }
 
-    /// Options that name no network.
+    /// Name of an option that is given without a network.
     fn unnamed(&self) -> Option<&'static str> {
         let is_unnamed = |network: &Option<String>| network.is_none();
         if self.vnis.iter().any(|of| is_unnamed(&of.network)) {
@@ -133,7 +133,7 @@ fn find<'a, T>(values: &'a [OfNetwork<T>], names: &[&str]) -> Option<&'a T> {
 }
 
 impl Planner<'_> {
-    /// The NIC of an interface on a network that replaces the pod network.
+    /// Plans the NIC of an interface on a network that replaces the pod network.
     pub(super) fn primary_layer2(&self, interface: &Interface, pod: PodNetwork) -> Option<(String, Box<Layer2Plan>)> {
         let Some((network, _)) = self.primary() else {
             let message = "its binding is for the primary user-defined network of the namespace, and the files have \
@@ -151,7 +151,7 @@ impl Planner<'_> {
         self.on_network(interface, network)
     }
 
-    /// The NIC of an interface on a network that spans nodes.
+    /// Plans the NIC of an interface on a network that spans nodes.
     pub(super) fn secondary_layer2(
         &self,
         interface: &Interface,
@@ -199,7 +199,7 @@ impl Planner<'_> {
         Some((name, Box::new(plan)))
     }
 
-    /// `namespace/name`; the name alone of a network of the cluster.
+    /// `namespace/name`, or the name alone for a network of the cluster.
     fn full_name(&self, network: &NamedNetwork) -> String {
         match (&network.namespaces, &network.namespace) {
             (Some(_), _) | (None, None) => network.name.clone(),
@@ -207,7 +207,7 @@ impl Planner<'_> {
         }
     }
 
-    /// The addresses that the VM requests, those that a cluster reserves for it, or free ones.
+    /// The guest's addresses: those that the VM requests, those that a cluster reserves for it, or free ones.
     fn addresses_on(&self, interface: &Interface, layer2: &Layer2) -> Ipam {
         let mut ipam = layer2.ipam();
         let asked = self.vm.addresses.iter().find(|asked| asked.interface == interface.name);
@@ -275,7 +275,7 @@ impl Planner<'_> {
                 }
                 if plan.tunnel.vtep.port == earlier.tunnel.vtep.port {
                     let message = format!(
-                        "{other} and {name} have UDP port {} both: give each interface's network its own, with \
+                        "{other} and {name} both have UDP port {}: give each interface's network its own, with \
                          --vtep-port=NETWORK=PORT",
                         plan.tunnel.vtep.port
                     );
@@ -285,25 +285,26 @@ impl Planner<'_> {
         }
     }
 
-    /// OVN-Kubernetes requires a label on a namespace with a primary network from its creation on.
+    /// Checks the label that OVN-Kubernetes requires on a namespace with a primary network, from the creation of the
+    /// namespace.
     fn check_primary_namespace(&self, interface: &Interface) {
         const LABEL: &str = "k8s.ovn.org/primary-user-defined-network";
         let known = self.manifests.labels_of_namespace(&self.vm.namespace);
         if known.complete && !known.labels.contains_key(LABEL) {
             let message = format!(
-                "the Namespace {} has no label {LABEL}, without which OVN-Kubernetes makes no primary network in it: \
+                "the Namespace {} has no label {LABEL}, without which OVN-Kubernetes creates no primary network in it: \
                  add it",
                 self.vm.namespace
             );
             self.report.error(&interface.spot, message);
         }
         if self.vm.namespace == DEFAULT_NAMESPACE {
-            let message = "OVN-Kubernetes makes no primary network in the namespace default";
+            let message = "OVN-Kubernetes creates no primary network in the namespace default";
             self.report.warn(&interface.spot, message);
         }
     }
 
-    /// The network of this name, if it spans nodes and all objects with this name agree.
+    /// The network with this name, if it spans nodes and all objects with this name agree.
     fn layer2_of<'a>(&'a self, interface: &Interface, network: &'a NamedNetwork) -> Option<&'a Layer2> {
         let layer2 = network.layer2()?;
         let others = self

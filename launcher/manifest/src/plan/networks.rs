@@ -1,4 +1,4 @@
-//! Resolves the networks that interfaces name, starting from the VM's namespace, and selects the mode.
+//! Resolves the networks that interfaces name, as seen from the VM's namespace, and selects the mode.
 
 use super::Planner;
 use crate::nic::Places;
@@ -10,8 +10,8 @@ use crate::objects::report::Spot;
 use crate::objects::vm::NetworkSource;
 
 impl Planner<'_> {
-    /// The network that takes the place of the pod network in the VM's namespace, and whether that is
-    /// certain: labels of the namespace may decide, and not be known.
+    /// The network that takes the place of the pod network in the VM's namespace, and whether that is certain. It is
+    /// not certain if unknown labels of the namespace decide.
     pub(super) fn primary(&self) -> Option<(&NamedNetwork, bool)> {
         let namespace = self.vm.namespace.as_str();
         let primaries = || self.manifests.networks.iter().filter(|n| n.primary && !n.is_made);
@@ -24,8 +24,8 @@ impl Planner<'_> {
             .or_else(|| Some((possible()?, false)))
     }
 
-    /// In the namespace of a primary user-defined network, `pod` refers to that network, to which
-    /// other bindings lead.
+    /// In the namespace of a primary user-defined network, `pod` refers to that network, which an interface reaches by
+    /// another binding.
     pub(super) fn check_primary(&self, interface: &Interface) -> Option<()> {
         let Some((primary, certain)) = self.primary() else {
             return Some(());
@@ -65,7 +65,7 @@ impl Planner<'_> {
         }
     }
 
-    /// True if a network can be named in a namespace; `None` if that depends on unknown labels of the namespace.
+    /// True if a network can be named in a namespace. `None` if that depends on unknown labels of the namespace.
     fn is_in(&self, network: &NamedNetwork, namespace: &str) -> Option<bool> {
         match (&network.namespaces, &network.namespace) {
             (Some(selector), _) => selector.selects(&self.manifests.labels_of_namespace(namespace)),
@@ -79,7 +79,7 @@ impl Planner<'_> {
         let namespace = namespace.unwrap_or(&self.vm.namespace);
         let fits = |n: &&NamedNetwork| n.name == name && self.is_in(n, namespace) != Some(false);
         let (made, written): (Vec<_>, Vec<_>) = self.manifests.networks.iter().filter(fits).partition(|n| n.is_made);
-        // What OVN-Kubernetes made of a network of the files says nothing new.
+        // An object that OVN-Kubernetes generated from a network of the files adds nothing new.
         if written.is_empty() { made } else { written }
     }
 
@@ -119,7 +119,7 @@ impl Planner<'_> {
         let UnservedMode(mode) = match network.medium.as_ref()? {
             Medium::Segment(segment) => return Some(Segment::clone(segment)),
             Medium::Unserved(mode) => mode,
-            // It has a mode of its own.
+            // Such a network has a mode of its own.
             Medium::Layer2(_) => return None,
         };
         let message = format!(

@@ -7,25 +7,24 @@ use crate::objects::metadata::DEFAULT_NAMESPACE;
 /// Options for reading manifests.
 #[derive(Clone, Debug, Default)]
 pub struct PlanOptions {
-    /// The VM to plan; required if the files have several.
+    /// VM to plan. It is required if the files contain several.
     pub vm: Option<String>,
-    /// Namespace of the VM and of objects without one; `None` means `default`.
+    /// Namespace of the VM and of objects without one. `None` means `default`.
     pub namespace: Option<String>,
     /// Binding of the interface that KubeVirt adds to a VM without interfaces and networks.
     pub default_binding: DefaultBinding,
-    /// Refuse networks of namespaces other than the VM's and `default` (`namespaceIsolation` of
-    /// Multus).
+    /// True to refuse networks of namespaces other than the VM's and `default` (`namespaceIsolation` of Multus).
     pub namespace_isolation: bool,
-    /// Plan a VM that policies select, with a warning in place of an error.
+    /// True to plan a VM that policies select, with a warning in place of an error.
     pub ignore_policies: bool,
-    /// Ends of tunnels.
+    /// Settings of tunnels.
     pub tunnels: TunnelOptions,
 }
 
 /// The cluster's choice for an interface that KubeVirt adds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum DefaultBinding {
-    /// NAT behind the pod's addresses.
+    /// NAT behind the addresses of the pod.
     #[default]
     Masquerade,
     /// The guest takes over the pod's interface.
@@ -33,7 +32,7 @@ pub enum DefaultBinding {
 }
 
 impl DefaultBinding {
-    /// The same as the binding of an interface.
+    /// The binding of an interface that has the same effect.
     pub const fn binding(self) -> Binding {
         match self {
             Self::Masquerade => Binding::Masquerade,

@@ -6,16 +6,16 @@ use crate::objects::policy::{Policy, Subject};
 use crate::objects::selector::{KnownLabels, Selector};
 use crate::objects::vm::{NetworkSource, UNKNOWN_POD_LABELS};
 
-/// Whether a policy selects the VM.
+/// How certain it is that a policy selects the VM.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Selection {
     No,
     Yes,
-    /// That depends on unknown labels of the VM's namespace.
+    /// This depends on unknown labels of the VM's namespace.
     PerhapsNamespace,
-    /// That depends on labels that the cluster adds to the pod.
+    /// This depends on labels that the cluster adds to the pod.
     PerhapsPod,
-    /// hawser does not read the policy's selectors.
+    /// It is unknown, because hawser does not read the policy's selectors.
     Unread,
 }
 

@@ -14,7 +14,7 @@ use hawser_config::{EveryPort, MacCheck, Otherwise, PaceConfig, PolicyConfig, Vl
 use hawser_packet::vlan::VlanId;
 
 impl NicPlan {
-    /// The spec for the launcher. Ranges must already have been replaced by `static` addresses.
+    /// Creates the spec for the launcher. Ranges must already have been replaced by `static` addresses.
     pub fn spec(&self) -> NicSpec {
         let hostname = self.hostname.clone();
         let (mtu, policy, names, mode) = match &self.mode {
@@ -74,7 +74,7 @@ fn masquerade(plan: &MasqueradePlan) -> MasqueradeSpec {
         ipv4: plan.network.ipv4.map(Family::On),
         ipv6: plan.network.ipv6.map(Family::On),
         forwards,
-        // If not every port can be forwarded, connections that the guest opens can still be served.
+        // Even if not every port can be forwarded, connections that the guest opens can still be served.
         every_port: every_port.map(|ports| EveryPort {
             ports,
             otherwise: Otherwise::Warn,
@@ -119,7 +119,7 @@ fn layer2(plan: &Layer2Plan) -> Layer2Spec {
     }
 }
 
-/// The names of a network replace those of resolv.conf. A domain alone results in an empty search
+/// The names of a network replace those of resolv.conf. A domain without search domains results in an empty search
 /// list.
 fn names(hostname: Option<String>, dns: Option<&Dns>) -> NameSpec {
     let Some(dns) = dns else {
@@ -151,7 +151,7 @@ fn bridge(segment: &Segment) -> BridgeSpec {
     }
 }
 
-/// The policy of a segment without policy settings.
+/// The policy of a segment for which no policy settings are given.
 fn open_policy() -> PolicyConfig {
     PolicyConfig {
         vlan: VlanConfig::Transparent,

@@ -1,4 +1,4 @@
-//! Reasons why a NIC cannot be a port of a network that spans nodes.
+//! The reasons why a NIC cannot be a port of a network that spans nodes.
 
 use super::peers::PeersError;
 use super::services::ServicesError;
@@ -7,7 +7,7 @@ use hawser_backend::packet::geneve::mtu::MtuError;
 use hawser_host::system::DefaultRoute;
 use std::net::IpAddr;
 
-/// A contradiction between the options of a layer2 NIC, or between them and the host.
+/// A contradiction between the options of a layer2 NIC, or between the options and the host.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Layer2Error {
     /// The network has no identifier.

@@ -1,4 +1,4 @@
-//! Subnets of a network that spans nodes, with the addresses of gateway and guest.
+//! Subnets of a network that spans nodes, with the addresses of the gateway and the guest.
 
 use super::error::Layer2Error;
 use hawser_config::{Families, Ipv4Link, Ipv6Link, SecondaryNetwork};
@@ -7,7 +7,7 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// A subnet, which is displayed with its option.
+/// A subnet, which is displayed together with its option.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Subnet(IpNet);
 
@@ -27,15 +27,15 @@ pub(super) struct Subnets {
     ipv6: Option<Ipv6Net>,
 }
 
-/// The subnets with the addresses of gateway and guest.
+/// The subnets, with the addresses of the gateway and the guest.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Addressing {
-    /// With a gateway in each subnet.
+    /// Each subnet has a gateway.
     Gateway {
         ipv4: Option<Ipv4Link>,
         ipv6: Option<Ipv6Link>,
     },
-    /// Without a gateway.
+    /// There is no gateway.
     NoGateway(SecondaryNetwork),
 }
 
@@ -85,7 +85,7 @@ impl Subnets {
 }
 
 impl Addressing {
-    /// The addresses that the NIC requests, and the first free host addresses for those that it leaves open.
+    /// Chooses addresses: those that the NIC requests, and the first free host addresses for those that it leaves open.
     pub(super) fn of(spec: &Layer2Spec) -> Result<Self, Layer2Error> {
         let subnets = Subnets::of(spec);
         let guests = Chosen::of(&spec.guests);
@@ -134,7 +134,7 @@ impl Addressing {
     }
 }
 
-/// The requested address of each family.
+/// The requested address in each family.
 #[derive(Clone, Copy)]
 struct Chosen {
     ipv4: Option<Ipv4Addr>,
@@ -201,7 +201,7 @@ fn host4(network: Ipv4Net, taken: Option<Ipv4Addr>) -> Ipv4Addr {
     }
 }
 
-/// The same for IPv6.
+/// Does the same for IPv6.
 fn host6(network: Ipv6Net, taken: Option<Ipv6Addr>) -> Ipv6Addr {
     let first = Ipv6Addr::from_bits(network.network().to_bits() + 1);
     if taken == Some(first) {

@@ -250,7 +250,7 @@ fn route(source: &str, link: &str) -> Option<DefaultRoute> {
     })
 }
 
-/// Address of this end of the tunnel on a host with these default routes.
+/// Address of the local end of the tunnel on a host with these default routes.
 fn end(routes: [Option<DefaultRoute>; 2], options: &[&str]) -> Result<String, String> {
     let host = Host {
         default_routes: routes,
@@ -315,7 +315,7 @@ fn default_routes_on_two_links_or_of_one_family_only_are_refused_with_both() {
         error.starts_with("there is no default route for IPv4 or IPv6"),
         "{error}"
     );
-    // With an address given, there is nothing to decide.
+    // If an address is given, there is nothing to decide.
     end([v4, v6], &[&dual[..], &["--vtep=192.0.2.7"]].concat()).unwrap();
 }
 

@@ -1,4 +1,4 @@
-//! The address of this end of the tunnel.
+//! Finds the address of the local end of the tunnel.
 //!
 //! It is given by an option, or else it is the source address of the default route. In that case the default routes
 //! must be unambiguous: each family that the network needs has one, and all are on the same link. OVN-Kubernetes
@@ -12,7 +12,7 @@ use hawser_host::system::DefaultRoute;
 use hawser_manifest::nic::{Underlay, UnderlaySpec};
 use std::net::IpAddr;
 
-/// The address of this end of the tunnel to `peers`, for a network whose gateway serves `gateways`.
+/// The address of the local end of the tunnel to `peers`, for a network whose gateway serves `gateways`.
 pub(super) fn address(
     spec: UnderlaySpec,
     gateways: Families,
@@ -40,7 +40,7 @@ pub(super) fn address(
     }
 }
 
-/// The family of all peers, if they have one.
+/// The family of all peers, if they have the same one.
 fn family_of(peers: &[Placed]) -> Option<Underlay> {
     let first = peers.first()?.peer.vtep;
     let is_one = peers.iter().all(|placed| placed.peer.vtep.is_ipv4() == first.is_ipv4());
@@ -52,7 +52,8 @@ fn family_of(peers: &[Placed]) -> Option<Underlay> {
     is_one.then_some(family)
 }
 
-/// Families whose default routes count: those of the gateway and of the tunnel or, if there are none, all that exist.
+/// Families whose default routes matter: those of the gateway and of the tunnel. If there are none, all families that
+/// have a default route.
 fn needed(underlay: Option<Underlay>, gateways: Families, host: &Host) -> Families {
     let needed = Families {
         ipv4: gateways.ipv4 || underlay == Some(Underlay::Ipv4),
@@ -65,7 +66,7 @@ fn needed(underlay: Option<Underlay>, gateways: Families, host: &Host) -> Famili
     Families { ipv4, ipv6 }
 }
 
-/// Both routes, which must be on the same link.
+/// Returns both routes, which must be on the same link.
 fn both<'a>(
     ipv4: Option<&'a DefaultRoute>,
     ipv6: Option<&'a DefaultRoute>,
@@ -82,7 +83,7 @@ fn both<'a>(
     }
 }
 
-/// The source address of the only route that is needed; `names` are its family and the other family.
+/// The source address of the only route that is needed. `names` are its family and the other family.
 fn one(
     needed: Option<&DefaultRoute>,
     other: Option<&DefaultRoute>,

@@ -1,5 +1,5 @@
-//! Fields of `spec.config` in a NetworkAttachmentDefinition. CNI plugins ignore unknown fields, so
-//! hawser does not refuse them either.
+//! Fields of `spec.config` in a NetworkAttachmentDefinition. CNI plugins ignore unknown fields, so hawser does not
+//! refuse them either.
 
 use crate::objects::reader::{Field, ObjectType, Unknown, honoured, ignored, later, passed_over, refused};
 
@@ -56,7 +56,7 @@ pub static CNI_ARGS: ObjectType = ObjectType {
     fields: &[
         honoured(
             "mac",
-            "of bridge and cnv-bridge: the guest's MAC if its interface has no macAddress",
+            "read by bridge and cnv-bridge: the guest's MAC if its interface has no macAddress",
         ),
         honoured(
             "ips",
@@ -87,11 +87,11 @@ pub static CONF_LIST: ObjectType = ObjectType {
     fields: &[
         honoured(
             "plugins",
-            "the first makes the attachment; `tuning` and other later ones are ignored with a warning",
+            "the first creates the attachment; `tuning` and other later ones are ignored with a warning",
         ),
         honoured(
             "name",
-            "of an `ovn-k8s-cni-overlay`, the network; else the NetworkAttachmentDefinition's name is used",
+            "for `ovn-k8s-cni-overlay`, the name of the network; otherwise the name of the NetworkAttachmentDefinition is used",
         ),
         VERSION,
         passed_over("disableCheck", ""),
@@ -129,7 +129,7 @@ pub static BRIDGE: ObjectType = ObjectType {
         ),
         honoured(
             "isDefaultGateway",
-            "as isGateway; in addition the gateway is the guest's router, unless `routes` names \
+            "the same as isGateway; in addition the gateway is the guest's router, unless `routes` names \
              another",
         ),
         ignored("forceAddress", "the node configures the bridge's addresses"),
@@ -195,7 +195,7 @@ pub static IPVLAN: ObjectType = ObjectType {
         IPAM,
         ignored(
             "mac",
-            "an ipvlan has the MAC of the link below it, and the plugin accepts none",
+            "an ipvlan has the MAC of its lower link, and the plugin accepts no other",
         ),
         ARGUMENTS,
         RUNTIME,
@@ -219,7 +219,7 @@ pub static TAP: ObjectType = ObjectType {
         MAC,
         ARGUMENTS,
         RUNTIME,
-        passed_over("multiQueue", "as many queues as the interface has"),
+        passed_over("multiQueue", "the TAP has as many queues as the interface"),
         passed_over("owner", "hawser opens the TAP itself"),
         passed_over("group", "as owner"),
         passed_over("selinuxContext", "as owner"),
@@ -278,7 +278,10 @@ pub static OVN: ObjectType = ObjectType {
             "`secondary` by default; a `primary` network replaces the pod network of its namespace",
         ),
         honoured("mtu", "bytes; by default what the route to other nodes carries"),
-        honoured("subnets", "with commas; the fields below as of a UserDefinedNetwork"),
+        honoured(
+            "subnets",
+            "separated by commas; the fields below are those of a UserDefinedNetwork",
+        ),
         honoured("excludeSubnets", "networks whose addresses no guest has"),
         honoured("reservedSubnets", ""),
         honoured("infrastructureSubnets", ""),
@@ -288,15 +291,15 @@ pub static OVN: ObjectType = ObjectType {
         honoured("vlanID", "of `localnet`, 1 to 4094"),
         honoured(
             "allowPersistentIPs",
-            "not of `layer3`; hawser keeps addresses in any case",
+            "refused for `layer3`; hawser keeps addresses in any case",
         ),
         honoured(
             "physicalNetworkName",
-            "of `localnet`: a Linux bridge of the node; by default `name`",
+            "for `localnet`, a Linux bridge of the node; by default `name`",
         ),
         later(
             "transport",
-            "`no-overlay` and `evpn` are other transports between nodes than Geneve",
+            "`no-overlay` and `evpn` are transports between nodes other than Geneve",
         ),
         later("outboundSNAT", "as transport"),
         later("evpn", "as transport"),
@@ -324,7 +327,7 @@ pub static OVN_IPAM: ObjectType = ObjectType {
     fields: &[honoured("type", "refused: addresses come from `subnets`")],
 };
 
-/// No address management.
+/// An `ipam` without address management.
 pub static NO_IPAM: ObjectType = ObjectType {
     name: "IPAM without a type",
     unknown: Unknown::Refused,
@@ -406,7 +409,7 @@ pub static WHEREABOUTS: ObjectType = ObjectType {
         honoured("dns", "as in the configuration, which has priority"),
         honoured(
             "enable_overlapping_ranges",
-            "with `true` (default) no address is assigned that another lease has on any segment; \
+            "with `true` (default) an address that a lease on any segment has is not assigned; \
              otherwise only its own segment counts",
         ),
         honoured("network_name", "if given, only the own segment counts"),

@@ -2,7 +2,7 @@
 
 use crate::objects::reader::{ObjectType, Unknown, honoured, ignored, later, passed_over, refused};
 
-/// The object itself.
+/// The object as a whole.
 pub static VIRTUAL_MACHINE: ObjectType = ObjectType {
     name: "VirtualMachine, VirtualMachineInstance",
     unknown: Unknown::PassedOver,
@@ -14,7 +14,7 @@ pub static VIRTUAL_MACHINE: ObjectType = ObjectType {
         ),
         honoured(
             "metadata",
-            "of a VirtualMachineInstance, also its labels and annotations",
+            "for a VirtualMachineInstance, also its labels and annotations",
         ),
         honoured("spec", ""),
         passed_over("status", "set by the cluster"),
@@ -186,12 +186,15 @@ pub static INTERFACE: ObjectType = ObjectType {
             "ports",
             "masquerade: the forwarded ports; without them and `portRanges` every TCP and UDP port",
         ),
-        honoured("portRanges", "masquerade: ranges of forwarded ports; excludes `ports`"),
+        honoured(
+            "portRanges",
+            "masquerade: ranges of forwarded ports; cannot be combined with `ports`",
+        ),
         honoured(
             "macAddress",
             "the guest's MAC; not multicast, and not the gateway's 02:00:00:00:00:00",
         ),
-        honoured("model", "`virtio` (default); vhost-user supports no other"),
+        honoured("model", "`virtio` (default); vhost-user supports no other model"),
         honoured(
             "state",
             "`up`; `down`: the NIC exists without a carrier; `absent`: no NIC and no socket, with \

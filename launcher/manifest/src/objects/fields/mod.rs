@@ -1,5 +1,5 @@
-//! The tables of all known fields, and their treatment. The documentation (docs/manifests.md) is generated from them.
-//! Readers may read only honoured fields, and a test checks that they read all of those.
+//! The tables of all known fields, and how each is treated. The documentation (docs/manifests.md) is generated from
+//! them. Readers may read only honoured fields, and a test checks that they read all of them.
 
 pub mod cloud_init;
 pub mod cni;

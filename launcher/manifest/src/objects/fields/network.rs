@@ -15,7 +15,7 @@ pub static ATTACHMENT: ObjectType = ObjectType {
     ],
 };
 
-/// `spec` of one.
+/// `spec` of a NetworkAttachmentDefinition.
 pub static ATTACHMENT_SPEC: ObjectType = ObjectType {
     name: "NetworkAttachmentDefinition spec",
     unknown: Unknown::Refused,
@@ -37,7 +37,7 @@ pub static SERVICE: ObjectType = ObjectType {
     ],
 };
 
-/// Its `spec`.
+/// `spec` of a Service.
 pub static SERVICE_SPEC: ObjectType = ObjectType {
     name: "Service spec",
     unknown: Unknown::PassedOver,
@@ -197,7 +197,7 @@ pub static MAC_POOL: ObjectType = ObjectType {
     ],
 };
 
-/// Its `data`.
+/// `data` of this ConfigMap.
 pub static MAC_POOL_DATA: ObjectType = ObjectType {
     name: "ConfigMap data",
     unknown: Unknown::Ignored,
@@ -225,7 +225,7 @@ pub static MACVTAP_PLUGIN: ObjectType = ObjectType {
     ],
 };
 
-/// Its `data`.
+/// `data` of this ConfigMap.
 pub static MACVTAP_DATA: ObjectType = ObjectType {
     name: "macvtap's ConfigMap data",
     unknown: Unknown::Ignored,
@@ -236,7 +236,7 @@ pub static MACVTAP_DATA: ObjectType = ObjectType {
     )],
 };
 
-/// One of the resources.
+/// A resource of the device plugin.
 pub static MACVTAP_RESOURCE: ObjectType = ObjectType {
     name: "DP_MACVTAP_CONF[]",
     unknown: Unknown::Ignored,
@@ -246,7 +246,7 @@ pub static MACVTAP_RESOURCE: ObjectType = ObjectType {
             "the part after `macvtap.network.kubevirt.io/` in the annotation of a network of type \
              macvtap",
         ),
-        honoured("lowerDevice", "the device below"),
+        honoured("lowerDevice", "the lower device"),
         honoured("mode", "as in macvlan"),
         passed_over("capacity", "hawser creates one for each interface"),
     ],
@@ -268,7 +268,7 @@ pub static IPAM_CLAIM: ObjectType = ObjectType {
     ],
 };
 
-/// Its `spec`.
+/// `spec` of an IPAMClaim.
 pub static IPAM_CLAIM_SPEC: ObjectType = ObjectType {
     name: "IPAMClaim spec",
     unknown: Unknown::Refused,
@@ -278,7 +278,7 @@ pub static IPAM_CLAIM_SPEC: ObjectType = ObjectType {
     ],
 };
 
-/// Its `status`.
+/// `status` of an IPAMClaim.
 pub static IPAM_CLAIM_STATUS: ObjectType = ObjectType {
     name: "IPAMClaim status",
     unknown: Unknown::PassedOver,
@@ -305,7 +305,7 @@ pub static USER_DEFINED: ObjectType = ObjectType {
     ],
 };
 
-/// Its `spec`.
+/// `spec` of a UserDefinedNetwork.
 pub static USER_DEFINED_SPEC: ObjectType = ObjectType {
     name: "UserDefinedNetwork spec",
     unknown: Unknown::Refused,
@@ -319,7 +319,7 @@ pub static USER_DEFINED_SPEC: ObjectType = ObjectType {
     ],
 };
 
-/// The same for the cluster.
+/// ClusterUserDefinedNetwork, the same for the cluster.
 pub static CLUSTER_USER_DEFINED: ObjectType = ObjectType {
     name: "ClusterUserDefinedNetwork",
     unknown: Unknown::PassedOver,
@@ -334,7 +334,7 @@ pub static CLUSTER_USER_DEFINED: ObjectType = ObjectType {
     ],
 };
 
-/// Its `spec`.
+/// `spec` of a ClusterUserDefinedNetwork.
 pub static CLUSTER_USER_DEFINED_SPEC: ObjectType = ObjectType {
     name: "ClusterUserDefinedNetwork spec",
     unknown: Unknown::Refused,
@@ -352,7 +352,7 @@ pub static CLUSTER_USER_DEFINED_SPEC: ObjectType = ObjectType {
     ],
 };
 
-/// `spec.network` of one.
+/// `spec.network` of a ClusterUserDefinedNetwork.
 pub static CLUSTER_NETWORK: ObjectType = ObjectType {
     name: "ClusterUserDefinedNetwork spec.network",
     unknown: Unknown::Refused,
@@ -366,7 +366,7 @@ pub static CLUSTER_NETWORK: ObjectType = ObjectType {
         honoured("localnet", ""),
         later(
             "transport",
-            "`NoOverlay` and `EVPN` are other transports between nodes than Geneve",
+            "`NoOverlay` and `EVPN` are transports between nodes other than Geneve",
         ),
         later("noOverlay", "as transport"),
         later("evpn", "as transport"),
@@ -378,7 +378,7 @@ const ROLE: Field = honoured("role", "a `Primary` network replaces the pod netwo
 const NETWORK_MTU: Field = honoured(
     "mtu",
     "bytes, 576 to 65536, at least 1280 with an IPv6 subnet; by default what the route to other nodes carries, \
-     which must carry a given one too",
+     which must also carry a given MTU",
 );
 const SUBNETS: Field = honoured(
     "subnets",
@@ -386,7 +386,7 @@ const SUBNETS: Field = honoured(
 );
 const JOIN_SUBNETS: Field = honoured(
     "joinSubnets",
-    "checked, only of a Primary network; hawser has no network between gateway and node",
+    "checked, and accepted only for a Primary network; hawser has no network between gateway and node",
 );
 
 /// `layer2`
@@ -501,7 +501,7 @@ pub static SRIOV_NETWORK: ObjectType = ObjectType {
     ],
 };
 
-/// Its `spec`.
+/// `spec` of a SriovNetwork.
 pub static SRIOV_NETWORK_SPEC: ObjectType = ObjectType {
     name: "SriovNetwork spec",
     unknown: Unknown::Refused,

@@ -64,7 +64,7 @@ pub static CLUSTER_POLICY: ObjectType = ObjectType {
     ],
 };
 
-/// Its `spec`.
+/// `spec` of a cluster policy.
 pub static CLUSTER_POLICY_SPEC: ObjectType = ObjectType {
     name: "AdminNetworkPolicy spec",
     unknown: Unknown::PassedOver,

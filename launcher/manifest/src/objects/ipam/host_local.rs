@@ -1,4 +1,4 @@
-//! Address management as in the CNI plugin host-local.
+//! Reads address management as in the CNI plugin host-local.
 
 use super::{Choice, Ipam, Range, Ranges, Requested, address, hosts, network, routes};
 use crate::objects::fields::cni as table;

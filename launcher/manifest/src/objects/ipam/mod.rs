@@ -1,4 +1,4 @@
-//! Address management as in the CNI plugins host-local, static, dhcp and whereabouts.
+//! Reads address management as in the CNI plugins host-local, static, dhcp and whereabouts.
 //!
 //! In the end a guest always gets [`Ipam::Static`]: ranges become static once an address has been assigned
 //! ([`Ranges::given`]).
@@ -18,36 +18,36 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase", tag = "type")]
 pub enum Ipam {
-    /// No source that hawser knows.
+    /// No source is known to hawser.
     #[default]
     None,
-    /// The segment's own DHCP server.
+    /// The segment's own DHCP server assigns addresses.
     Dhcp,
-    /// Fixed addresses.
+    /// The addresses are fixed.
     Static {
-        /// Addresses with their networks.
+        /// Addresses and their prefix lengths.
         addresses: Vec<StaticAddress>,
-        /// Routes in addition to the networks' own.
+        /// Routes in addition to those of the networks.
         routes: Vec<Route>,
     },
-    /// A free address of each set.
+    /// The guest gets a free address of each set.
     #[serde(rename = "host-local")]
     HostLocal(Ranges),
-    /// The same, with the rules of whereabouts.
+    /// The guest gets a free address of each set, by the rules of whereabouts.
     Whereabouts(Ranges),
 }
 
-/// Sets of ranges: the guest gets a free address of each.
+/// Sets of ranges. The guest gets a free address of each set.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Ranges {
-    /// The sets.
+    /// Ranges of each set.
     pub ranges: Vec<Vec<Range>>,
     /// Additional fixed addresses.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub addresses: Vec<StaticAddress>,
-    /// Routes in addition to the networks' own.
+    /// Routes in addition to those of the networks.
     pub routes: Vec<Route>,
-    /// Choice among the free addresses.
+    /// Order in which free addresses are assigned.
     #[serde(skip)]
     pub choice: Choice,
 }
@@ -55,7 +55,7 @@ pub struct Ranges {
 /// The order in which free addresses are assigned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Choice {
-    /// The next free address after the last assigned (host-local).
+    /// The next free address after the last one assigned (host-local).
     Next,
     /// The lowest free address (whereabouts).
     Lowest,
@@ -66,13 +66,13 @@ pub enum Choice {
 /// Addresses of a network that may be assigned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Range {
-    /// The network.
+    /// Network that contains the range.
     pub subnet: IpNet,
-    /// The first address.
+    /// First address of the range.
     pub first: IpAddr,
-    /// The last address.
+    /// Last address of the range.
     pub last: IpAddr,
-    /// The network's router, which is never assigned.
+    /// Router of the network, which is never assigned.
     pub gateway: Option<IpAddr>,
 }
 
@@ -103,7 +103,7 @@ impl Requested<'_> {
 
 /// Longest prefixes with room for two hosts.
 const MAX_PREFIX: (u8, u8) = (30, 126);
-/// The default route of IPv4, and that of IPv6.
+/// The default routes of IPv4 and of IPv6.
 pub const DEFAULT_ROUTES: [IpNet; 2] = [
     IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::UNSPECIFIED, 0)),
     IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::UNSPECIFIED, 0)),
@@ -141,10 +141,9 @@ impl Ipam {
         matches!(self, Self::Static { .. } | Self::HostLocal(_) | Self::Whereabouts(_))
     }
 
-    /// Changes addresses and routes like the CNI plugin bridge with `isGateway` (`calcGateways` in
-    /// its bridge.go): addresses without a gateway get the first host of their network as gateway,
-    /// which routes without a next hop use; with `isDefaultGateway` the default route uses it too,
-    /// unless there is one with a next hop.
+    /// Changes addresses and routes like the CNI plugin bridge with `isGateway` (`calcGateways` in its bridge.go).
+    /// Addresses without a gateway get the first host of their network as gateway. Routes without a next hop use that
+    /// gateway. With `isDefaultGateway` the default route uses it too, unless there is one with a next hop.
     pub fn behind_gateway(&mut self, is_default: bool) {
         match self {
             Self::None | Self::Dhcp => {}
@@ -166,8 +165,7 @@ impl Ipam {
 }
 
 impl Ipam {
-    /// An IPv4 gateway in the configuration that no route uses, so that the guest does not learn
-    /// it.
+    /// An IPv4 gateway in the configuration that no route uses, so that the guest does not learn it.
     pub fn idle_gateway(&self) -> Option<IpAddr> {
         let gateway = match self {
             Self::None | Self::Dhcp => None,
@@ -228,8 +226,9 @@ impl Range {
 }
 
 impl Ranges {
-    /// `static` with the addresses assigned from the ranges, and the fixed ones. A gateway is the guest's router only
-    /// if a route uses it, because plugins add no routes of their own (`ConfigureIface` of the CNI plugins).
+    /// The address management `static` with the addresses assigned from the ranges, and the fixed ones. A gateway is
+    /// the guest's router only if a route uses it, because plugins add no routes of their own (`ConfigureIface` of the
+    /// CNI plugins).
     pub fn given(&self, given: &[IpNet]) -> Ipam {
         // Routes without a next hop use the first gateway of their family.
         let gateway = |ipv4: bool| {
@@ -309,8 +308,7 @@ impl Ranges {
         }
     }
 
-    /// The first address of each set, and the fixed ones: they show the number of addresses per
-    /// family.
+    /// The first address of each set, and the fixed ones. They show the number of addresses per family.
     pub fn samples(&self) -> Vec<IpAddr> {
         let first = |set: &Vec<Range>| set.first().map(|range| range.first);
         let named = self.addresses.iter().map(|named| named.address.addr());
@@ -322,7 +320,7 @@ fn address(item: &Item<'_>) -> Option<IpAddr> {
     item.parsed(|text| text.parse().map_err(|_| "give an IPv4 or IPv6 address".to_owned()))
 }
 
-/// A network, with or without host bits, that has at least two hosts.
+/// Parses a network, with or without host bits, that has at least two hosts.
 fn network(text: &str) -> Result<IpNet, String> {
     let net: IpNet = text
         .parse()
@@ -330,7 +328,7 @@ fn network(text: &str) -> Result<IpNet, String> {
     is_wide(net).map(|()| net)
 }
 
-/// That a network has room for two hosts.
+/// Checks that a network has room for two hosts.
 ///
 /// # Errors
 /// A description of the error.
@@ -346,7 +344,7 @@ pub fn is_wide(net: IpNet) -> Result<(), String> {
     Ok(())
 }
 
-/// The rest of a range without some networks.
+/// The parts of a range that remain without some networks.
 pub fn without(range: Range, mut excluded: Vec<IpNet>) -> Vec<Range> {
     excluded.retain(|net| net.addr().is_ipv4() == range.first.is_ipv4());
     excluded.sort_unstable();
@@ -366,7 +364,7 @@ pub fn without(range: Range, mut excluded: Vec<IpNet>) -> Vec<Range> {
     rest
 }
 
-/// The next address, or the previous one.
+/// The next address if `up` is true, or the previous one.
 fn step(address: IpAddr, up: bool) -> Option<IpAddr> {
     match address {
         IpAddr::V4(v4) => {
@@ -382,8 +380,7 @@ fn step(address: IpAddr, up: bool) -> Option<IpAddr> {
     }
 }
 
-/// First and last host address of a network. A network of a single address has none, and the pair
-/// is meaningless.
+/// First and last host address of a network. A network of a single address has no hosts, and the pair has no meaning.
 pub fn hosts(subnet: IpNet) -> (IpAddr, IpAddr) {
     match subnet {
         IpNet::V4(net) => {
@@ -400,7 +397,7 @@ pub fn hosts(subnet: IpNet) -> (IpAddr, IpAddr) {
     }
 }
 
-/// `static`
+/// Reads `static`
 fn static_addresses(object: &Object<'_>, requested: &Requested<'_>) -> Option<Ipam> {
     // Requested addresses replace those of the configuration, and have no gateway.
     let asked = requested.ips.iter().rev().find(|ips| !ips.is_empty());
@@ -429,13 +426,13 @@ fn static_addresses(object: &Object<'_>, requested: &Requested<'_>) -> Option<Ip
     })
 }
 
-/// An address with its prefix.
+/// Parses an address with its prefix.
 pub fn with_prefix(text: &str) -> Result<IpNet, String> {
     text.parse()
         .map_err(|_| "give an address with its prefix, such as 192.0.2.5/24".to_owned())
 }
 
-/// `addresses`
+/// Reads `addresses`
 fn named_addresses(object: &Object<'_>) -> Vec<StaticAddress> {
     let read = |item: &Item<'_>| {
         let object = item.object(&table::STATIC_ADDRESS)?;

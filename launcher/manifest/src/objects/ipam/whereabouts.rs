@@ -1,8 +1,8 @@
-//! Address management as in whereabouts (k8snetworkplumbingwg/whereabouts: its README.md,
-//! pkg/config/config.go and pkg/allocate/allocate.go).
+//! Reads address management as in whereabouts (k8snetworkplumbingwg/whereabouts: its README.md, pkg/config/config.go
+//! and pkg/allocate/allocate.go).
 //!
-//! It is more lenient than host-local: it silently ignores bounds that are not hosts of the
-//! network. Here the same addresses are assigned, and a warning gives the reason.
+//! It is more lenient than host-local: it silently ignores bounds that are not hosts of the network. hawser assigns the
+//! same addresses, and a warning gives the reason.
 
 use super::{Choice, Ipam, Range, Ranges, address, hosts, named_addresses, network, routes, step, without};
 use crate::objects::fields::cni as table;
@@ -30,8 +30,8 @@ pub(super) fn read(object: &Object<'_>) -> Option<Ipam> {
     if object.get("range").is_none() && object.list("ipRanges").is_empty() {
         object.error("it has no range: give range, such as 192.0.2.0/24, or ipRanges");
     }
-    // A pool with its own network_name, or without enable_overlapping_ranges, does not take other pools into account:
-    // only addresses on its segment must differ.
+    // A pool with its own network_name, or without enable_overlapping_ranges, does not take other pools into account.
+    // Only addresses on its segment must differ.
     let alone = object.text("network_name").is_some_and(|name| !name.is_empty())
         || object.boolean("enable_overlapping_ranges") == Some(false);
     Some(Ipam::Whereabouts(Ranges {
@@ -42,7 +42,7 @@ pub(super) fn read(object: &Object<'_>) -> Option<Ipam> {
     }))
 }
 
-/// `range` with the fields for it: the parts that may be assigned, in the order of addresses.
+/// Reads `range` and the fields for it. Returns the parts that may be assigned, in the order of addresses.
 fn range(object: &Object<'_>, gateway: Option<IpAddr>) -> Option<Vec<Range>> {
     let item = object.need("range", "give a network such as 192.0.2.0/24")?;
     let (start, net, end) = item.parsed(bounds)?;
@@ -56,7 +56,7 @@ fn range(object: &Object<'_>, gateway: Option<IpAddr>) -> Option<Vec<Range>> {
     } else {
         (range_start.as_ref().and_then(bound), range_end.as_ref().and_then(bound))
     };
-    // Like GetIPRange in its pkg/iphelpers.
+    // This follows GetIPRange in its pkg/iphelpers.
     let within = |(bound, item): (IpAddr, &Item<'_>), least: IpAddr, what: &str| {
         let is_host = bound.is_ipv4() == least.is_ipv4() && least <= bound && bound <= last;
         if !is_host && !is_edge(net, bound) {
@@ -83,7 +83,7 @@ fn range(object: &Object<'_>, gateway: Option<IpAddr>) -> Option<Vec<Range>> {
     Some(rest)
 }
 
-/// `192.0.2.0/24`, whose host bits are ignored, or `192.0.2.10-192.0.2.20/24`.
+/// Parses `192.0.2.0/24`, whose host bits are ignored, or `192.0.2.10-192.0.2.20/24`.
 fn bounds(text: &str) -> Result<(Option<IpAddr>, IpNet, Option<IpAddr>), String> {
     let Some((start, rest)) = text.split_once('-') else {
         return Ok((None, network(text)?, None));
@@ -98,7 +98,7 @@ fn bounds(text: &str) -> Result<(Option<IpAddr>, IpNet, Option<IpAddr>), String>
     Ok((Some(start), net, Some(net.addr())))
 }
 
-/// A bound. An invalid address is ignored, as in whereabouts.
+/// Reads a bound. An invalid address is ignored, as in whereabouts.
 fn bound<'a, 'b>(item: &'b Item<'a>) -> Option<(IpAddr, &'b Item<'a>)> {
     let text = item.text()?;
     if text.parse::<IpAddr>().is_err() {
@@ -107,7 +107,7 @@ fn bound<'a, 'b>(item: &'b Item<'a>) -> Option<(IpAddr, &'b Item<'a>)> {
     Some((text.parse().ok()?, item))
 }
 
-/// An address, or a network.
+/// Parses an address or a network.
 fn excluded_net(text: &str) -> Result<IpNet, String> {
     let one = |address: IpAddr| IpNet::from(address);
     let net = text.parse().or_else(|_| text.parse().map(one));
@@ -115,14 +115,14 @@ fn excluded_net(text: &str) -> Result<IpNet, String> {
         .map_err(|_: std::net::AddrParseError| "give a network or an address, such as 192.0.2.16/28".to_owned())
 }
 
-/// First and last address that whereabouts assigns, which excludes the network's first and last address even in IPv6.
+/// First and last address that whereabouts assigns. It excludes the network's first and last address even in IPv6.
 fn usable(net: IpNet) -> (IpAddr, IpAddr) {
     let (first, _) = hosts(net.trunc());
     let last = step(net.broadcast(), false).unwrap_or(first);
     (first, last)
 }
 
-/// True for the network's first or last address. A bound at that address means the whole network.
+/// True for the network's first or last address. Such a bound means the whole network.
 fn is_edge(net: IpNet, address: IpAddr) -> bool {
     address == net.network() || address == net.broadcast()
 }

@@ -1,9 +1,9 @@
-//! cloud-init's configuration of the guest's NICs: the network data in a VM's volumes.
+//! Reads cloud-init's configuration of the guest's NICs: the network data in a VM's volumes.
 //!
 //! KubeVirt passes on the text without reading it. So errors in it do not keep a VM from being served, except for those
 //! that KubeVirt refuses too: two sources at once, and invalid base64. A part that is not understood causes a warning
-//! with its line. The rest becomes [`Device`]s with the positions of their values; [`crate::cloud_init`] finds the
-//! contradictions.
+//! with its line. The rest is converted to [`Device`]s with the positions of their values. [`crate::cloud_init`] finds
+//! the contradictions.
 
 mod v1;
 mod v2;
@@ -17,10 +17,10 @@ use hawser_packet::MacAddr;
 use ipnet::IpNet;
 use std::net::IpAddr;
 
-/// A value and its position.
+/// A value with its position.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Given<T> {
-    /// The value.
+    /// The value itself.
     pub value: T,
     /// Its position.
     pub spot: Spot,
@@ -31,19 +31,19 @@ pub struct Given<T> {
 pub struct Device {
     /// Position in the manifest.
     pub spot: Spot,
-    /// The property that identifies its NIC.
+    /// How the device's NIC is identified.
     pub is: Match,
-    /// Part of a bond, bridge or VLAN, which has the addresses instead.
+    /// True if the device is part of a bond, bridge or VLAN, which has the addresses instead.
     pub is_member: bool,
-    /// A MAC that the guest gives the NIC.
+    /// MAC that the guest gives the NIC.
     pub own_mac: Option<Given<MacAddr>>,
-    /// MTU.
+    /// MTU that the guest sets.
     pub mtu: Option<Given<u32>>,
-    /// The guest requests an IPv4 address.
+    /// True if the guest requests an IPv4 address.
     pub dhcp4: bool,
-    /// The guest requests an IPv6 address, whatever routers announce.
+    /// True if the guest requests an IPv6 address, whatever routers announce.
     pub dhcp6: bool,
-    /// True if the guest accepts router advertisements; `None` if not given.
+    /// True if the guest accepts router advertisements. `None` if that is not given.
     pub accept_ra: Option<bool>,
     /// Addresses that the guest sets itself.
     pub addresses: Vec<Given<IpNet>>,
@@ -51,19 +51,19 @@ pub struct Device {
     pub gateways: Vec<Given<IpAddr>>,
 }
 
-/// How a device is identified in the guest.
+/// The way in which the guest identifies a device.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Match {
-    /// By its MAC.
+    /// By its MAC address.
     Mac(Given<MacAddr>),
-    /// By the kernel's name, or a pattern of names.
+    /// By the kernel's name, or by a pattern of names.
     Name(String),
-    /// By something unknown outside the guest, such as its driver.
+    /// By a property that is unknown outside the guest, such as its driver.
     Unknown,
 }
 
 impl Device {
-    /// A device that requests no addresses.
+    /// Creates a device that requests no addresses.
     fn new(spot: Spot, is: Match) -> Self {
         Self {
             spot,
@@ -79,7 +79,7 @@ impl Device {
         }
     }
 
-    /// All positions in it.
+    /// All positions in the device.
     fn spots(&mut self) -> Vec<&mut Spot> {
         let mut spots = vec![&mut self.spot];
         if let Match::Mac(mac) = &mut self.is {
@@ -155,7 +155,7 @@ fn of_text(item: &Item<'_>) -> Vec<Device> {
     }
 }
 
-/// Parses the text; `line_of` maps its lines to those of the file.
+/// Parses the text. `line_of` maps its lines to those of the file.
 fn parse(item: &Item<'_>, text: &str, line_of: impl Fn(usize) -> usize) -> Vec<Device> {
     if text.len() > MAX_LENGTH {
         item.error(format!(
@@ -210,7 +210,7 @@ fn of_root(root: &Item<'_>) -> Vec<Device> {
     }
 }
 
-/// A value that `read` understands, and its position.
+/// Reads a value with `read`, and keeps its position.
 fn given<T>(item: &Item<'_>, read: impl FnOnce(&Item<'_>) -> Option<T>) -> Option<Given<T>> {
     let spot = item.spot().clone();
     Some(Given {
@@ -219,7 +219,7 @@ fn given<T>(item: &Item<'_>, read: impl FnOnce(&Item<'_>) -> Option<T>) -> Optio
     })
 }
 
-/// A device's name; anything else is ignored.
+/// Reads a device's name. Anything else is ignored.
 fn name(item: &Item<'_>) -> Option<String> {
     item.scalar().map(|scalar| scalar.text.clone())
 }
@@ -236,10 +236,11 @@ fn address(item: &Item<'_>) -> Option<IpAddr> {
 const WHOLE: usize = 0;
 /// KubeVirt's own limit (cloudInitNetworkMaxLen in its vmi-create-admitter.go).
 const MAX_LENGTH: usize = 2048;
-/// Maximum values, including expanded aliases; without aliases the length would not permit as many.
+/// Maximum number of values, including expanded aliases. Without aliases, the limit on the length would not permit as
+/// many.
 const MAX_NODES: usize = 4096;
 
-/// The largest MTU of any device: the longest IPv4 packet.
+/// The largest MTU of any device, which is the length of the longest IPv4 packet.
 const MAX_MTU: i64 = 65_535;
 
 fn mtu(item: &Item<'_>) -> Option<u32> {

@@ -18,7 +18,7 @@ pub(super) fn devices(config: &Item<'_>) -> Vec<Device> {
     objects.iter().filter_map(|config| device(config, &members)).collect()
 }
 
-/// The devices that a device created in the guest consists of.
+/// The devices of which a device created in the guest consists.
 fn members(config: &Object<'_>) -> Vec<String> {
     let lists = ["bond_interfaces", "bridge_interfaces"];
     let listed = lists.iter().flat_map(|field| config.list(field));
@@ -78,8 +78,8 @@ fn add_subnet(device: &mut Device, subnet: &Object<'_>) {
     }
 }
 
-/// An address with its prefix: its own, that of `prefix`, or that of `netmask`. Without any, the
-/// prefix is cloud-init's default (`_normalize_net_keys` in cloudinit/net/network_state.py).
+/// An address with its prefix length: its own, that of `prefix`, or that of `netmask`. Without any of these, the prefix
+/// length is cloud-init's default (`_normalize_net_keys` in cloudinit/net/network_state.py).
 fn network(item: &Item<'_>, beside: &Object<'_>) -> Option<Given<IpNet>> {
     let text = item.text()?.trim();
     let (alone, own) = match text.split_once('/') {
@@ -105,7 +105,7 @@ fn network(item: &Item<'_>, beside: &Object<'_>) -> Option<Given<IpNet>> {
     given(item, |_| network)
 }
 
-/// The prefix length in an item.
+/// Reads the prefix length in an item.
 fn mask(item: &Item<'_>) -> Option<u8> {
     let text = &item.scalar()?.text;
     let prefix = prefix(text);
@@ -115,13 +115,13 @@ fn mask(item: &Item<'_>) -> Option<u8> {
     prefix
 }
 
-/// Parses `255.255.255.0`, or a number.
+/// Parses a netmask such as `255.255.255.0`, or a number.
 fn prefix(text: &str) -> Option<u8> {
     let of_address = || ipnet::ip_mask_to_prefix(text.parse().ok()?).ok();
     text.parse().ok().or_else(of_address)
 }
 
-/// cloud-init's default for an IPv4 address.
+/// cloud-init's default prefix length for an IPv4 address.
 const IPV4_PREFIX: u8 = 24;
-/// cloud-init's default for an IPv6 address.
+/// cloud-init's default prefix length for an IPv6 address.
 const IPV6_PREFIX: u8 = 64;

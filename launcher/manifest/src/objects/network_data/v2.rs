@@ -21,7 +21,7 @@ pub(super) fn devices(data: &Object<'_>) -> Vec<Device> {
     ethernets.texts().into_iter().filter_map(read).collect()
 }
 
-/// The devices that devices created in the guest consist of.
+/// The devices of which the devices created in the guest consist.
 fn members(kind: &Item<'_>) -> Vec<String> {
     let made = kind.texts();
     let made = made.iter().filter_map(|(_, item)| item.object(&table::MADE));
@@ -63,7 +63,8 @@ fn device(name: &str, item: &Item<'_>) -> Option<Device> {
     Some(device)
 }
 
-/// An address with its prefix; a map with one address as key contains its lifetime and label.
+/// Reads an address with its prefix. If it is a map with one address as key, the map contains the address's lifetime
+/// and label.
 fn network(item: &Item<'_>) -> Option<IpNet> {
     let read = |text: &str| text.trim().parse().ok();
     if item.is_map() {

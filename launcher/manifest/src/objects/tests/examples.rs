@@ -11,7 +11,7 @@ fn directory() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/examples")
 }
 
-/// Every example.
+/// Sources of all examples.
 pub(super) fn sources() -> Vec<SourceFile> {
     let entries = std::fs::read_dir(directory()).unwrap();
     let mut paths: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).collect();

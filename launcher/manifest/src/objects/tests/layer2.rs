@@ -1,4 +1,4 @@
-//! Networks that span nodes: their plans, and each rule of the API with its message.
+//! Tests of networks that span nodes: their plans, and each rule of the API with its message.
 
 use super::{machine, planned, problems};
 use crate::nic::{GatewaySpec, ModeSpec, SourceSpec, UnderlaySpec};
@@ -8,7 +8,7 @@ use crate::plan::{NicMode, VmPlan};
 use crate::{plan_text, values};
 use hawser_packet::geneve::Vni;
 
-/// The VM of the tutorials: an interface in place of the pod network.
+/// The VM of the tutorials, with an interface in place of the pod network.
 fn vm(more: &str) -> String {
     let text = machine(
         "{name: primary-udn, binding: {name: l2bridge}}",
@@ -17,7 +17,7 @@ fn vm(more: &str) -> String {
     text.replace("{name: vm}", &format!("{{name: vm, namespace: shop{more}}}"))
 }
 
-/// A UserDefinedNetwork; the fields of `layer2` are in line 17.
+/// A UserDefinedNetwork. The fields of `layer2` are in line 17.
 fn network(fields: &str) -> String {
     format!(
         "---\napiVersion: k8s.ovn.org/v1\nkind: UserDefinedNetwork\nmetadata: {{name: primary-udn, namespace: shop}}\nspec: \
@@ -88,7 +88,8 @@ fn addresses_that_are_not_for_guests_are_not_assigned() {
     }
 }
 
-/// Fields of a primary network that the API or OVN-Kubernetes refuses, the field named in the message, and the message.
+/// Fields of a primary network that the API or OVN-Kubernetes refuses, with the field named in the message, and the
+/// message.
 const REFUSED: &[(&str, &str, &str)] = &[
     (
         "mtu: 500",
@@ -183,7 +184,7 @@ const REFUSED: &[(&str, &str, &str)] = &[
     (
         "subnets: [10.0.0.0/24], defaultGatewayIPs: [10.0.0.255]",
         "defaultGatewayIPs[0]",
-        "10.0.0.255 is no host of 10.0.0.0/24: choose 10.0.0.1 to 10.0.0.254",
+        "10.0.0.255 is not a host address of 10.0.0.0/24: choose 10.0.0.1 to 10.0.0.254",
     ),
     (
         "ipam: {mode: Disabled}",
@@ -208,11 +209,11 @@ const REFUSED: &[(&str, &str, &str)] = &[
     (
         "subnets: [10.0.0.0/29], reservedSubnets: [10.0.0.0/29]",
         "subnets",
-        "no address is left for guests: exclude and reserve less of the subnets",
+        "no address is left for guests: exclude and reserve fewer addresses of the subnets",
     ),
 ];
 
-/// The same for a secondary network.
+/// Fields of a secondary network that are refused, in the same form.
 const REFUSED_SECONDARY: &[(&str, &str, &str)] = &[
     (
         "ipam: {mode: Disabled}, subnets: [10.0.0.0/24]",
@@ -407,11 +408,11 @@ fn an_address_that_a_vm_cannot_have_is_refused_at_its_line() {
     for (annotation, expected) in [
         (
             r#"{"primary-udn": ["10.0.0.5"]}"#,
-            "10.0.0.5 is in no subnet of the network: choose one that is",
+            "10.0.0.5 is in no subnet of the network: choose an address from one of them",
         ),
         (
             r#"{"primary-udn": ["192.168.254.0"]}"#,
-            "192.168.254.0 is no host of 192.168.254.0/24: choose 192.168.254.1 to 192.168.254.254",
+            "192.168.254.0 is not a host address of 192.168.254.0/24: choose 192.168.254.1 to 192.168.254.254",
         ),
         (
             r#"{"primary-udn": ["192.168.254.1"]}"#,
@@ -419,7 +420,7 @@ fn an_address_that_a_vm_cannot_have_is_refused_at_its_line() {
         ),
         (
             r#"{"primary-udn": ["192.168.254.9"]}"#,
-            "192.168.254.9 is in 192.168.254.0/28, which the network keeps for itself: choose another",
+            "192.168.254.9 is in 192.168.254.0/28, which the network reserves for itself: choose another",
         ),
         (
             r#"{"primary-udn": ["192.168.254.20", "192.168.254.21"]}"#,
@@ -597,7 +598,7 @@ fn networks_of_one_vm_have_identifiers_and_ports_of_their_own() {
     let text_of = plan_text::text(&plan);
     for line in [
         "  mode     layer2: the secondary network default_red\n",
-        // All hosts, because there is no gateway.
+        // All hosts are assigned, because there is no gateway.
         "  address  one of 10.1.0.1 to 10.1.0.254\n",
         "  MAC      one of the pool, kept for the VM\n",
     ] {
@@ -618,7 +619,7 @@ fn networks_of_one_vm_have_identifiers_and_ports_of_their_own() {
         (
             vec![number(Some("red"), 1), number(Some("blue"), 2)],
             Vec::new(),
-            "--vtep-port: default/red and default/blue have UDP port 6081 both: give each interface's network its own, \
+            "--vtep-port: default/red and default/blue both have UDP port 6081: give each interface's network its own, \
              with --vtep-port=NETWORK=PORT",
         ),
     ] {

@@ -54,7 +54,7 @@ fn a_network_that_no_interface_names_is_no_problem() {
     );
 }
 
-/// A SriovNetwork `n` with these fields, the first of which is in line 17.
+/// A SriovNetwork `n` with these fields. The first of them is in line 17.
 fn sriov(fields: &str) -> String {
     format!(
         "---\napiVersion: sriovnetwork.openshift.io/v1\nkind: SriovNetwork\nmetadata: {{name: net}}\nspec:\n  \
@@ -365,7 +365,7 @@ fn an_interface_has_the_addresses_of_its_ipam_claim() {
         r#"{"type": "bridge", "ipam": {"type": "whereabouts", "range": "10.0.0.0/24", "exclude": ["10.0.0.0/29"]}}"#;
     let nine = ipam_claim("a", "[10.0.0.9/24]");
     assert_eq!(planned_addresses(whereabouts, &nine), "one of 10.0.0.9 to 10.0.0.9");
-    // A claim of another interface, and a claim without addresses yet.
+    // The files contain a claim of another interface, and a claim without addresses yet.
     assert_eq!(
         planned_addresses(r#"{"type": "bridge"}"#, &ipam_claim("b", "[10.0.0.7/24]")),
         ""
@@ -472,7 +472,7 @@ fn a_network_of_the_cluster_is_in_the_namespaces_it_selects() {
             false,
         ),
         ("{}", true),
-        // The label is not known, so the selector is assumed to match.
+        // The label is unknown, so the selector is assumed to match.
         ("{matchLabels: {env: prod}}", true),
     ] {
         let primary = problems(&(on_pod.clone() + &network(selector, "Primary")));
@@ -513,7 +513,7 @@ fn device_plugin(json: &str) -> String {
 
 #[test]
 fn a_resource_of_macvtap_is_on_the_device_its_plugin_says() {
-    // As in the README of macvtap-cni, with another mode.
+    // The configuration is that of macvtap-cni's README, with another mode.
     let list = r#"[{"name": "dataplane-network-1", "lowerDevice": "eth0", "mode": "vepa", "capacity": 50}]"#;
     for (resource, plugin, expected) in [
         ("eth1", String::new(), "macvtap on eth1, mode bridge"),

@@ -1,4 +1,4 @@
-//! Tests of policies: a VM that a policy selects is not served without enforcement unless requested.
+//! Tests of policies. A VM that a policy selects is not served without enforcement unless an option requests it.
 
 use super::{machine, problems, problems_with};
 use crate::plan::options::PlanOptions;

@@ -1,4 +1,4 @@
-//! Tests of recognising objects, and of the warnings about ignored ones.
+//! Tests that objects are recognised, and of the warnings about ignored ones.
 
 use super::{machine, problems};
 use std::time::Duration;
@@ -12,7 +12,7 @@ fn vm() -> String {
 
 #[test]
 fn whatever_has_items_is_a_list_as_for_kubectl() {
-    // A list as the API server returns it: items without kind and apiVersion.
+    // This is a list as the API server returns it: its items have no kind and apiVersion.
     let bare = "kind: VirtualMachineInstanceList\napiVersion: kubevirt.io/v1\nitems:\n- metadata: {name: vm}\n  spec:\n    \
                 domain: {devices: {interfaces: [{name: default, masquerade: {}}]}}\n    networks: [{name: default, pod: {}}]\n";
     assert_eq!(problems(bare), [""; 0]);
@@ -76,7 +76,7 @@ fn what_kubectl_makes_something_else_of_is_refused_with_what_it_makes() {
              or 120"
         ]
     );
-    // A number that has the same value by either reading is accepted.
+    // A number that has the same value in either reading is accepted.
     for port in ["0x50", "8_0", "80.0", "8e1", "0o120"] {
         assert_eq!(
             of(&format!(

@@ -1,4 +1,4 @@
-//! Tests of refusals: each message names the line, the field and the allowed values.
+//! Tests of refusals. Each message names the line, the field and the allowed values.
 
 use super::{machine, problems};
 
@@ -42,7 +42,10 @@ fn every_field_of_an_interface_is_checked_and_every_problem_reported() {
             "state: absent",
             ": state absent is for interfaces bound with bridge: remove this one from the manifest instead",
         ),
-        ("bridge: {}", ": it has several bindings to its network: leave one"),
+        (
+            "bridge: {}",
+            ": it has several bindings to its network: keep one of them",
+        ),
         (
             "pciAddress: 81:01.0",
             ".pciAddress: \"81:01.0\": give domain:bus:slot.function in hexadecimal, such as 0000:81:01.0",

@@ -4,7 +4,7 @@ use super::{machine, planned, problems};
 use crate::plan::NicMode;
 use crate::plan::options::PlanOptions;
 
-/// A masqueraded VM with this metadata in the namespace `default`, whose port 22 is named ssh.
+/// A masqueraded VM with this metadata in the namespace `default`. Its port 22 is named ssh.
 fn vm(metadata: &str) -> String {
     machine(
         "{name: d, masquerade: {}, ports: [{port: 22, name: ssh}]}",
@@ -87,7 +87,7 @@ fn services_that_lead_nowhere_are_named() {
         let found = problems(&(web.clone() + &node_port(selector, "")));
         assert!(found.len() == 1 && found[0].starts_with(leads_nowhere), "{found:?}");
     }
-    // Services of another namespace, without a selector, with an external name, or for another VM.
+    // These are Services of another namespace, without a selector, with an external name, or for another VM.
     let elsewhere = node_port("{app: z}", "").replace("{name: s}", "{name: s, namespace: other}");
     assert_eq!(problems(&(web.clone() + &elsewhere)), [""; 0]);
     assert_eq!(
@@ -123,7 +123,7 @@ fn a_service_of_another_workload_is_no_problem_whatever_it_says() {
     let own = problems(&(web + &other.replace("app: z", "app: x"))).join("\n");
     assert!(own.contains("spec.ports[0].protocol: \"SCTP\": choose one of"), "{own}");
     assert!(own.contains("spec.ports[0].nodePort: found \"99999\""), "{own}");
-    // Knative's Service is another kind, not a version of this one.
+    // Knative's Service is another kind, and not a version of this one.
     let knative = "---\napiVersion: serving.knative.dev/v1\nkind: Service\nmetadata: {name: k}\nspec: {template: {}}\n";
     let found = problems(&(vm("{name: web}") + knative));
     assert!(found.len() == 1 && found[0].contains("warning: ignored: kind Service of serving.knative.dev/v1"));

@@ -1,7 +1,7 @@
 //! Limits the total size of manifests.
 //!
-//! A tree shares expanded aliases, so its memory depends on the text, not on the expansion. Objects
-//! read from it do not share, so each use of an anchor counts in full.
+//! A tree shares expanded aliases, so its memory depends on the text and not on the expansion. Objects that are read
+//! from the tree do not share, so each use of an anchor counts in full.
 
 /// The amount that may still be read, over all documents of all files.
 #[derive(Debug)]
@@ -12,11 +12,11 @@ pub struct Budget {
     exhausted: bool,
 }
 
-/// Maximum nodes; a VM has a few hundred.
+/// Maximum number of nodes. A VM has a few hundred.
 pub(super) const MAX_NODES: usize = 400_000;
-/// Maximum bytes of their text.
+/// Maximum bytes of text in the nodes.
 pub(super) const MAX_BYTES: usize = 16 << 20;
-/// Maximum bytes parsed again because quoted text had to be moved (see [`super::indent`]).
+/// Maximum bytes that may be parsed again because quoted text had to be moved (see [`super::indent`]).
 pub(super) const MAX_REPEATED: usize = 16 << 20;
 
 impl Default for Budget {
@@ -30,12 +30,12 @@ impl Default for Budget {
     }
 }
 
-/// The budget is used up.
+/// The error of a budget that is used up.
 #[derive(Debug)]
 pub struct Exhausted;
 
 impl Budget {
-    /// A smaller budget, for a text within a manifest.
+    /// Creates a smaller budget, for a text within a manifest.
     pub const fn within(nodes: usize, bytes: usize) -> Self {
         Self {
             nodes,
@@ -45,7 +45,7 @@ impl Budget {
         }
     }
 
-    /// Takes the nodes and bytes of a tree.
+    /// Subtracts the nodes and bytes of a tree.
     pub fn take(&mut self, size: Size) -> Result<(), Exhausted> {
         let left = (self.nodes.checked_sub(size.nodes), self.bytes.checked_sub(size.bytes));
         let (Some(nodes), Some(bytes)) = left else {
@@ -56,7 +56,7 @@ impl Budget {
         Ok(())
     }
 
-    /// Takes bytes that are parsed again.
+    /// Subtracts bytes that are parsed again.
     pub fn repeat(&mut self, bytes: usize) -> Result<(), Exhausted> {
         self.repeated = self.repeated.checked_sub(bytes).ok_or(Exhausted)?;
         Ok(())
@@ -67,7 +67,7 @@ impl Budget {
         self.exhausted
     }
 
-    /// Nodes read so far.
+    /// Number of nodes read so far.
     #[cfg(test)]
     pub const fn nodes_taken(&self) -> usize {
         MAX_NODES - self.nodes
@@ -77,16 +77,16 @@ impl Budget {
 /// Size of a tree, with aliases expanded.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Size {
-    /// Values.
+    /// Number of values.
     pub nodes: usize,
-    /// Bytes of their text, and of keys.
+    /// Length of their text and of keys, in bytes.
     pub bytes: usize,
     /// Nesting depth.
     pub depth: usize,
 }
 
 impl Size {
-    /// A scalar.
+    /// The size of a scalar.
     pub const fn of_text(text: &str) -> Self {
         Self {
             nodes: 1,
@@ -95,7 +95,7 @@ impl Size {
         }
     }
 
-    /// Adds a child.
+    /// Adds the size of a child.
     pub fn add(&mut self, child: Self) {
         self.nodes += child.nodes;
         self.bytes += child.bytes;

@@ -14,7 +14,7 @@ use std::rc::Rc;
 
 pub(super) const TOO_DEEP: &str = "values are nested deeper than in any manifest";
 
-/// The document in a text; `None` if it is empty.
+/// The document in a text. `None` if the text is empty.
 pub(super) fn document(text: &str, first_line: usize, budget: &mut Budget) -> Result<Option<Node>, SyntaxError> {
     let mut source = Indented::new(text);
     let mut last = None;
@@ -83,7 +83,7 @@ fn options() -> Options {
     options
 }
 
-/// A collection that is still open.
+/// A collection that has not ended yet.
 struct Open {
     line: usize,
     anchor: usize,
@@ -98,16 +98,16 @@ enum Content {
 
 #[derive(Default)]
 struct OpenMap {
-    /// The key whose value is next.
+    /// Key whose value comes next.
     key: Option<Key>,
     entries: Vec<Entry>,
-    /// Index of each key.
+    /// Index of each key in the map.
     places: HashMap<Rc<str>, Place>,
 }
 
 struct Place {
     index: usize,
-    /// It came from `<<`.
+    /// True if it came from `<<`
     is_merged: bool,
 }
 
@@ -118,23 +118,23 @@ enum Key {
         written: Option<Rc<str>>,
         line: usize,
     },
-    /// `<<`
+    /// The merge key `<<`
     Merge,
 }
 
-/// The value of an anchor.
+/// The value to which an anchor refers.
 struct Anchor {
     node: Node,
     size: Size,
 }
 
-/// A complete node.
+/// A node that has ended.
 struct Complete {
     node: Node,
     size: Size,
     anchor: usize,
     is_alias: bool,
-    /// It is a plain `<<`.
+    /// True if it is a plain `<<`
     is_merge: bool,
 }
 
@@ -159,7 +159,7 @@ impl<'a> Builder<'a> {
         }
     }
 
-    /// The outer error is final; the inner error is the parser's.
+    /// Reads the events. The outer error is final. The inner error is the parser's, and another attempt may succeed.
     fn read(mut self) -> Result<Result<Option<Node>, ScanError>, SyntaxError> {
         let mut found = None;
         for event in Parser::new_from_str_with_options(&self.source.text, options()) {
@@ -241,7 +241,7 @@ impl<'a> Builder<'a> {
         self.budget.take(size).map_err(|Exhausted| SyntaxError::too_large(line))
     }
 
-    /// The text as in the file, for the styles that permit it.
+    /// The text as it is in the file, for the styles that permit it.
     fn source_lines(&self, value: &str, style: ScalarStyle, span: Span) -> Option<SourceLines> {
         let text = &self.source.text;
         let source = text.get(span.start.byte_offset()?..span.end.byte_offset()?)?;
@@ -252,7 +252,7 @@ impl<'a> Builder<'a> {
                 let text = self.unindented(inside, span.start.line()).replace("''", "'");
                 Some(SourceLines { first, text })
             }
-            // The value's lines are the file's; the first follows the indicator.
+            // The value's lines are those of the file. The first follows the indicator.
             ScalarStyle::Literal => {
                 let text = value.to_owned();
                 let first = if source.starts_with('|') { first + 1 } else { first };
@@ -358,7 +358,7 @@ impl OpenMap {
         self.entries.push(entry);
     }
 
-    /// Merges the value of `<<`: a map, or a list of maps.
+    /// Merges the value of `<<`, which is a map or a list of maps.
     fn merge_all(&mut self, complete: &Complete) -> Result<(), SyntaxError> {
         let refusal = |line| SyntaxError::at(line, "<< takes a map, or a list of maps written here");
         match &complete.node.value {
@@ -398,7 +398,7 @@ fn is_merge(text: &str, style: ScalarStyle, tag: Option<&Tag>) -> bool {
     text == "<<" && tagged.unwrap_or(style == ScalarStyle::Plain)
 }
 
-/// The meaning of a scalar to kubectl (`resolve` in go-yaml v2).
+/// The meaning that a scalar has for kubectl (`resolve` in go-yaml v2).
 fn meaning(text: &str, style: ScalarStyle, tag: Option<&Tag>) -> Result<Meaning, String> {
     let Some(tag) = tag else {
         return Ok(match style {

@@ -1,12 +1,12 @@
-//! Splits a file into documents like kubectl (`YAMLOrJSONDecoder` in k8s.io/apimachinery, pkg/util/yaml/decoder.go): a
-//! line that begins with `---` ends a document, whatever the text before it, and a file that begins with `{` may
-//! contain several JSON objects.
+//! Splits a file into documents like kubectl (`YAMLOrJSONDecoder` in k8s.io/apimachinery, pkg/util/yaml/decoder.go). A
+//! line that begins with `---` ends a document, whatever the text before it. A file that begins with `{` may contain
+//! several JSON objects.
 
 use super::budget::Budget;
 use super::json::{self, Dialect};
 use super::{Node, SyntaxError, build};
 
-/// Reads the non-empty documents of a file. An error takes the place of a document that cannot be read; later documents
+/// Reads the non-empty documents of a file. A document that cannot be read is represented by an error. Later documents
 /// are still read.
 pub fn documents<'a>(text: &'a str, budget: &'a mut Budget) -> Documents<'a> {
     Documents {
@@ -18,23 +18,23 @@ pub fn documents<'a>(text: &'a str, budget: &'a mut Budget) -> Documents<'a> {
     }
 }
 
-/// See [`documents`].
+/// Iterator of [`documents`].
 #[derive(Debug)]
 pub struct Documents<'a> {
     rest: Part<'a>,
     /// The rest of the current part.
     chunk: Option<Part<'a>>,
-    /// Number of JSON values read from it.
+    /// Number of JSON values read from the part.
     values: usize,
     is_first: bool,
     budget: &'a mut Budget,
 }
 
-/// A part of a file.
+/// A part of a file between separators.
 #[derive(Clone, Copy, Debug)]
 struct Part<'a> {
     text: &'a str,
-    /// Its first line.
+    /// Number of its first line.
     line: usize,
 }
 
@@ -69,7 +69,7 @@ impl Iterator for Documents<'_> {
 }
 
 impl<'a> Documents<'a> {
-    /// A JSON value; `None` if this may be YAML.
+    /// Reads a JSON value. `None` if the text may be YAML.
     fn json(&mut self, chunk: Part<'a>) -> Option<Result<Node, SyntaxError>> {
         match json::first(
             chunk.text,
@@ -80,7 +80,7 @@ impl<'a> Documents<'a> {
             Ok((node, length)) => {
                 let rest = chunk.after(length);
                 let is_last = rest.text.trim().is_empty();
-                // Later in a stream it is YAML, of which kubectl reads only one document.
+                // Later in a stream the text is YAML, of which kubectl reads only one document.
                 if !self.is_first && !is_last {
                     return None;
                 }
@@ -88,7 +88,7 @@ impl<'a> Documents<'a> {
                 self.chunk = (!is_last).then_some(rest);
                 Some(Ok(node))
             }
-            // Up to the first value it may be YAML; from the second value on it cannot be.
+            // Up to the first value the text may be YAML. From the second value on, it cannot be.
             Err(error) if !error.is_syntax || self.values > 1 => Some(Err(error.error)),
             Err(_) => None,
         }

@@ -7,20 +7,20 @@ use super::budget::{Budget, Exhausted};
 use granit_parser::{Scanner, StrInput};
 use std::collections::HashMap;
 
-/// A text, and the distance by which its lines were moved.
+/// A text and the distance by which its lines were moved.
 pub(super) struct Indented {
-    /// The text.
+    /// The text after lines were moved.
     pub text: String,
-    /// Spaces inserted before a line (from 1).
+    /// Number of spaces inserted in front of a line (counted from 1).
     pub by: HashMap<usize, usize>,
 }
 
-/// Quoted text.
+/// Position of quoted text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Quoted {
-    /// Offset of its opening quote.
+    /// Offset of the opening quote.
     pub start: usize,
-    /// Offset after its closing quote; `None` if it has none.
+    /// Offset after the closing quote. `None` if there is none.
     pub end: Option<usize>,
 }
 

@@ -1,5 +1,5 @@
-//! Reads JSON into the same kind of tree with a JSON parser. This is for documents that kubectl treats as JSON, and for
-//! JSON strings inside manifests, which plugins written in Go read.
+//! Reads JSON with a JSON parser, into the same kind of tree as YAML. This is for documents that kubectl treats as
+//! JSON, and for JSON strings inside manifests, which are read by plugins written in Go.
 
 use super::budget::{Budget, Exhausted, Size};
 use super::scalar::{self, Meaning, Scalar};
@@ -21,16 +21,16 @@ pub enum Dialect {
     Go,
 }
 
-/// The reason why there is no value.
+/// The reason why a text has no value.
 #[derive(Debug)]
 pub struct JsonError {
-    /// The error.
+    /// Error and its position.
     pub error: SyntaxError,
-    /// True if this is not JSON; otherwise it is valid JSON that is not accepted.
+    /// True if the text is not JSON. Otherwise it is valid JSON that is not accepted.
     pub is_syntax: bool,
 }
 
-/// The first value of a text, and its length in bytes.
+/// Reads the first value of a text. Returns it with its length in bytes.
 pub fn first(
     text: &str,
     line_of: impl Fn(usize) -> usize,
@@ -71,7 +71,7 @@ pub fn first(
     }
 }
 
-/// The only value of a text.
+/// Reads the only value of a text.
 pub fn whole(
     text: &str,
     line_of: impl Fn(usize) -> usize,
@@ -85,7 +85,7 @@ pub fn whole(
     Ok(node)
 }
 
-/// The error and its position, which is that of the comma if there is a superfluous one.
+/// The error and its position. If a comma is superfluous, this is the position of the comma.
 fn no_json(text: &str, error: &serde_json::Error, line_of: impl Fn(usize) -> usize) -> SyntaxError {
     let what = error.to_string();
     let mut what = what.split(" at line ").next().unwrap_or_default();
@@ -101,17 +101,17 @@ fn no_json(text: &str, error: &serde_json::Error, line_of: impl Fn(usize) -> usi
     SyntaxError::at(line_of(line), format!("this is not JSON (column {column}): {what}"))
 }
 
-/// Position of a parser that reads byte by byte.
+/// Position of a parser that reads one byte at a time.
 struct Position {
-    /// Line of the last byte.
+    /// Number of the line that contains the last byte.
     line: Cell<usize>,
     offset: Cell<usize>,
 }
 
-/// A text that is read byte by byte, with a line count.
+/// A text that is read one byte at a time, with a line count.
 struct Counted<'a> {
     rest: &'a [u8],
-    /// The last byte was a line break.
+    /// True if the last byte was a line break.
     is_break: bool,
     position: &'a Position,
 }

@@ -29,15 +29,15 @@ pub use scalar::{Meaning, Scalar, SourceLines};
 use budget::{MAX_BYTES, MAX_NODES};
 use std::rc::Rc;
 
-/// Deepest nesting; Kubernetes' own objects stay below 20.
+/// Maximum nesting depth. Kubernetes' own objects stay below 20.
 const MAX_DEPTH: usize = 64;
 
-/// A value and its line. A copy shares its content.
+/// A value and its line. Copies share their content.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Node {
-    /// Line of the file, from 1.
+    /// Number of the line in the file, starting at 1.
     pub line: usize,
-    /// The value.
+    /// Content of the node.
     pub value: Value,
 }
 
@@ -52,32 +52,32 @@ pub enum Value {
     Map(Rc<[Entry]>),
 }
 
-/// One pair of a map.
+/// A pair of key and value in a map.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
     /// The key, as kubectl reads it.
     pub key: Rc<str>,
-    /// The key as written, if kubectl reads a different key.
+    /// The key as it is written, if kubectl reads a different one.
     pub written: Option<Rc<str>>,
     /// The key in lower case, if a Go program reads it.
     pub folded: Option<Rc<str>>,
-    /// Its line.
+    /// Number of the line that contains the key.
     pub line: usize,
-    /// Its value.
+    /// Value of the pair.
     pub value: Node,
 }
 
 /// The reason why a document cannot be read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SyntaxError {
-    /// Line of the file.
+    /// Number of the line in the file.
     pub line: usize,
     /// The error on that line.
     pub message: String,
 }
 
 impl Node {
-    /// A pair of a map.
+    /// The pair of a map that has this key.
     pub fn entry(&self, key: &str) -> Option<&Entry> {
         match &self.value {
             Value::Map(entries) => entries.iter().find(|entry| entry.is(key)),

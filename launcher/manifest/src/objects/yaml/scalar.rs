@@ -1,21 +1,21 @@
-//! The meaning of a scalar to kubectl.
+//! The meaning that a scalar has for kubectl.
 //!
 //! kubectl converts YAML to JSON with sigs.k8s.io/yaml, which uses go-yaml v2. That resolves plain scalars by a mixture
 //! of YAML 1.1 and Go: `y` and `off` are booleans, `0120` is octal, `1_000`, `0o17` and `1e3` are numbers, and `1:30`
 //! and dates are text (`resolve` in resolve.go). These rules alone decide the value of a field.
 
-/// A scalar as written.
+/// A scalar as it is written, and its meaning.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Scalar {
     /// The text, with escapes and folding resolved.
     pub text: String,
     /// The value that kubectl reads.
     pub meaning: Meaning,
-    /// The text with its line breaks in the file, if it has several lines.
+    /// The text with the line breaks of the file, if it has several lines.
     pub lines: Option<Box<SourceLines>>,
 }
 
-/// The meaning of a scalar to kubectl.
+/// The meaning that a scalar has for kubectl.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Meaning {
     /// Null.
@@ -33,7 +33,7 @@ pub enum Meaning {
 /// Text with the line breaks of the file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SourceLines {
-    /// First line in the file.
+    /// Number of the first line in the file.
     pub first: usize,
     /// The text, which differs from the scalar's text only in white space.
     pub text: String,
@@ -50,7 +50,7 @@ impl Scalar {
         self.meaning == Meaning::Text
     }
 
-    /// The value if it is a boolean.
+    /// The value, if it is a boolean.
     pub const fn boolean(&self) -> Option<bool> {
         match self.meaning {
             Meaning::Bool(value) => Some(value),
@@ -58,7 +58,7 @@ impl Scalar {
         }
     }
 
-    /// The value if it is an integer.
+    /// The value, if it is an integer.
     pub const fn integer(&self) -> Option<i64> {
         match self.meaning {
             Meaning::Whole(value) => Some(value),
@@ -66,7 +66,7 @@ impl Scalar {
         }
     }
 
-    /// The number that kubectl reads if the digits suggest a different one: `0120` is 80.
+    /// The number that kubectl reads, if the digits suggest a different one: `0120` is 80.
     pub fn octal(&self) -> Option<i64> {
         let read = self.integer()?;
         let digits = self.text.replace('_', "");
@@ -74,7 +74,7 @@ impl Scalar {
         (written != read).then_some(read)
     }
 
-    /// The value that kubectl reads, for a message.
+    /// The value that kubectl reads, in words for a message.
     pub fn to_kubectl(&self) -> String {
         match self.meaning {
             Meaning::Null => "null".into(),
@@ -116,7 +116,7 @@ pub(super) fn resolve(text: &str) -> Meaning {
     }
 }
 
-/// Like Go's `strconv.ParseInt` and `ParseUint` with base 0, which derive the base from the prefix.
+/// Parses a number like Go's `strconv.ParseInt` and `ParseUint` with base 0, which derive the base from the prefix.
 fn integer(text: &str) -> Option<Meaning> {
     let (negative, body) = match text.as_bytes().first()? {
         b'-' => (true, &text[1..]),
@@ -152,14 +152,14 @@ fn integer(text: &str) -> Option<Meaning> {
     }
 }
 
-/// `yamlStyleFloat` in resolve.go: `[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?`
+/// Matches `yamlStyleFloat` in resolve.go: `[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?`
 fn decimal(text: &str) -> Option<Meaning> {
     let body = text.strip_prefix(['-', '+']).unwrap_or(text);
     let is_digit = |c: char| c.is_ascii_digit();
     let shape = body.bytes().all(|b| b.is_ascii_digit() || b"+-.eE".contains(&b))
         && body.strip_prefix('.').unwrap_or(body).starts_with(is_digit);
     let value: f64 = shape.then(|| text.parse().ok())??;
-    // If it is out of Go's range, it is text.
+    // If the number is out of Go's range, it is text.
     value.is_finite().then(|| whole(value).unwrap_or(Meaning::Number))
 }
 

@@ -385,7 +385,7 @@ fn any_number_of_lines_may_stand_to_the_left() {
         "as the file has it"
     );
     assert_eq!((source.first, get(&root, "next").line), (2, 1005));
-    // Every text of many is moved, whether or not it is in a document of its own.
+    // All quoted texts are moved, whether or not they are in a document of their own.
     let many = "- a: '\n{}'\n".repeat(300);
     let Value::List(items) = &one(&many).value else {
         panic!()
@@ -426,12 +426,12 @@ fn the_documents_of_all_files_share_one_budget() {
         let outcomes: Vec<_> = documents(&BOMB.repeat(160), budget).collect();
         (outcomes.iter().filter(|o| o.is_ok()).count(), outcomes.len())
     };
-    // Each has 11 + 111 + 1111 + 11111 + 7 × 11111 + 1 nodes plus those around them.
+    // Each document has 11 + 111 + 1111 + 11111 + 7 × 11111 + 1 nodes, plus those around them.
     let (read, outcomes) = count(&mut budget);
     assert_eq!((read, outcomes), (4, 5));
     assert!(budget.is_exhausted() && budget.nodes_taken() <= MAX_NODES);
     assert_eq!(count(&mut budget), (0, 0), "nothing of the next file");
-    // Text counts each time it is used.
+    // Text counts each time that it is used.
     let text = format!("a: &a {}\nb: [{}]\n", "x".repeat(1 << 20), "*a,".repeat(100));
     assert!(errors(&text)[0].1.contains("16 MiB"));
 }
