@@ -17,7 +17,7 @@ fn text(bytes: &[u8]) -> &str {
     std::str::from_utf8(bytes).expect("UTF-8")
 }
 
-/// Asserts one line on standard error that has `words`, nothing on standard output, and the status.
+/// Asserts that there is one line on standard error with these words, nothing on standard output, and this status.
 fn fails(args: &[&str], status: i32, words: &str) {
     let output = hawser(args);
     let error = text(&output.stderr);
@@ -145,8 +145,8 @@ fn the_capabilities_are_a_net_device_whatever_else_is_given() {
     }
 }
 
-/// Checks QEMU's schema: only the known fields `description`, `type` and `binary`, an absolute path in `binary`, and
-/// the type that the program itself reports.
+/// Checks the output against QEMU's schema: only the known fields `description`, `type` and `binary`, an absolute path
+/// in `binary`, and the type that the program itself reports.
 #[test]
 fn the_description_file_agrees_with_the_program() {
     let file: serde_json::Value = serde_json::from_str(include_str!("../share/50-hawser.json")).expect("JSON");
@@ -200,7 +200,8 @@ fn the_same_options_print_a_vmms_flags() {
     );
 }
 
-/// As the help shows it: the shell restores the intended arguments, including blanks, commas and quotes.
+/// The command is written as in the help: the shell restores the intended arguments, including blanks, commas and
+/// quotes.
 #[test]
 fn printed_flags_go_through_the_shell_whole() {
     let script = r#"eval "printf '%s\n' vmm $("$0" qemu-args "$@")""#;
@@ -233,7 +234,7 @@ virtio-net-pci,id=hawser-nic-vm,netdev=hawser-vm,host_mtu=1500,romfile=
     assert_eq!(text(&output.stdout), expected, "{}", text(&output.stderr));
 }
 
-/// The long options in a text.
+/// The long options that occur in a text.
 fn options(text: &str) -> BTreeSet<&str> {
     let words = text.split(|c: char| !(c.is_ascii_lowercase() || c == '-'));
     words.filter(|word| word.starts_with("--") && word.len() > 2).collect()
@@ -365,7 +366,7 @@ fn what_is_only_printed_makes_nothing() {
         "{said}"
     );
     assert!(said.contains("  start    /nonexistent/qemu -m 1G "), "{said}");
-    // A MAC that is not stored anywhere would differ from the VM's MAC when it is served.
+    // A MAC that is not stored would differ from the VM's MAC when the VM is served.
     let output = run("", &["--print-args=qemu"]);
     assert_eq!((output.status.code(), text(&output.stdout)), (Some(2), ""));
     assert!(

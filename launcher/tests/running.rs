@@ -18,10 +18,10 @@ const PATIENCE: Duration = Duration::from_secs(20);
 const NOBODY: u32 = 65534;
 /// A guest network that does not depend on the machine on which the test runs.
 const NETWORK: [&str; 2] = ["--ipv4=10.0.2.0/24", "--ipv6=off"];
-/// The first message of every front end: request 1, version 1 of the protocol, no body.
+/// The first message of every front end: request 1 in version 1 of the protocol, without a body.
 const GET_FEATURES: [u8; 12] = [1, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0];
 
-/// A directory with the vhost-user socket and the service manager's.
+/// A directory with the vhost-user socket and the service manager's socket.
 struct Stage {
     dir: tempfile::TempDir,
     manager: UnixDatagram,
@@ -55,7 +55,7 @@ impl Stage {
         command
     }
 
-    /// The next notification to the service manager, except for status texts.
+    /// Receives the next notification to the service manager, except for status texts.
     fn told(&self) -> String {
         let mut buffer = [0; 256];
         let n = self.manager.recv(&mut buffer).expect("a notification in time");
@@ -73,7 +73,7 @@ struct Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // Fails only if it has already ended.
+        // This fails only if the program has already ended.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
@@ -90,7 +90,7 @@ impl Running {
         kill_process(Pid::from_child(&self.child), signal).expect("it runs");
     }
 
-    /// Reads standard error up to a line with `words`, and returns that line.
+    /// Reads standard error up to a line that contains `words`, and returns that line.
     fn line_with(&mut self, words: &str) -> String {
         let mut seen = String::new();
         loop {
@@ -103,7 +103,7 @@ impl Running {
         }
     }
 
-    /// Waits for the program to end; returns the status and the rest of standard error.
+    /// Waits for the program to end. Returns the status and the rest of standard error.
     fn ended(&mut self) -> (ExitStatus, String) {
         let deadline = Instant::now() + PATIENCE;
         let status = loop {
@@ -119,7 +119,7 @@ impl Running {
     }
 }
 
-/// Asserts that the program ends with status 1 and a last line that has all of `words`.
+/// Asserts that the program ends with status 1 and a last line that contains all of `words`.
 fn refused(command: &mut Command, words: &[&str]) {
     let (status, error) = Running::start(command).ended();
     assert_eq!(status.code(), Some(1), "{error}");
@@ -299,8 +299,8 @@ fn a_busy_port_is_named_and_nothing_is_half_started() {
     }
 }
 
-/// The program run by a user without rights. It is a copy, because the build directory may not be accessible to every
-/// user.
+/// Starts the program as a user without rights. This uses a copy of it, because the build directory may not be
+/// accessible to every user.
 fn as_nobody(stage: &Stage) -> Option<Command> {
     if !rustix::process::geteuid().is_root() {
         return Some(stage.hawser());
@@ -361,7 +361,7 @@ fn a_port_that_needs_a_privilege_is_named() {
         .parse()
         .expect("a port");
     if first_free == 0 {
-        return; // Every port is free to all here: there is nothing to refuse.
+        return; // All ports are free to every user here: there is nothing to refuse.
     }
     let stage = Stage::new();
     let port = format!("tcp:127.0.0.1:{}:22", first_free.min(1023) - 1);

@@ -1,5 +1,4 @@
-//! Keeps networks apart: one identifier and one set of subnets for each name, and one name for each
-//! identifier.
+//! Keeps networks apart: one identifier and one set of subnets for each name, and one name for each identifier.
 //!
 //! The first VM with a lease on a network records the network. The record is binding as long as another VM has a lease
 //! on the network. After that it may be replaced, because a network without VMs may be created again.
@@ -12,7 +11,7 @@ use crate::segment::Segment;
 use hawser_packet::geneve::Vni;
 use std::collections::BTreeSet;
 
-/// Two networks, or two descriptions of one network, contradict each other.
+/// A contradiction between two networks, or between two descriptions of one network.
 #[derive(Debug, thiserror::Error)]
 pub enum NetworkError {
     /// The identifier belongs to another network.
@@ -22,11 +21,11 @@ pub enum NetworkError {
         asked.name, asked.vni, holder.vm
     )]
     VniTaken {
-        /// The network as the VM has it.
+        /// Network as the VM describes it.
         asked: Box<NetworkRecord>,
         /// Name of the other network.
         other: String,
-        /// A holder there.
+        /// Holder of a lease on the other network.
         holder: Holder,
     },
     /// The network is known with another identifier or other subnets.
@@ -36,14 +35,14 @@ pub enum NetworkError {
         asked.name, text(asked), text(known), holder.vm
     )]
     Differs {
-        /// The network as the VM has it.
+        /// Network as the VM describes it.
         asked: Box<NetworkRecord>,
-        /// The network as it is known.
+        /// Network as it was recorded.
         known: Box<NetworkRecord>,
-        /// A holder on it.
+        /// Holder of a lease on the network.
         holder: Holder,
     },
-    /// The store has failed.
+    /// The store cannot be used.
     #[error(transparent)]
     Store(#[from] StoreError),
 }

@@ -1,14 +1,13 @@
 //! Bindings: the process that serves each port of a network that nodes share.
 //!
 //! A binding locates a port: its process, MAC, addresses and VTEP. It has an epoch, which grows with every change of
-//! the process or its location. A process binds by compare-and-swap ([`Epochs`]): it passes the epoch it has read, and
-//! the store assigns the next epoch. The loser of a race is fenced, and so is a process whose port has since moved.
+//! the process or its location. A process binds by compare-and-swap ([`Epochs`]): it passes the epoch that it has read,
+//! and the store assigns the next epoch. The loser of a race is fenced, and so is a process whose port has since moved.
 //! Peers refuse frames with an epoch lower than the one they know, so the epoch of a port never decreases, even while
 //! the port is unbound.
 //!
-//! [`Watch`] lists the bindings of a network and then returns what has changed since. A gap in that
-//! sequence is reported as a gap, never as an empty list of changes. The watcher then lists again
-//! and compares.
+//! [`Watch`] lists the bindings of a network and then returns what has changed since. A gap in that sequence is
+//! reported as a gap, never as an empty list of changes. The watcher then lists again and compares.
 
 use crate::error::StoreError;
 use crate::holder::Holder;
@@ -23,7 +22,7 @@ use std::os::fd::BorrowedFd;
 pub struct PortId {
     /// namespace/name of the network.
     pub network: String,
-    /// The interface.
+    /// Interface that has the port.
     pub holder: Holder,
 }
 
@@ -33,7 +32,7 @@ impl fmt::Display for PortId {
     }
 }
 
-/// Number that identifies a binding of a port; the first epoch is 1.
+/// Number that identifies a binding of a port. The first epoch is 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Epoch(pub u32);
 
@@ -43,10 +42,10 @@ impl fmt::Display for Epoch {
     }
 }
 
-/// Location of a port.
+/// The location of a port.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Binding {
-    /// The process that serves it.
+    /// Process that serves the port.
     pub process: ProcessId,
     /// MAC of the guest's NIC.
     pub mac: MacAddr,
@@ -60,7 +59,7 @@ pub struct Binding {
 /// A port with its binding.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Bound {
-    /// The port.
+    /// Identity of the port.
     pub port: PortId,
     /// Epoch of the binding.
     pub epoch: Epoch,
@@ -80,13 +79,12 @@ pub enum BindError {
         )
     )]
     Fenced {
-        /// The port.
+        /// Port that the process tried to change.
         port: PortId,
-        /// The binding in the store. If it is the caller's own, an earlier attempt succeeded and
-        /// its answer was lost.
+        /// Binding in the store. If it is the caller's own, an earlier attempt succeeded and its answer was lost.
         found: Option<Box<Bound>>,
     },
-    /// The store fails.
+    /// The store cannot be used.
     #[error(transparent)]
     Store(#[from] StoreError),
 }
@@ -130,7 +128,7 @@ fn fenced(port: &PortId, found: Option<&Bound>) -> BindError {
     }
 }
 
-/// Changes of bindings, by compare-and-swap.
+/// Changes bindings by compare-and-swap.
 pub trait Epochs {
     /// Binds a port that is at epoch `seen`, or is unbound if that is `None`. Returns the epoch of the new binding,
     /// which is higher than any earlier one.
@@ -146,7 +144,7 @@ pub trait Epochs {
     fn unbind(&mut self, port: &PortId, seen: Epoch) -> Result<(), BindError>;
 }
 
-/// A state of a store.
+/// A revision of a store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Revision {
     /// Number of the store. A different store at the same address or path has a different number.
@@ -155,22 +153,22 @@ pub struct Revision {
     pub number: i64,
 }
 
-/// A change of a binding.
+/// A change to the binding of a port.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
-    /// A port is bound, or its location changed.
+    /// A port was bound, or its location changed.
     Bound(Bound),
-    /// A port is unbound.
+    /// A port was unbound.
     Unbound {
-        /// The port.
+        /// Identity of the port.
         port: PortId,
-        /// Epoch of its last binding.
+        /// Epoch of the last binding.
         epoch: Epoch,
     },
 }
 
 impl Change {
-    /// The port.
+    /// The port that the change concerns.
     pub const fn port(&self) -> &PortId {
         match self {
             Self::Bound(Bound { port, .. }) | Self::Unbound { port, .. } => port,
@@ -178,22 +176,22 @@ impl Change {
     }
 }
 
-/// What has changed since a revision.
+/// The changes since a revision.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Changes {
-    /// All changes since the revision.
+    /// The list contains all changes since the revision.
     Complete {
-        /// The changes, oldest first. Of several changes of one port only the last is guaranteed.
+        /// Changes, oldest first. If a port has changed several times, only the last change is guaranteed.
         changes: Vec<Change>,
         /// Revision from which to continue.
         revision: Revision,
     },
-    /// The store no longer has these changes: it was compacted, restored from a copy, or replaced.
-    /// List the bindings again; those missing from the list are unbound.
+    /// The store no longer has these changes: it was compacted, restored from a copy, or replaced. List the bindings
+    /// again. Those missing from the list are unbound.
     Gap,
 }
 
-/// The bindings of networks, and changes to them.
+/// Access to the bindings of networks and their changes.
 pub trait Watch {
     /// All bindings of a network, and the revision from which to watch.
     ///
@@ -201,13 +199,13 @@ pub trait Watch {
     /// [`StoreError`]
     fn bindings(&self, network: &str) -> Result<(Vec<Bound>, Revision), StoreError>;
 
-    /// Changes of a network's bindings after a revision. Does not block.
+    /// The changes of a network's bindings after a revision. Does not block.
     ///
     /// # Errors
     /// [`StoreError`]. The watcher keeps its state and retries.
     fn changes(&self, network: &str, after: Revision) -> Result<Changes, StoreError>;
 
-    /// Readable when there may be changes. `None` if the store cannot push: call
+    /// A descriptor that is readable when there may be changes. `None` if the store cannot push: call
     /// [`changes`](Self::changes) at intervals.
     fn wakes(&self) -> Option<BorrowedFd<'_>> {
         None

@@ -21,43 +21,43 @@ use std::net::IpAddr;
 pub struct Claim {
     /// Name of the interface.
     pub interface: String,
-    /// "pod", or namespace/name of the network.
+    /// Network of the interface: "pod", or namespace/name.
     pub network: String,
-    /// The L2 segment.
+    /// L2 segment of the interface.
     pub segment: Segment,
-    /// The MAC to lease.
+    /// MAC to lease.
     pub mac: MacClaim,
-    /// The addresses to lease.
+    /// Addresses to lease.
     pub addresses: Vec<AddressClaim>,
 }
 
-/// The MAC that an interface claims.
+/// The MAC that an interface requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MacClaim {
-    /// This MAC.
+    /// This MAC, which the manifest names.
     Explicit(MacAddr),
     /// A free MAC of the pool.
     Pool,
-    /// The one that follows from the interface's IPv4 address, else from its IPv6 address, by the rule
-    /// of OVN-Kubernetes.
+    /// The MAC that follows from the interface's IPv4 address, or else from its IPv6 address, by the rule of
+    /// OVN-Kubernetes.
     OfAddress,
-    /// The segment assigns it, so none is leased.
+    /// No MAC is leased, because the segment assigns it.
     Segment,
 }
 
-/// An address that an interface claims.
+/// An address that an interface requests.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AddressClaim {
-    /// This address.
+    /// This address, which the manifest names.
     Fixed(IpNet),
-    /// A free address in a set of ranges.
+    /// A free address of these ranges.
     OneOf(Vec<AddressRange>, Choice),
 }
 
 /// Order in which free addresses are leased.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Choice {
-    /// The next free address after the one leased last (host-local).
+    /// The next free address after the one that was leased last (host-local).
     Next,
     /// The lowest free address (whereabouts).
     Lowest,
@@ -74,11 +74,11 @@ pub enum ClaimError {
          (hawser leases release {}) if it is no longer used", holder.vm
     )]
     MacTaken {
-        /// The MAC.
+        /// MAC that was requested.
         mac: MacAddr,
-        /// Its holder.
+        /// Interface that holds it.
         holder: Holder,
-        /// The segment.
+        /// Segment of both interfaces.
         segment: Box<Segment>,
     },
     /// Another interface holds the address.
@@ -87,11 +87,11 @@ pub enum ClaimError {
          (hawser leases release {}) if it is no longer used", holder.vm
     )]
     AddressTaken {
-        /// The address.
+        /// Address that was requested.
         address: IpAddr,
-        /// Its holder.
+        /// Interface that holds it.
         holder: Holder,
-        /// The segment.
+        /// Segment of both interfaces.
         segment: Box<Segment>,
     },
     /// No MAC is left.
@@ -102,13 +102,13 @@ pub enum ClaimError {
     /// No address is left.
     #[error("every address of {0} is in use: widen the ranges, or release VMs that are gone (hawser leases list)")]
     NoAddress(String),
-    /// The random number generator fails.
+    /// The random number generator failed.
     #[error("the system provides no random numbers: {0}")]
     Random(String),
-    /// The interface's network excludes another one.
+    /// The network of the interface contradicts another network.
     #[error(transparent)]
     Network(#[from] NetworkError),
-    /// The store fails.
+    /// The store cannot be used.
     #[error(transparent)]
     Store(#[from] StoreError),
 }
@@ -171,7 +171,7 @@ pub fn claim(
     Ok(leases)
 }
 
-/// True if the VM's leases already satisfy its claims, so that nothing changes.
+/// True if the VM's leases already satisfy its claims, so that nothing has to change.
 fn are_met(held: &[Lease], claims: &[Claim], kept: &[String]) -> bool {
     let known = |lease: &Lease| {
         let name = &lease.holder.interface;
@@ -201,7 +201,7 @@ fn is_met(lease: &Lease, claim: &Claim) -> bool {
         && claim.addresses.iter().zip(&lease.addresses).all(address)
 }
 
-/// Prefix length of the network of `address`; `None` if `set` does not allow the address.
+/// Prefix length of the network that contains `address`. `None` if `set` does not allow the address.
 fn width_in(set: &[AddressRange], address: IpAddr) -> Option<u8> {
     let is_gateway = set.iter().any(|range| range.gateway == Some(address));
     let range = set
@@ -211,7 +211,7 @@ fn width_in(set: &[AddressRange], address: IpAddr) -> Option<u8> {
     Some(range.subnet.prefix_len())
 }
 
-/// The MAC that follows from addresses; `None` if there is none.
+/// The MAC that follows from addresses. `None` if there is no address.
 fn mac_of(addresses: &[IpNet]) -> Option<MacAddr> {
     let mut all = addresses.iter().map(IpNet::addr);
     let first = all.clone().find(IpAddr::is_ipv4).or_else(|| all.next());
@@ -299,7 +299,7 @@ impl Giver<'_> {
     fn free_address(&mut self, set: &[AddressRange], choice: Choice, given: &[IpNet]) -> Result<IpNet, ClaimError> {
         let full = || ClaimError::NoAddress(text(set));
         let network = set.first().ok_or_else(full)?.subnet;
-        // Segment on which the address must be free; `None`: on all segments.
+        // Segment on which the address must be free. `None` means all segments.
         let among = (choice != Choice::LowestAnywhere).then_some(&self.claim.segment);
         let net = |address| {
             let width = width_in(set, address)?;
@@ -316,7 +316,7 @@ impl Giver<'_> {
             Choice::Next => self.ledger.cursor(&name)?,
             Choice::Lowest | Choice::LowestAnywhere => None,
         };
-        // A router's address is never leased.
+        // The address of a router is never leased.
         let is_excluded = |number: Number| net(range::address(number)).is_none_or(|net| given.contains(&net));
         let held = |span: Span, limit| self.ledger.held_addresses(among, span, limit);
         let found = range::next_free(&range::spans(set), cursor, is_excluded, held)?;
@@ -328,7 +328,7 @@ impl Giver<'_> {
     }
 }
 
-/// A set of ranges as FIRST-LAST,FIRST-LAST.
+/// Formats a set of ranges as FIRST-LAST,FIRST-LAST.
 fn text(set: &[AddressRange]) -> String {
     let ranges: Vec<String> = set.iter().map(|r| format!("{}-{}", r.first, r.last)).collect();
     ranges.join(",")

@@ -6,13 +6,13 @@ use std::io;
 #[derive(Debug, thiserror::Error)]
 #[error("--store={store}: {problem}")]
 pub struct StoreError {
-    /// The store: the path of its file, or the URL of an etcd cluster.
+    /// Name of the store: the path of its file, or the URL of an etcd cluster.
     pub store: String,
-    /// The problem.
+    /// What is wrong with it.
     pub problem: StoreProblem,
 }
 
-/// Problem of a store.
+/// What is wrong with a store.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreProblem {
     /// The file does not exist.
@@ -21,33 +21,33 @@ pub enum StoreProblem {
     /// The directory cannot be created.
     #[error("cannot create its directory: {0}; name a file that this process can write, or give --store=off")]
     Folder(io::Error),
-    /// It cannot be opened, read or written.
+    /// The file cannot be opened, read or written.
     #[error("{0}; name a file in a directory that this process can write, or give --store=off")]
     Access(String),
     /// The disk is full.
     #[error("its disk is full: free some space and try again; no lease was changed")]
     Full,
-    /// The layout is newer than this version supports.
+    /// The layout is newer than those that this version supports.
     #[error(
         "a newer hawser created it (layout {found}, this one supports {known}): use that version, or name another \
          store; it was not changed"
     )]
     Newer {
-        /// Layout of the store.
+        /// Layout that was found.
         found: i64,
-        /// Newest supported layout.
+        /// Newest layout that this version supports.
         known: i64,
     },
     /// The file is a database of another program.
     #[error("it is the database of another program: name another file; the file was not changed")]
     Foreign,
-    /// The file is not a database, or is damaged.
+    /// The file is damaged, or is not a database.
     #[error(
         "it is damaged, or not a store of hawser ({0}): restore a copy, or move it away so that hawser starts an \
          empty store; the file was not changed"
     )]
     Damaged(String),
-    /// Another process keeps the file locked.
+    /// Another process has kept the file locked.
     #[error(
         "another process has locked it for {0} seconds: find that process (fuser -v FILE), end it, and try again; \
          no lease was changed"
@@ -59,7 +59,7 @@ pub enum StoreProblem {
          are not affected, and the change may be repeated"
     )]
     Away(String),
-    /// The cluster refuses the user or the certificate.
+    /// The cluster refused the user or the certificate.
     #[error("etcd refuses this client ({0}): check its certificate or user, and the roles that the user has")]
     Denied(String),
     /// The quota of the cluster is used up.
@@ -68,7 +68,7 @@ pub enum StoreProblem {
          changed"
     )]
     NoSpace,
-    /// Other nodes changed the same records before each attempt.
+    /// Before each attempt, other nodes had changed the same records.
     #[error("other nodes changed the same records {0} times: try again; nothing was changed")]
     Contended(u32),
     /// A record cannot be read.
@@ -79,10 +79,10 @@ pub enum StoreProblem {
     Record {
         /// Key of the record.
         key: String,
-        /// The problem.
+        /// What is wrong with the record.
         problem: String,
     },
-    /// An unexpected error of SQLite or etcd.
+    /// SQLite or etcd returned an unexpected error.
     #[error("{0}")]
     Other(String),
 }

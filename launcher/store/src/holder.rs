@@ -6,9 +6,9 @@ use std::str::FromStr;
 /// A VM, by its name in its namespace.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct VmName {
-    /// Its namespace.
+    /// Namespace of the VM.
     pub namespace: String,
-    /// Its name there.
+    /// Name of the VM in this namespace.
     pub name: String,
 }
 
@@ -35,7 +35,7 @@ impl FromStr for VmName {
 /// An interface of a VM: the holder of a lease.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Holder {
-    /// The VM.
+    /// VM that has the interface.
     pub vm: VmName,
     /// Name of the interface.
     pub interface: String,

@@ -14,7 +14,7 @@ pub trait Store {
     /// Runs `step` on one state of the records, atomically: if it fails, no record changes.
     ///
     /// A store that locks before a step runs it once. A store that detects conflicts at the end runs it again, on the
-    /// newer state. So `step` must change only the ledger; the caller acts on the result after this returns.
+    /// newer state. So `step` must change only the ledger. The caller acts on the result after this returns.
     ///
     /// # Errors
     /// The error of `step`, or a [`StoreError`].
@@ -29,23 +29,23 @@ pub trait Store {
 
 /// The records of a store during one [step](Store::step).
 ///
-/// A store that detects conflicts at the end must check two things: that the leases of each VM that
-/// was read are unchanged, and that everything added by [`put`](Self::put) is still free. Cursors
-/// and held numbers are only hints for the search: another process may change them meanwhile.
+/// A store that detects conflicts at the end must check two things: that the leases of each VM that was read are
+/// unchanged, and that everything added by [`put`](Self::put) is still free. Cursors and held numbers are only hints
+/// for the search, because another process may change them in the meantime.
 pub trait Ledger {
     /// Leases of one VM, or of all VMs, in the order of their holders.
     ///
     /// # Errors
     /// [`StoreError`]; the same for the methods below.
     fn leases(&self, vm: Option<&VmName>) -> Result<Vec<Lease>, StoreError>;
-    /// The holder of `mac` on a segment.
+    /// The holder of `mac` on a segment, if there is one.
     fn mac_holder(&self, segment: &Segment, mac: MacAddr) -> Result<Option<Holder>, StoreError>;
-    /// The holder of `address` on a segment, or on any.
+    /// The holder of `address` on a segment or, without one, on any segment.
     fn address_holder(&self, segment: Option<&Segment>, address: IpAddr) -> Result<Option<Holder>, StoreError>;
-    /// The first `limit` MACs within `span` that are held on any segment, ascending, each once.
+    /// The first `limit` MACs within `span` that are held on any segment, in ascending order and without duplicates.
     fn held_macs(&self, span: Span, limit: usize) -> Result<Vec<Number>, StoreError>;
-    /// The first `limit` addresses within `span` that are held on a segment, or on any, ascending,
-    /// each once.
+    /// The first `limit` addresses within `span` that are held on a segment, or on any, in ascending order and without
+    /// duplicates.
     fn held_addresses(&self, segment: Option<&Segment>, span: Span, limit: usize) -> Result<Vec<Number>, StoreError>;
     /// The number of a range that was leased last.
     fn cursor(&self, range: &RangeId) -> Result<Option<Number>, StoreError>;
@@ -57,8 +57,8 @@ pub trait Ledger {
     fn remove(&mut self, holder: &Holder) -> Result<(), StoreError>;
     /// The networks that all nodes share, in the order of their names.
     fn networks(&self) -> Result<Vec<NetworkRecord>, StoreError>;
-    /// Adds a network whose name and identifier have none.
+    /// Adds a network whose name and identifier are not in use.
     fn put_network(&mut self, network: &NetworkRecord) -> Result<(), StoreError>;
-    /// Removes the network of this name, if there is one.
+    /// Removes the network with this name, if there is one.
     fn remove_network(&mut self, name: &str) -> Result<(), StoreError>;
 }

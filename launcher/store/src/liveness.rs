@@ -11,9 +11,9 @@ use std::time::Duration;
 /// A process that serves ports.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ProcessId {
-    /// Name of the node on which it runs.
+    /// Name of the node on which the process runs.
     pub node: String,
-    /// Name on the node, such as that of its VM.
+    /// Name of the process on its node, such as that of its VM.
     pub process: String,
 }
 
@@ -26,13 +26,13 @@ impl fmt::Display for ProcessId {
 /// A point in time on which all processes of a node agree, even if the wall clock is set.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Moment {
-    /// `/proc/sys/kernel/random/boot_id`. No process outlives the boot in which it was started.
+    /// Content of `/proc/sys/kernel/random/boot_id`. No process outlives the boot in which it was started.
     pub boot: String,
-    /// `CLOCK_BOOTTIME`.
+    /// Time since that boot (`CLOCK_BOOTTIME`).
     pub since_boot: Duration,
 }
 
-/// Time leases of processes.
+/// Access to the time leases of processes.
 pub trait Liveness {
     /// Records that `process` runs until `lifetime` after `now`. Call this again after a third of
     /// the lifetime. A process that was listed as dead is alive again after this.

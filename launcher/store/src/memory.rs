@@ -11,7 +11,7 @@ use hawser_packet::MacAddr;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-/// Leases, and the last leased number of each range.
+/// The leases, and the number leased last in each range.
 #[derive(Clone, Debug, Default)]
 pub struct Memory {
     leases: Vec<Lease>,
@@ -35,7 +35,7 @@ impl Memory {
     }
 }
 
-/// The first `limit` of `held` within `span`, ascending, each once.
+/// The first `limit` of `held` within `span`, in ascending order and without duplicates.
 fn first(held: impl Iterator<Item = Number>, span: Span, limit: usize) -> Vec<Number> {
     let within: BTreeSet<Number> = held.filter(|number| span.contains(*number)).collect();
     within.into_iter().take(limit).collect()

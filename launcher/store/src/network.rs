@@ -1,15 +1,15 @@
-//! The identity of a network that all nodes share; all its ports must agree on it.
+//! The identity of a network that all nodes share. All its ports must agree on it.
 
 use hawser_packet::geneve::Vni;
 use ipnet::IpNet;
 
-/// A network that all nodes share.
+/// A record of a network that all nodes share.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NetworkRecord {
-    /// Its name, as in [`Segment::Network`](crate::Segment::Network).
+    /// Name of the network, as in [`Segment::Network`](crate::Segment::Network).
     pub name: String,
-    /// Its identifier in the tunnel.
+    /// Identifier of the network in the tunnel.
     pub vni: Vni,
-    /// Its subnets, IPv4 first.
+    /// Subnets of the network, IPv4 first.
     pub subnets: Vec<IpNet>,
 }

@@ -9,15 +9,15 @@ use hawser_packet::{MacAddr, MacRange};
 use ipnet::IpNet;
 use std::net::IpAddr;
 
-/// An address or a MAC as a number.
+/// An address or a MAC, as a number.
 pub type Number = u128;
 
-/// Numbers from `first` to `last`, inclusive.
+/// The numbers from `first` to `last`, including both.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Span {
-    /// The lowest.
+    /// Lowest number.
     pub first: Number,
-    /// The highest.
+    /// Highest number.
     pub last: Number,
 }
 
@@ -28,15 +28,15 @@ impl Span {
     }
 }
 
-/// Maximum numbers that one read returns. A range of a node rarely has a longer run without a gap.
+/// Maximum number of held numbers that one read returns. A range of a node rarely has a longer run without a gap.
 const PAGE: usize = 256;
 
-/// The first number after `cursor` that lies in one of `spans` and is neither held nor excluded.
-/// The search follows the order of the spans and wraps round, so the cursor itself comes last.
-/// Without a cursor, or with one outside the spans, it starts at the first span. `None` if no number is left.
+/// The first number after `cursor` that lies in one of `spans` and is neither held nor excluded. The search follows the
+/// order of the spans and wraps round, so the cursor itself comes last. Without a cursor, or with one outside the
+/// spans, it starts at the first span. `None` if no number is left.
 ///
-/// `held` returns the first numbers held within a span, ascending, at most as many as the
-/// limit. One call is usually enough; more are needed only for a long run without a gap.
+/// `held` returns the first numbers held within a span, in ascending order, at most as many as the limit. One call is
+/// usually enough. More are needed only for a long run without a gap.
 ///
 /// # Errors
 /// The error of `held`.
@@ -77,7 +77,7 @@ fn in_turn(spans: &[Span], cursor: Option<Number>) -> Vec<Span> {
     ahead.into_iter().chain(others).chain([behind]).collect()
 }
 
-/// Result for a span after one page of held numbers.
+/// What one page of held numbers shows about a span.
 enum Gap {
     /// This number is free.
     At(Number),
@@ -122,13 +122,13 @@ pub fn address(number: Number) -> IpAddr {
 /// Addresses of a network that can be leased.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AddressRange {
-    /// The network.
+    /// Network that contains the addresses.
     pub subnet: IpNet,
-    /// The first of these addresses.
+    /// First of these addresses.
     pub first: IpAddr,
-    /// The last of these addresses.
+    /// Last of these addresses.
     pub last: IpAddr,
-    /// The network's router, which is never leased.
+    /// Router of the network, which is never leased.
     pub gateway: Option<IpAddr>,
 }
 
@@ -139,7 +139,7 @@ impl AddressRange {
     }
 }
 
-/// A set of ranges as spans.
+/// Converts a set of ranges to spans.
 pub fn spans(set: &[AddressRange]) -> Vec<Span> {
     let span = |range: &AddressRange| Span {
         first: number(range.first),
@@ -148,7 +148,7 @@ pub fn spans(set: &[AddressRange]) -> Vec<Span> {
     set.iter().map(span).collect()
 }
 
-/// A range of MACs as numbers, without the gateway MAC of masquerade mode.
+/// Converts a range of MACs to spans, without the gateway MAC of masquerade mode.
 pub fn mac_spans(range: &MacRange) -> Vec<Span> {
     let (first, last) = (mac_number(range.first()), mac_number(range.last()));
     let gateway = mac_number(GATEWAY_MAC);
@@ -220,10 +220,10 @@ mod tests {
         assert_eq!(counted(&[span(1000)], None, &taken, &[200, 201]), (Some(202), 1));
         assert_eq!(counted(&[span(199)], None, &taken, &[]), (None, 1));
         assert_eq!(counted(&[span(Number::MAX)], Some(500), &taken, &[]), (Some(501), 1));
-        // More than a page without a gap.
+        // The run is longer than a page and has no gap.
         let taken: Vec<Number> = (0..1000).collect();
         assert_eq!(counted(&[span(2000)], None, &taken, &[]), (Some(1000), 4));
-        // A page that ends exactly at a gap, and excluded numbers behind it.
+        // A page ends exactly at a gap, and excluded numbers follow it.
         let taken: Vec<Number> = (0..256).collect();
         assert_eq!(counted(&[span(2000)], None, &taken, &[256]), (Some(257), 2));
         assert_eq!(counted(&[span(256)], None, &taken, &[256]), (None, 2));
@@ -240,7 +240,7 @@ mod tests {
             given.extend(cursor);
         }
         assert_eq!(given, [10, 11, 12, 5, 6, 10, 11]);
-        // The number released last is the last to be leased again.
+        // The number that was released last is the last to be leased again.
         assert_eq!(next(&SPANS, Some(11), &[10, 12, 5, 6]), Some(11));
         assert_eq!(next(&SPANS, Some(6), &[10, 11, 12, 5]), Some(6));
         assert_eq!(next(&SPANS, Some(11), &[10, 11, 12, 5, 6]), None);

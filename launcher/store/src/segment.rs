@@ -5,7 +5,7 @@ use hawser_packet::MacRange;
 use ipnet::IpNet;
 use std::fmt;
 
-/// An L2 segment. On a segment, no MAC or address has two holders.
+/// An L2 segment, on which no MAC or address has two holders.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Segment {
     /// A segment of this node, such as `bridge br0`. The same name on another node means a different
@@ -13,14 +13,14 @@ pub enum Segment {
     ThisNode(String),
     /// A segment of another node. Only a store that nodes share returns it.
     OtherNode {
-        /// The node.
+        /// Name of the node.
         node: String,
-        /// The segment's name there.
+        /// Name of the segment on that node.
         name: String,
     },
     /// A network that all nodes share, by namespace and name.
     Network(String),
-    /// The segment behind a VM's own NAT, on any node. The VM is the only one on it.
+    /// The segment behind a VM's own NAT, on any node. No other VM is on it.
     OfVm(VmName),
 }
 
@@ -62,14 +62,13 @@ impl fmt::Display for Segment {
     }
 }
 
-/// A range whose numbers are leased in turn. The store keeps a cursor for each: the number leased
-/// last.
+/// A range whose numbers are leased in turn. The store keeps a cursor for each range: the number that was leased last.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RangeId {
-    /// MACs, for every segment.
+    /// A range of MACs, for every segment.
     Macs(MacRange),
-    /// Addresses of a network on a segment. The id is the network and not the range, so that a
-    /// range that grows keeps its cursor.
+    /// The addresses of a network on a segment. The id consists of the network and not of the range, so that a range
+    /// that grows keeps its cursor.
     Addresses(Segment, IpNet),
 }
 

@@ -29,13 +29,13 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Layout of the tables below, in `user_version`.
+/// Layout of the tables below, as stored in `user_version`.
 const LAYOUT: i64 = 2;
-/// The previous layout, in which a segment is a name without its kind.
+/// The previous layout, in which a segment is a name without a kind.
 const UNTYPED_SEGMENTS: i64 = 1;
-/// Prefix of that layout for the segment behind a VM's NAT.
+/// Prefix of the segment behind a VM's NAT in that layout.
 const UNTYPED_OF_VM: &str = "masquerade of ";
-/// "hawr", in `application_id`: marks a database of hawser.
+/// Value of `application_id` that marks a database of hawser: "hawr".
 const APPLICATION: i64 = 0x6861_7772;
 const SCHEMA: &str = "
 CREATE TABLE lease (
@@ -64,8 +64,7 @@ CREATE TABLE cursor (
 ) STRICT, WITHOUT ROWID;
 ";
 
-/// Migrates layout 1 to layout 2: segments become keys ([`Segment::key`]), also in the names of
-/// cursors.
+/// Migrates layout 1 to layout 2. Segments become keys ([`Segment::key`]), also in the names of cursors.
 const TYPE_SEGMENTS: &str = "
 UPDATE lease SET segment = CASE WHEN substr(segment, 1, 14) = 'masquerade of '
     THEN 'vm:' || substr(segment, 15) ELSE 'node:' || segment END;
@@ -75,26 +74,26 @@ UPDATE cursor SET name = 'addresses node:' || substr(name, 11) WHERE substr(name
 
 /// Longest wait for the lock while another process holds it without changing the file.
 pub const PATIENCE: Duration = Duration::from_secs(20);
-/// Longest and mean pause between two attempts.
+/// Maximum and mean length of the pause between two attempts, in milliseconds.
 const MAX_PAUSE_MILLIS: u32 = 30;
 const MEAN_PAUSE_MILLIS: u64 = 15;
 
-/// Pauses while another process holds the lock; false after the longest wait. Pauses have random length,
-/// so that no waiting process has an advantage.
+/// Pauses while another process holds the lock. False after the longest wait. Pauses have random lengths, so that no
+/// waiting process has an advantage.
 fn wait<const SECONDS: u64>(pauses: i32) -> bool {
     let random = getrandom::u32().unwrap_or_default();
     thread::sleep(Duration::from_millis(u64::from(random % MAX_PAUSE_MILLIS) + 1));
     u64::try_from(pauses).unwrap_or_default() * MEAN_PAUSE_MILLIS < SECONDS * 1000
 }
 
-/// Access of a process to the file.
+/// How a process accesses the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {
-    /// Read and write; create the file if it does not exist.
+    /// To read and write. The file is created if it does not exist.
     Make,
-    /// Read and write.
+    /// To read and write an existing file.
     Change,
-    /// Read only.
+    /// To read only.
     Read,
 }
 
@@ -105,16 +104,16 @@ pub struct Sqlite {
     file: File,
 }
 
-/// Content of a file.
+/// Contents of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Contents {
-    /// An empty file.
+    /// The file is empty.
     Nothing,
-    /// Tables of this layout, which this version reads.
+    /// The file has tables with this layout, which this version can read.
     Tables(i64),
 }
 
-/// The file, and the longest wait for its lock.
+/// The store's file, and the longest wait for its lock.
 #[derive(Clone, Debug)]
 struct File {
     path: PathBuf,
@@ -145,7 +144,7 @@ impl File {
         }
     }
 
-    /// Translates an error of SQLite for the operator.
+    /// Converts an error of SQLite to a message for the operator.
     #[allow(clippy::needless_pass_by_value, reason = "for map_err")]
     fn failed(&self, error: rusqlite::Error) -> StoreError {
         let text = error.to_string();
@@ -156,7 +155,7 @@ impl File {
             Some(
                 ErrorCode::CannotOpen | ErrorCode::ReadOnly | ErrorCode::PermissionDenied | ErrorCode::SystemIoFailure,
             ) => StoreProblem::Access(text),
-            // The value was not written by any hawser.
+            // No version of hawser has written this value.
             None if matches!(
                 error,
                 rusqlite::Error::FromSqlConversionFailure(..)
@@ -175,7 +174,7 @@ impl Sqlite {
     /// Opens a store.
     ///
     /// # Errors
-    /// [`StoreError`]. The file is unchanged.
+    /// [`StoreError`]. The file is unchanged in that case.
     pub fn open(path: &Path, access: Access) -> Result<Self, StoreError> {
         const SECONDS: u64 = PATIENCE.as_secs();
         Self::open_waiting::<SECONDS>(path, access)
@@ -214,13 +213,13 @@ impl Sqlite {
         Ok(store)
     }
 
-    /// All reads within a deferred transaction see the same state of the file.
+    /// Begins a transaction. All reads within a deferred transaction see the same state of the file.
     fn transaction(&self, behavior: TransactionBehavior) -> Result<Transaction<'_>, StoreError> {
         let begun = Transaction::new_unchecked(&self.connection, behavior);
         begun.map_err(|error| self.file.failed(error))
     }
 
-    /// Content of the file; an error if this version cannot read it.
+    /// Reads the contents of the file. Returns an error if this version cannot read them.
     fn contents(&self, connection: &Transaction<'_>) -> Result<Contents, StoreError> {
         let failed = |error| self.file.failed(error);
         let value = |pragma: &str| connection.pragma_query_value(None, pragma, |row| row.get::<_, i64>(0));
@@ -238,8 +237,8 @@ impl Sqlite {
         }
     }
 
-    /// Creates the tables or migrates them to this version's layout, unless another process has done
-    /// so meanwhile.
+    /// Creates the tables or migrates them to this version's layout, unless another process has done so in the
+    /// meantime.
     fn make_layout(&self) -> Result<(), StoreError> {
         let failed = |error| self.file.failed(error);
         let transaction = self.transaction(TransactionBehavior::Immediate)?;
@@ -289,7 +288,7 @@ impl Store for Sqlite {
     }
 }
 
-/// The records within a transaction.
+/// The records as a transaction sees them.
 struct Records<'a> {
     transaction: Transaction<'a>,
     file: File,
@@ -427,7 +426,7 @@ impl Ledger for Records<'_> {
     }
 }
 
-/// SQLite's integers have 64 bits, and a MAC 48.
+/// Converts a MAC for storage. SQLite's integers have 64 bits, and a MAC has 48.
 fn stored_mac(mac: MacAddr) -> i64 {
     i64::try_from(mac_number(mac)).unwrap_or_default()
 }

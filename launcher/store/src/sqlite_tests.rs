@@ -1,4 +1,4 @@
-//! Tests of a store's file: recognising it, waiting for its lock, and migrating it to the current layout.
+//! Tests of a store's file: that it is recognised, waits for its lock, and is migrated to the current layout.
 
 use super::*;
 use crate::bindings::{Change, Changes, Epoch, Epochs as _, Watch as _};
@@ -102,7 +102,7 @@ fn the_oldest_unbound_ports_are_dropped_with_a_gap_and_their_epochs_stay_used() 
     store.bind(&port("stays"), None, &binding("p")).unwrap();
     let (_, revision) = store.bindings("default/blue").unwrap();
     store.unbind(&port("old"), Epoch(3)).unwrap();
-    // The same number again, all at once.
+    // The same number again, in a single change.
     let many = "
         WITH RECURSIVE n(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < 1023)
         INSERT INTO binding SELECT network, namespace, 'many' || n, interface, 1, 1000 + n, 0, node, process, mac,
@@ -126,7 +126,7 @@ fn the_oldest_unbound_ports_are_dropped_with_a_gap_and_their_epochs_stay_used() 
         panic!("no gap after the rows that were dropped");
     };
     assert_eq!((changes, revision.number), (vec![last], 5002));
-    // All that is known about it is that its epoch was at most 3.
+    // The store knows only that its epoch was at most 3.
     assert_eq!(store.bind(&port("old"), None, &binding("q")).unwrap(), Epoch(4));
     let listed = store.bindings("default/blue").unwrap().0;
     assert_eq!((listed.len(), listed[0].epoch), (2, Epoch(1)));

@@ -1,4 +1,4 @@
-//! The connection to the cluster: one thread that runs the client's tasks, and calls that wait for their answers.
+//! The connection to the cluster. One thread runs the client's tasks, and calls wait for their answers.
 
 use super::follow::Followed;
 use super::keys::{KeyRange, Keys};
@@ -21,7 +21,7 @@ use tokio::time::Instant;
 pub(super) const PATIENCE: Duration = Duration::from_secs(8);
 /// Longest wait for a connection to one member.
 const CONNECT: Duration = Duration::from_secs(2);
-/// A member that does not answer a ping of HTTP/2 for this time is given up.
+/// Time without an answer to an HTTP/2 ping after which a member is given up.
 const SILENCE: Duration = Duration::from_secs(3);
 /// Interval between such pings.
 const PING: Duration = Duration::from_secs(5);
@@ -36,7 +36,7 @@ const UNAUTHENTICATED: i32 = 16;
 /// Maximum records that one read returns.
 pub(super) const PAGE: i64 = 500;
 
-/// A connection to the store. Its clones share the connection and what is watched over it.
+/// A connection to the store. Clones share the connection and the networks that are watched over it.
 #[derive(Clone)]
 pub struct Etcd {
     pub(super) shared: Arc<Shared>,
@@ -50,22 +50,22 @@ pub(super) struct Shared {
     pub(super) tasks: Handle,
     pub(super) followed: Followed,
     pub(super) alive: Mutex<Alive>,
-    /// Dropping it ends the thread.
+    /// Ends the thread when it is dropped.
     _end: oneshot::Sender<()>,
 }
 
-/// Records read at one revision.
+/// Records that were read at one revision.
 pub(super) struct Page {
-    /// Key, revision of the last change, and value, in the order of the keys.
+    /// Key, revision of the last change, and value of each record, ordered by key.
     pub records: Vec<Record>,
     pub revision: i64,
-    /// Number of the cluster.
+    /// Identifier of the cluster.
     pub cluster: u64,
-    /// True if there are more records in the range.
+    /// True if the range contains more records.
     pub more: bool,
 }
 
-/// A record as read.
+/// A record that was read.
 pub(super) struct Record {
     pub key: String,
     pub changed: i64,
@@ -99,7 +99,7 @@ impl Etcd {
         let tasks = runtime.handle().clone();
         let (end, ended) = oneshot::channel();
         let run = move || {
-            // Fails when the sender is dropped, which is the order to end.
+            // This fails when the sender is dropped, which is the signal to end.
             let _ = runtime.block_on(ended);
         };
         thread::Builder::new()
@@ -139,7 +139,7 @@ fn connect_options(options: &EtcdOptions) -> ConnectOptions {
         .with_connect_timeout(CONNECT)
         .with_keep_alive(PING, SILENCE)
         .with_keep_alive_while_idle(true)
-        // A member that is cut off from the others must not serve a watch.
+        // A member that is cut off from the other members must not serve a watch.
         .with_require_leader(true)
         .with_auto_token_refresh(true);
     if let Some(user) = &options.user {
@@ -192,7 +192,7 @@ fn is_away(error: &Error) -> bool {
     }
 }
 
-/// Translates an error of the client for the operator.
+/// Converts an error of the client to a message for the operator.
 #[allow(clippy::needless_pass_by_value, reason = "for map_err")]
 pub(super) fn problem(error: Error) -> StoreProblem {
     let text = causes(&error);
@@ -211,7 +211,7 @@ pub(super) fn problem(error: Error) -> StoreProblem {
     }
 }
 
-/// The message of an error and those of its causes; the client's own shows only the outermost.
+/// The message of an error and those of its causes. The client's own message contains only the outermost error.
 fn causes(error: &Error) -> String {
     let mut text = match error {
         Error::GRpcStatus(status) => status.message().to_owned(),
@@ -233,7 +233,7 @@ fn causes(error: &Error) -> String {
     text
 }
 
-/// True if the revision that a read asked for no longer exists.
+/// True if the revision of a read no longer exists.
 pub(super) fn is_compacted(problem: &StoreProblem) -> bool {
     matches!(problem, StoreProblem::Away(text) | StoreProblem::Other(text) if text.contains("revision has been compacted"))
 }
@@ -269,8 +269,10 @@ impl Shared {
         })
     }
 
+    /// Checks that this version can use the layout of the store.
+    ///
     /// # Errors
-    /// If a newer hawser has changed the layout of the store.
+    /// A newer hawser has changed the layout of the store.
     pub(super) async fn check_layout(&self) -> Result<(), StoreProblem> {
         let key = self.keys.schema();
         let page = self.one(&key, None).await?;
@@ -283,13 +285,13 @@ impl Shared {
         }
     }
 
-    /// The comparison by which every transaction fails once the layout has changed.
+    /// The comparison that makes every transaction fail once the layout has changed.
     pub(super) fn same_layout(&self) -> Result<Compare, StoreProblem> {
         let value = written(&SchemaValue { layout: LAYOUT })?;
         Ok(Compare::value(self.keys.schema(), CompareOp::Equal, value))
     }
 
-    /// Reads one record, at `revision` or the newest.
+    /// Reads one record, at `revision` or at the newest revision.
     pub(super) async fn one(&self, key: &str, revision: Option<i64>) -> Result<Page, StoreProblem> {
         let options = GetOptions::new().with_revision(revision.unwrap_or(0));
         page(self.get(key, options).await?)
@@ -304,7 +306,7 @@ impl Shared {
         read_patiently(read).await
     }
 
-    /// Reads the first records of a range, at `revision` or the newest.
+    /// Reads the first records of a range, at `revision` or at the newest revision.
     pub(super) async fn page(&self, range: &KeyRange, revision: Option<i64>, limit: i64) -> Result<Page, StoreProblem> {
         let options = GetOptions::new()
             .with_range(range.end.clone())
@@ -313,7 +315,7 @@ impl Shared {
         page(self.get(&range.first, options).await?)
     }
 
-    /// Reads all records of a range, at `revision` or the newest.
+    /// Reads all records of a range, at `revision` or at the newest revision.
     pub(super) async fn all(&self, range: &KeyRange, revision: Option<i64>) -> Result<Page, StoreProblem> {
         let mut whole = self.page(range, revision, PAGE).await?;
         while whole.more {
@@ -346,7 +348,7 @@ fn page(mut answer: GetResponse) -> Result<Page, StoreProblem> {
     })
 }
 
-/// Locks a mutex. A thread that panicked with the lock leaves usable state.
+/// Locks a mutex. A thread that panicked while it held the lock leaves usable state.
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,4 +1,4 @@
-//! Bindings of ports by compare-and-swap.
+//! Changes bindings of ports by compare-and-swap.
 
 use super::connection::{Etcd, Shared, patiently};
 use super::records::{FloorValue, PortValue, read, written};
@@ -6,13 +6,13 @@ use crate::bindings::{BindError, Binding, Bound, Change, Epoch, Epochs, PortId, 
 use crate::error::{StoreError, StoreProblem};
 use etcd_client::{Compare, CompareOp, Txn, TxnOp};
 
-/// Maximum ports that one transaction forgets; etcd accepts 128 operations.
+/// Maximum ports that one transaction forgets. etcd accepts 128 operations.
 const FORGOTTEN: usize = 100;
 
-/// The last change of a port, and what a transaction that replaces it must find unchanged.
+/// The last change of a port, and the revisions that must be unchanged when a transaction replaces it.
 struct Last {
     change: Option<Change>,
-    /// Revision of the port's record; 0 without one.
+    /// Revision of the port's record; 0 if it has none.
     changed: i64,
     floor: Floor,
 }
@@ -20,7 +20,7 @@ struct Last {
 /// The lowest epoch of a port without a record.
 struct Floor {
     epoch: u32,
-    /// Revision of the record; 0 without one.
+    /// Revision of this record; 0 if it does not exist.
     changed: i64,
 }
 
@@ -71,8 +71,8 @@ fn is_written(last: &Last, tried: Option<&Change>) -> bool {
 }
 
 impl Etcd {
-    /// Forgets all but the `kept` unbound ports that changed last. Their epochs stay below those of later bindings.
-    /// Returns how many ports it has forgotten. To be called now and then, by any node.
+    /// Forgets all unbound ports except the `kept` ones that changed last. Their epochs stay below those of later
+    /// bindings. Returns how many ports it has forgotten. Any node may call this from time to time.
     ///
     /// # Errors
     /// [`StoreError`]
@@ -107,7 +107,7 @@ impl Etcd {
                     operations.push(TxnOp::delete(key.clone(), None));
                 }
                 let txn = Txn::new().when(compares).and_then(operations);
-                // A port that was bound meanwhile, or another node that forgets: the next call continues.
+                // A port was bound in the meantime, or another node forgets ports. The next call continues.
                 if patiently(shared.client.clone().txn(txn)).await?.succeeded() {
                     forgotten += ports.len();
                 }

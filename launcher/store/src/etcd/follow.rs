@@ -1,4 +1,4 @@
-//! Follows the bindings of networks: a task for each network keeps its table up to date.
+//! Follows the bindings of networks. A task for each network keeps the network's table up to date.
 
 use super::connection::{Etcd, Page, Shared, lock};
 use super::keys::KeyRange;
@@ -13,20 +13,20 @@ use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Condvar, Mutex, Weak};
 use std::time::{Duration, Instant};
 
-/// Longest wait for the table of a network to include a change that this connection has made.
+/// Longest wait until the table of a network includes a change that this connection has made.
 const CATCH_UP: Duration = Duration::from_secs(2);
-/// Pauses before a network is listed again, in milliseconds: at least the first, at most the sum. The random part keeps
-/// many nodes from listing at the same moment after etcd was away.
+/// Bounds of the pause before a network is listed again, in milliseconds: at least the first value, at most the sum of
+/// both. The random part keeps many nodes from listing at the same moment after an outage of etcd.
 const PAUSE: (u64, u64) = (200, 2_000);
 
-/// The networks that a connection follows.
+/// Networks that a connection follows.
 #[derive(Default)]
 pub(super) struct Followed {
     networks: Mutex<BTreeMap<String, Arc<Network>>>,
     wake: std::sync::OnceLock<OwnedFd>,
 }
 
-/// A followed network.
+/// A network that is followed.
 #[derive(Default)]
 struct Network {
     state: Mutex<State>,
@@ -36,9 +36,9 @@ struct Network {
 #[derive(Default)]
 struct State {
     table: Table,
-    /// Number of the cluster; `None` until the first list.
+    /// Identifier of the cluster. `None` until the first list.
     cluster: Option<u64>,
-    /// The latest revision at which this connection changed a port of the network.
+    /// Latest revision at which this connection changed a port of the network.
     wrote: i64,
 }
 
@@ -53,7 +53,7 @@ impl Followed {
 
     fn wake(&self) {
         if let Some(wake) = self.wake.get() {
-            // A full counter is readable as well.
+            // If the counter is full, the descriptor is readable as well.
             let _ = rustix::io::write(wake, &1_u64.to_ne_bytes());
         }
     }
@@ -84,7 +84,7 @@ impl Watch for Etcd {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 let text = format!(
-                    "the bindings of network {network} have not come within {} s",
+                    "the bindings of network {network} did not arrive within {} s",
                     CATCH_UP.as_secs()
                 );
                 return Err(self.shared.failed(StoreProblem::Away(text)));
@@ -108,7 +108,8 @@ impl Watch for Etcd {
             return Ok(Changes::Gap);
         }
         drop(state);
-        // The table may be behind the list that the watcher has, or the cluster may have gone back.
+        // The table may be older than the list that the watcher has, or the cluster may have been restored to an
+        // earlier state.
         let now = self
             .shared
             .wait(async { self.shared.one(&self.shared.keys.schema(), None).await })?;
@@ -126,7 +127,7 @@ impl Watch for Etcd {
         if wake.get().is_none() {
             // Without the descriptor a watcher calls `changes` at intervals.
             let made = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).ok()?;
-            // Another thread may have been first.
+            // Another thread may have created it first.
             let _ = wake.set(made);
         }
         wake.get().map(|wake| wake.as_fd())
@@ -134,7 +135,7 @@ impl Watch for Etcd {
 }
 
 impl Etcd {
-    /// The network, which is followed from now on.
+    /// Returns the network, which is followed from now on.
     fn follow(&self, name: &str) -> Arc<Network> {
         let mut networks = lock(&self.shared.followed.networks);
         let followed = networks.entry(name.to_owned()).or_insert_with(|| {
@@ -151,7 +152,7 @@ impl Etcd {
         Arc::clone(followed)
     }
 
-    /// Stops following a network, which has no port on this node any more.
+    /// Stops following a network that has no port on this node any longer.
     pub fn unfollow(&self, name: &str) {
         lock(&self.shared.followed.networks).remove(name);
     }
@@ -187,7 +188,7 @@ impl Task {
         }
     }
 
-    /// Replaces the table by the records of one revision, which is returned.
+    /// Replaces the table with the records of one revision, and returns this revision.
     async fn list(&self, shared: &Shared, network: &Network) -> Result<i64, StoreProblem> {
         let page = shared.all(&self.range, None).await?;
         let (revision, cluster) = (page.revision, page.cluster);
@@ -198,7 +199,7 @@ impl Task {
         }
         state.cluster = Some(cluster);
         state.table.replace(revision, changes);
-        // A restored cluster has not what this connection wrote.
+        // A restored cluster may lack what this connection has written.
         state.wrote = state.wrote.min(revision);
         drop(state);
         network.changed.notify_all();
@@ -249,7 +250,7 @@ fn apply(shared: &Shared, network: &Network, answer: &WatchResponse) -> Result<(
     if !answer.created() {
         let revision = answer.header().map_or(0, etcd_client::ResponseHeader::revision);
         let has_events = !answer.events().is_empty();
-        // Only an answer without events says that everything up to its revision was sent.
+        // Only an answer without events shows that everything up to its revision has been sent.
         if !has_events {
             state.table.position = state.table.position.max(revision);
         }
@@ -268,7 +269,7 @@ fn changes_of(shared: &Shared, page: Page) -> Result<Vec<(i64, Change)>, StorePr
         let port: PortId = shared
             .keys
             .port_of(&record.key)
-            .ok_or_else(|| super::records::damaged(&record.key, "its key is that of no port"))?;
+            .ok_or_else(|| super::records::damaged(&record.key, "its key is not that of a port"))?;
         let change = read::<PortValue>(&record.key, &record.value)?.change(port, &record.key)?;
         Ok((record.changed, change))
     };

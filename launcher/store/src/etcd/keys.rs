@@ -26,13 +26,13 @@ use crate::segment::{RangeId, Segment};
 use hawser_packet::geneve::Vni;
 use std::fmt::Write as _;
 
-/// Makes keys of one cluster.
+/// Creates the keys of one cluster.
 #[derive(Clone, Debug)]
 pub(super) struct Keys {
     prefix: String,
 }
 
-/// A range of keys: from `first` to `end`, exclusive.
+/// A range of keys, from `first` up to but not including `end`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct KeyRange {
     pub first: String,
@@ -40,9 +40,9 @@ pub(super) struct KeyRange {
 }
 
 impl KeyRange {
-    /// All keys that begin with `prefix`, which ends with a slash.
+    /// All keys that begin with `prefix`, which must end with a slash.
     fn below(prefix: String) -> Self {
-        // The byte after the slash.
+        // This is the byte after the slash.
         let end = format!("{}0", prefix.strip_suffix('/').unwrap_or(&prefix));
         Self { first: prefix, end }
     }
@@ -88,7 +88,7 @@ impl Keys {
         self.below("vm", &[])
     }
 
-    /// The VM of a key of [`vms`](Self::vms).
+    /// The VM in a key of [`vms`](Self::vms).
     pub(super) fn vm_of(&self, key: &str) -> Option<VmName> {
         let (namespace, name) = key.strip_prefix(&self.prefix)?.strip_prefix("vm/")?.split_once('/')?;
         Some(VmName {
@@ -117,7 +117,7 @@ impl Keys {
         self.key("any", &[&hexadecimal(address), &segment.key()])
     }
 
-    /// Addresses within `span` on a segment, or on any.
+    /// Keys of addresses within `span`, on one segment or on any.
     pub(super) fn addresses(&self, segment: Option<&Segment>, span: Span) -> KeyRange {
         match segment {
             Some(segment) => KeyRange {
@@ -156,7 +156,7 @@ impl Keys {
         self.key("port", &[network, &vm.namespace, &vm.name, interface])
     }
 
-    /// Ports of a network, or of all.
+    /// Keys of the ports of one network, or of all networks.
     pub(super) fn ports(&self, network: Option<&str>) -> KeyRange {
         match network {
             Some(network) => self.below("port", &[network]),
@@ -164,7 +164,7 @@ impl Keys {
         }
     }
 
-    /// The port of a key; `None` if it is the key of no port.
+    /// The port in a key. `None` if it is not the key of a port.
     pub(super) fn port_of(&self, key: &str) -> Option<PortId> {
         let rest = key.strip_prefix(&self.prefix)?.strip_prefix("port/")?;
         let parts: Vec<String> = rest.split('/').map(plain).collect::<Option<_>>()?;
@@ -196,7 +196,7 @@ impl Keys {
         self.below("alive", &[])
     }
 
-    /// The process of a key of [`processes`](Self::processes) or [`all_alive`](Self::all_alive).
+    /// The process in a key of [`processes`](Self::processes) or [`all_alive`](Self::all_alive).
     pub(super) fn process_of(&self, key: &str) -> Option<ProcessId> {
         let mut parts = key.strip_prefix(&self.prefix)?.split('/').skip(1);
         let (node, process) = (plain(parts.next()?)?, plain(parts.next()?)?);
@@ -219,7 +219,7 @@ fn hexadecimal(number: Number) -> String {
     format!("{number:032x}")
 }
 
-/// A name as one part of a key: other characters than letters, digits and `-_.:` are escaped as in URLs.
+/// Converts a name to one part of a key. Characters other than letters, digits and `-_.:` are escaped as in URLs.
 fn escaped(name: &str) -> String {
     let mut text = String::with_capacity(name.len());
     for byte in name.bytes() {
@@ -233,7 +233,7 @@ fn escaped(name: &str) -> String {
     text
 }
 
-/// The name that [`escaped`] has made a part of a key.
+/// Restores the name that [`escaped`] has converted.
 fn plain(part: &str) -> Option<String> {
     let (mut bytes, mut rest) = (Vec::with_capacity(part.len()), part.as_bytes());
     while let [first, tail @ ..] = rest {

@@ -1,5 +1,5 @@
 //! Time leases of processes. The processes of a connection share one time lease of etcd, so that a node with many VMs
-//! renews one. The server measures the time.
+//! renews a single lease. The server measures the time.
 
 use super::connection::{Etcd, lock, patiently};
 use crate::error::{StoreError, StoreProblem};
@@ -11,7 +11,7 @@ use std::time::Duration;
 /// Shortest time lease that etcd grants, in seconds.
 const SHORTEST: i64 = 2;
 
-/// The time lease of a connection, and the processes under it.
+/// The time lease of a connection, and the processes that share it.
 #[derive(Default)]
 pub(super) struct Alive {
     lease: Option<i64>,
@@ -30,7 +30,7 @@ impl Liveness for Etcd {
                 _ => {
                     let seconds = i64::try_from(lifetime.as_secs()).unwrap_or(i64::MAX).max(SHORTEST);
                     let granted = patiently(client.lease_grant(seconds, None)).await?;
-                    // What was under a lease that has ended is put under the new one, each at its next renewal.
+                    // If the lease has ended, each process is attached to the new lease at its next renewal.
                     alive.processes.clear();
                     *alive.lease.insert(granted.id())
                 }
@@ -78,7 +78,7 @@ impl Liveness for Etcd {
 /// Renews a time lease. False if it has ended.
 async fn renewed(client: &mut etcd_client::Client, lease: i64) -> Result<bool, StoreProblem> {
     patiently(async {
-        // The first answer comes with the stream.
+        // The first answer arrives together with the stream.
         match client.lease_keep_alive(lease).await {
             Ok(_) => Ok(true),
             Err(Error::LeaseKeepAliveError(_)) => Ok(false),

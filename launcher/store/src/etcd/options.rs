@@ -1,45 +1,45 @@
-//! What is needed to connect to a cluster.
+//! Options for a connection to a cluster.
 
 use std::fmt;
 use std::str::FromStr;
 
-/// Scheme of a URL that names a cluster of etcd and the records of one cluster of hawser in it.
+/// Scheme of a URL that names an etcd cluster and, in it, the records of one hawser cluster.
 const SCHEME: &str = "etcd://";
 
 /// How to reach the cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EtcdOptions {
-    /// HOST:PORT of each member to use; hawser tries them in turn.
+    /// Members to use, each as HOST:PORT. hawser tries them in turn.
     pub endpoints: Vec<String>,
-    /// Name of the cluster of hawser. Several may use the same etcd.
+    /// Name of the hawser cluster. Several may use the same etcd.
     pub cluster: String,
-    /// Name of this node, unique in the cluster of hawser.
+    /// Name of this node, unique in the hawser cluster.
     pub node: String,
-    /// TLS, with the certificates to use; `None`: the connection is not encrypted.
+    /// Certificates for TLS. `None`: the connection is not encrypted.
     pub tls: Option<Tls>,
-    /// The user of etcd, where it requires one.
+    /// User of etcd, if it requires one.
     pub user: Option<User>,
 }
 
 /// Certificates and keys, in PEM.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Tls {
-    /// Certificates of the authorities that sign those of the members.
+    /// Certificates of the authorities that sign the members' certificates.
     pub authority: Vec<u8>,
-    /// Certificate and private key of this node, where etcd requires one.
+    /// Certificate and private key of this node, if etcd requires them.
     pub identity: Option<(Vec<u8>, Vec<u8>)>,
 }
 
-/// A user of etcd.
+/// A user of etcd with a password.
 #[derive(Clone, PartialEq, Eq)]
 pub struct User {
-    /// Its name.
+    /// Name of the user.
     pub name: String,
-    /// Its password.
+    /// Password of the user.
     pub password: String,
 }
 
-// Neither keys nor passwords belong in a log.
+// Keys and passwords must not appear in a log.
 impl fmt::Debug for Tls {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let has_identity = self.identity.is_some();
@@ -55,12 +55,12 @@ impl fmt::Debug for User {
     }
 }
 
-/// The place of a cluster: `etcd://HOST:PORT[,HOST:PORT…]/CLUSTER`.
+/// The place of a cluster as a URL: `etcd://HOST:PORT[,HOST:PORT…]/CLUSTER`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Place {
-    /// See [`EtcdOptions::endpoints`].
+    /// Members of the etcd cluster ([`EtcdOptions::endpoints`]).
     pub endpoints: Vec<String>,
-    /// See [`EtcdOptions::cluster`].
+    /// Name of the hawser cluster ([`EtcdOptions::cluster`]).
     pub cluster: String,
 }
 

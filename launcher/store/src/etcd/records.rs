@@ -57,7 +57,7 @@ pub(super) struct NetworkValue {
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct PortValue {
     epoch: u32,
-    /// `None`: the port is not bound.
+    /// Binding of the port. `None`: the port is not bound.
     binding: Option<BindingValue>,
 }
 
@@ -76,7 +76,7 @@ pub(super) struct FloorValue {
     pub epoch: u32,
 }
 
-/// A record's value as JSON.
+/// Serialises a record's value as JSON.
 pub(super) fn written(value: &impl Serialize) -> Result<Vec<u8>, StoreProblem> {
     serde_json::to_vec(value).map_err(|error| StoreProblem::Other(format!("a record cannot be written: {error}")))
 }
@@ -117,8 +117,9 @@ impl VmValue {
                     interface: value.interface,
                 },
                 network: value.network,
-                segment: Segment::from_key(&value.segment).ok_or_else(|| damaged(key, "its segment is of no kind"))?,
-                mac: mac.map_err(|_| damaged(key, "its MAC is none"))?,
+                segment: Segment::from_key(&value.segment)
+                    .ok_or_else(|| damaged(key, "its segment has no known kind"))?,
+                mac: mac.map_err(|_| damaged(key, "its MAC is not valid"))?,
                 addresses: value.addresses,
             })
         };
@@ -164,7 +165,7 @@ impl NetworkValue {
     pub(super) fn record(self, key: &str) -> Result<NetworkRecord, StoreProblem> {
         Ok(NetworkRecord {
             name: self.name,
-            vni: Vni::try_from(self.vni).map_err(|_| damaged(key, "its vni is none"))?,
+            vni: Vni::try_from(self.vni).map_err(|_| damaged(key, "its vni is not a valid VNI"))?,
             subnets: self.subnets,
         })
     }
@@ -198,7 +199,7 @@ impl PortValue {
                 node: binding.node,
                 process: binding.process,
             },
-            mac: binding.mac.parse().map_err(|_| damaged(key, "its MAC is none"))?,
+            mac: binding.mac.parse().map_err(|_| damaged(key, "its MAC is not valid"))?,
             addresses: binding.addresses,
             vtep: binding.vtep,
         };

@@ -1,4 +1,4 @@
-//! Steps over leases: one transaction each, repeated after a lost race.
+//! Runs steps over leases. Each is one transaction, which is repeated after a lost race.
 
 use super::connection::{Etcd, PATIENCE, Shared, patiently};
 use super::keys::Keys;
@@ -16,7 +16,7 @@ use std::collections::BTreeMap;
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Races that a step may lose before it fails.
+/// Number of races that a step may lose before it fails.
 const ATTEMPTS: u32 = 50;
 /// Longest pause after a lost race, in milliseconds.
 const LONGEST_PAUSE: u64 = 100;
@@ -49,15 +49,15 @@ impl Store for Etcd {
     }
 }
 
-/// Waits a random time, which grows with the number of races that were lost.
+/// Waits for a random time, which grows with the number of lost races.
 fn pause(lost: u32) {
     let limit = LONGEST_PAUSE.min(1 << lost.min(10));
-    // Without random numbers the pause is the longest.
+    // Without random numbers, the pause has its maximum length.
     let millis = getrandom::u64().map_or(limit, |random| random % limit);
     thread::sleep(Duration::from_millis(millis));
 }
 
-/// A transaction in the making.
+/// A transaction while it is assembled.
 #[derive(Default)]
 struct Draft {
     compares: Vec<Compare>,
@@ -65,7 +65,7 @@ struct Draft {
 }
 
 impl Draft {
-    /// `key` has not changed since `revision`, or does not exist if that is 0.
+    /// Requires that `key` has not changed since `revision`, or does not exist if `revision` is 0.
     fn unchanged(&mut self, key: String, revision: i64) {
         self.compares
             .push(Compare::mod_revision(key, CompareOp::Equal, revision));
@@ -81,7 +81,7 @@ impl Draft {
 }
 
 impl Shared {
-    /// Writes the changes of a step. False if a race was lost.
+    /// Writes the changes of a step. False if the step lost a race.
     fn commit(&self, view: &View<'_>) -> Result<bool, StoreError> {
         let touched = view.touched.borrow();
         let draft = self.draft(&touched, view.revision.get(), view.lost > 0);
@@ -123,13 +123,13 @@ impl Shared {
                 draft.unchanged(keys.vm(vm), held.changed);
             }
         } else if let Some(revision) = revision {
-            // Too many to compare one by one. A VM whose record is gone holds less than the step assumed.
+            // There are too many to compare one by one. A VM whose record is gone holds less than the step assumed.
             let range = keys.vms();
             let compare = Compare::mod_revision(range.first, CompareOp::Less, revision + 1);
             draft.compares.push(compare.with_range(range.end));
         }
         for (key, last) in &touched.cursors {
-            // After a lost race the search began at a random place, which is not to be the next one's.
+            // After a lost race the search began at a random place. The next search must not begin there.
             if !has_lost {
                 draft.put(key.clone(), written(&format!("{last:032x}"))?);
             }
@@ -137,7 +137,7 @@ impl Shared {
         Ok(draft)
     }
 
-    /// Adds the changes of networks, and the networks on which the leases of the step rely.
+    /// Adds the changes of networks, and the networks that the leases of the step rely on.
     fn networks(&self, draft: &mut Draft, touched: &Touched, revision: Option<i64>) -> Result<(), StoreProblem> {
         let Some(networks) = &touched.networks else {
             return Ok(());
@@ -178,8 +178,8 @@ impl Shared {
             draft.delete(key.clone());
         }
         if networks.values().any(is_changed) && !touched.all_vms {
-            // A network that is replaced must have no other VM, which only a step that reads all VMs knows; a network
-            // that is new has none, because a claim on it relies on its record.
+            // A network that is replaced must have no other VM, which only a step that reads all VMs knows. A new
+            // network has none, because a claim on it relies on its record.
             let replaced = networks
                 .values()
                 .any(|agreed| agreed.before.is_some() && is_changed(agreed));
@@ -211,7 +211,7 @@ fn index<'a>(draft: &mut Draft, keys: &Keys, held: impl Iterator<Item = &'a Held
     for (key, holder) in &now {
         match before.get(key) {
             Some(known) if known == holder => continue,
-            // The record of the VM that has it is compared.
+            // The record of the VM that holds it is compared.
             Some(_) => {}
             None => draft.unchanged(key.clone(), 0),
         }
@@ -223,7 +223,7 @@ fn index<'a>(draft: &mut Draft, keys: &Keys, held: impl Iterator<Item = &'a Held
     Ok(())
 }
 
-/// Keys by which the MAC and addresses of a lease are found.
+/// Keys under which the MAC and addresses of a lease are indexed.
 fn index_of(keys: &Keys, lease: &Lease) -> Vec<String> {
     let mac = lease.mac.map(|mac| keys.mac(range::mac_number(mac), &lease.segment));
     let addresses = lease.addresses.iter().map(|net| range::number(net.addr()));

@@ -1,22 +1,22 @@
-//! The bindings of one network as a watcher knows them.
+//! The bindings of one network, as far as a watcher knows them.
 
 use crate::bindings::{Bound, Change, PortId};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// The last change of each port, with the revision of its record. Revisions are those of etcd.
+/// Last change of each port, with the revision of its record. Revisions are those of etcd.
 #[derive(Debug, Default)]
 pub(super) struct Table {
     ports: BTreeMap<PortId, (i64, Change)>,
-    /// The same ports in the order of their revisions; one revision may change several.
+    /// The same ports in the order of their revisions. One revision may change several.
     order: BTreeSet<(i64, PortId)>,
-    /// Changes up to this revision are in the table.
+    /// Revision up to which changes are in the table.
     pub(super) position: i64,
-    /// Before this revision a change may be missing, because its record was removed since.
+    /// Revision before which a change may be missing, because its record has been removed.
     gap_before: i64,
 }
 
 impl Table {
-    /// Records the change of a port.
+    /// Records a change of a port.
     pub(super) fn put(&mut self, revision: i64, change: Change) {
         let port = change.port().clone();
         if let Some((before, _)) = self.ports.insert(port.clone(), (revision, change)) {
@@ -26,8 +26,8 @@ impl Table {
         self.position = self.position.max(revision);
     }
 
-    /// Records that the record of a port was removed. It was unbound before, which a watcher of an older revision can no
-    /// longer learn.
+    /// Records that the record of a port was removed. The port had been unbound, which a watcher of an older revision
+    /// can no longer learn.
     pub(super) fn remove(&mut self, revision: i64, port: &PortId) {
         if let Some((before, _)) = self.ports.remove(port) {
             self.order.remove(&(before, port.clone()));
@@ -36,7 +36,7 @@ impl Table {
         self.position = self.position.max(revision);
     }
 
-    /// Replaces the whole table by a list that was read at `revision`.
+    /// Replaces the whole table with a list that was read at `revision`.
     pub(super) fn replace(&mut self, revision: i64, list: Vec<(i64, Change)>) {
         let listed: BTreeSet<PortId> = list.iter().map(|(_, change)| change.port().clone()).collect();
         let gone: Vec<PortId> = self
@@ -54,12 +54,12 @@ impl Table {
         self.position = revision;
     }
 
-    /// Changes after `revision`, oldest first; `None` if some may be missing.
+    /// Changes after `revision`, oldest first. `None` if some may be missing.
     pub(super) fn after(&self, revision: i64) -> Option<Vec<Change>> {
         if revision < self.gap_before {
             return None;
         }
-        // The port with the lowest name has the lowest place of its revision.
+        // The port with the lowest name comes first within its revision.
         let later = self.order.iter().rev().take_while(|(changed, _)| *changed > revision);
         let mut changes: Vec<Change> = later
             .filter_map(|(_, port)| self.ports.get(port).map(|(_, change)| change.clone()))
@@ -69,7 +69,7 @@ impl Table {
     }
 }
 
-/// Bound ports among changes.
+/// The bound ports among changes.
 pub(super) fn bound(changes: impl IntoIterator<Item = Change>) -> Vec<Bound> {
     let bound = changes.into_iter().filter_map(|change| match change {
         Change::Bound(bound) => Some(bound),
@@ -110,7 +110,7 @@ mod tests {
         table.remove(8, &port("a"));
         assert_eq!(table.after(3), None);
         assert_eq!(table.after(4), Some(Vec::new()));
-        // A list after a lost connection shows the same.
+        // A list that is read after a lost connection has the same result.
         table.replace(9, Vec::new());
         assert_eq!(table.after(4), Some(Vec::new()));
         assert_eq!(table.after(2), None);

@@ -1,4 +1,4 @@
-//! The records at one revision, with the changes of one step.
+//! The records at one revision, together with the changes of one step.
 //!
 //! Leases of a VM are read together, as one record, when a step first needs them. Searches for free numbers read the
 //! index of all VMs and apply the changes of the VMs that the step has read.
@@ -18,14 +18,14 @@ use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-/// The records as a step sees and changes them.
+/// The records in the state that a step sees and changes.
 pub(super) struct View<'a> {
     pub(super) shared: &'a Shared,
-    /// Number of attempts that have lost a race.
+    /// Number of attempts of the step that have lost a race.
     pub(super) lost: u32,
-    /// The revision, once something was read.
+    /// Revision of the reads, once something was read.
     pub(super) revision: Cell<Option<i64>>,
-    /// True if a read failed because the revision was compacted: the step may run again.
+    /// True if a read failed because the revision was compacted. The step may then run again.
     pub(super) is_stale: Cell<bool>,
     pub(super) touched: RefCell<Touched>,
 }
@@ -36,12 +36,12 @@ pub(super) struct Touched {
     pub(super) vms: BTreeMap<VmName, Held>,
     /// True if the step has read the leases of all VMs.
     pub(super) all_vms: bool,
-    /// Networks by name, once one was read.
+    /// Networks by name, once they were read.
     pub(super) networks: Option<BTreeMap<String, Agreed>>,
     pub(super) cursors: BTreeMap<String, Number>,
 }
 
-/// Leases of a VM.
+/// The leases of a VM.
 #[derive(Clone, Default)]
 pub(super) struct Held {
     /// Revision of the last change; 0 without a record.
@@ -50,7 +50,7 @@ pub(super) struct Held {
     pub(super) now: Vec<Lease>,
 }
 
-/// A network.
+/// A network that nodes share.
 #[derive(Clone, Default)]
 pub(super) struct Agreed {
     /// Revision of the last change; 0 without a record.
@@ -99,7 +99,7 @@ impl<'a> View<'a> {
         Ok(page.records)
     }
 
-    /// Segments in the store have the name of their node.
+    /// Converts a segment to the form in the store, which contains the name of the node.
     fn kept(&self, segment: &Segment) -> Segment {
         match segment {
             Segment::ThisNode(name) => Segment::OtherNode {
@@ -124,7 +124,7 @@ impl<'a> View<'a> {
         }
     }
 
-    /// Reads the leases of `vm` unless the step has read them.
+    /// Reads the leases of `vm`, unless the step has already read them.
     fn touch(&self, vm: &VmName) -> Result<(), StoreError> {
         if self.touched.borrow().vms.contains_key(vm) {
             return Ok(());
@@ -148,7 +148,7 @@ impl<'a> View<'a> {
         })
     }
 
-    /// Reads the networks unless the step has read them.
+    /// Reads the networks, unless the step has already read them.
     fn touch_networks(&self) -> Result<(), StoreError> {
         if self.touched.borrow().networks.is_some() {
             return Ok(());
@@ -184,8 +184,8 @@ impl<'a> View<'a> {
         leases.find(|lease| is_it(lease)).map(|lease| lease.holder.clone())
     }
 
-    /// The first `limit` numbers within `span`: those of `range` that VMs hold that the step has not read, and those of
-    /// `numbers` in the leases of the VMs that it has.
+    /// The first `limit` held numbers within `span`. These are the numbers in `range` of VMs that the step has not
+    /// read, and the `numbers` in the leases of VMs that it has read.
     fn held_numbers(
         &self,
         mut range: KeyRange,
@@ -220,7 +220,7 @@ impl<'a> View<'a> {
                 _ => break,
             }
         }
-        // Numbers beyond the last page are unknown, so those of the step must not stand for them.
+        // Numbers beyond the last page are unknown, so numbers of the step must not take their place.
         let last = held.last().copied().filter(|_| held.len() >= limit);
         held.extend(
             touched
@@ -362,7 +362,7 @@ impl Ledger for View<'_> {
     }
 }
 
-/// Leases with segments as this node names them.
+/// Converts the segments of leases to this node's names.
 fn seen_all(view: &View<'_>, leases: Vec<Lease>) -> Vec<Lease> {
     let node = &view.shared.options.node;
     let seen = |mut lease: Lease| {
@@ -376,7 +376,7 @@ fn seen_all(view: &View<'_>, leases: Vec<Lease>) -> Vec<Lease> {
     leases.into_iter().map(seen).collect()
 }
 
-/// A random number of a range, at which a claim that has lost a race continues.
+/// A random number of a range, at which a claim continues after a lost race.
 fn anywhere(range: &RangeId) -> Result<Number, StoreProblem> {
     let random = getrandom::u64().map_err(|error| StoreProblem::Other(format!("no random numbers: {error}")))?;
     Ok(match range {

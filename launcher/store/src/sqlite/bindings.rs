@@ -1,10 +1,9 @@
 //! Bindings and time leases in the file.
 //!
-//! The first process that needs the tables creates them. The layout number stays the same, because
-//! an older hawser can ignore these tables. The row of an unbound port keeps its epoch and reports
-//! the change to watchers. The oldest of these rows are dropped once there are many;
-//! the file then keeps the highest of their epochs, as a floor for new rows, and the newest of their
-//! revisions, before which there is a gap.
+//! The first process that needs the tables creates them. The layout number stays the same, because an older hawser can
+//! ignore these tables. The row of an unbound port keeps its epoch and reports the change to watchers. The oldest of
+//! these rows are dropped once there are many. The file then keeps two values: the highest of their epochs, as a floor
+//! for new rows, and the newest of their revisions, before which there is a gap.
 //!
 //! SQLite cannot push. A watcher polls: the query reads one index and takes a few microseconds.
 
@@ -20,7 +19,7 @@ use rusqlite::{Connection, OptionalExtension as _, Row, Transaction, Transaction
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-/// Maximum rows of unbound ports that are kept.
+/// Maximum number of rows kept for unbound ports.
 const UNBOUND_ROWS: i64 = 1024;
 
 const TABLES: &str = "
@@ -57,11 +56,11 @@ CREATE TABLE IF NOT EXISTS process (
 ) STRICT, WITHOUT ROWID;
 ";
 
-/// Columns of a binding, in the order [`read_row`] expects.
+/// Columns of a binding, in the order that [`read_row`] expects.
 const ROW: &str = "namespace, vm, interface, epoch, is_bound, node, process, mac, addresses, vtep, network";
 
 impl Sqlite {
-    /// Runs `change` while holding the file's write lock, after creating the tables if necessary, and commits it.
+    /// Runs `change` while holding the file's write lock, then commits it. Creates the tables first if necessary.
     fn change<T, E: From<StoreError>>(
         &mut self,
         mut change: impl FnMut(&Transaction<'_>) -> rusqlite::Result<Result<T, E>>,
@@ -75,7 +74,7 @@ impl Sqlite {
         Ok(result)
     }
 
-    /// Reads one state of the file; returns `otherwise` if the tables do not exist yet.
+    /// Reads one state of the file. Returns `otherwise` if the tables do not exist yet.
     fn read<T>(&self, otherwise: T, read: impl Fn(&Connection) -> rusqlite::Result<T>) -> Result<T, StoreError> {
         let exists = "SELECT count(*) FROM sqlite_schema WHERE type = 'table' AND name = 'process'";
         let found = self.file.patiently(|| {
@@ -90,7 +89,7 @@ impl Sqlite {
     }
 }
 
-/// The row of a port, bound or not.
+/// The row of a port, whether or not the port is bound.
 fn find(connection: &Connection, port: &PortId) -> rusqlite::Result<Option<Change>> {
     let sql = format!("SELECT {ROW} FROM binding WHERE network = ?1 AND namespace = ?2 AND vm = ?3 AND interface = ?4");
     connection.query_row(&sql, key(port), read_row).optional()
@@ -101,7 +100,7 @@ fn key(port: &PortId) -> [&str; 4] {
     [network, &holder.vm.namespace, &holder.vm.name, &holder.interface]
 }
 
-/// The current revision, increased.
+/// Increases the current revision and returns it.
 fn next_revision(connection: &Connection) -> rusqlite::Result<i64> {
     let sql = "UPDATE revision SET number = number + 1 RETURNING number";
     connection.query_row(sql, (), |row| row.get(0))
@@ -182,7 +181,7 @@ impl Epochs for Sqlite {
     }
 }
 
-/// The revision of a file without the tables. Once the tables exist, the store has another number.
+/// The revision of a file that has no tables yet. Once the tables exist, the store has another number.
 const NOTHING: Revision = Revision { store: 0, number: 0 };
 
 impl Watch for Sqlite {

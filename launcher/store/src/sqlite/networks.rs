@@ -1,7 +1,6 @@
 //! Records of networks in the file.
 //!
-//! The table is created with the first record, as those of the bindings are, so that the layout
-//! number stays the same.
+//! Like those of the bindings, the table is created with the first record, so the layout number stays the same.
 
 use crate::network::NetworkRecord;
 use hawser_packet::geneve::Vni;
@@ -17,7 +16,7 @@ CREATE TABLE IF NOT EXISTS network (
 ) STRICT, WITHOUT ROWID;
 ";
 
-/// All records.
+/// Reads all records.
 pub(super) fn read(connection: &Connection) -> rusqlite::Result<Vec<NetworkRecord>> {
     let exists = "SELECT count(*) FROM sqlite_schema WHERE type = 'table' AND name = 'network'";
     if !connection.query_row(exists, (), |row| row.get(0))? {
@@ -27,7 +26,7 @@ pub(super) fn read(connection: &Connection) -> rusqlite::Result<Vec<NetworkRecor
     statement.query_map((), read_row)?.collect()
 }
 
-/// Adds a record whose name and identifier have none.
+/// Adds a record whose name and identifier are not in use.
 pub(super) fn put(connection: &Connection, network: &NetworkRecord) -> rusqlite::Result<()> {
     connection.execute_batch(TABLE)?;
     let subnets: Vec<String> = network.subnets.iter().map(ToString::to_string).collect();
@@ -36,7 +35,7 @@ pub(super) fn put(connection: &Connection, network: &NetworkRecord) -> rusqlite:
     connection.execute(sql, values).map(drop)
 }
 
-/// Removes the record of a name.
+/// Removes the record with this name.
 pub(super) fn remove(connection: &Connection, name: &str) -> rusqlite::Result<()> {
     connection.execute_batch(TABLE)?;
     connection

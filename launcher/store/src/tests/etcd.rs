@@ -1,5 +1,5 @@
-//! Tests on a real etcd: races of several nodes, and what happens when etcd is away, compacted or restored. Each test has
-//! a cluster with one member.
+//! Tests on a real etcd: races of several nodes, and what happens when etcd is unavailable, compacted or restored. Each
+//! test has a cluster with one member.
 
 use super::running::{binding, changes, port};
 use super::{Place, addresses, give, of_range, vm};
@@ -17,9 +17,9 @@ use tempfile::TempDir;
 
 /// A cluster of one member.
 pub(super) struct Member {
-    /// `None` while it is stopped.
+    /// The process; `None` while it is stopped.
     child: Option<Child>,
-    /// Of clients and of other members.
+    /// Ports for clients and for other members.
     ports: [u16; 2],
     folder: TempDir,
     /// Scheme of the URL for clients.
@@ -53,21 +53,21 @@ impl Member {
         member
     }
 
-    /// The folder with its data.
+    /// Folder that contains the member's data.
     pub(super) fn data(&self) -> PathBuf {
         self.folder.path().join("data")
     }
 
-    /// Ends the member without warning.
+    /// Kills the member without warning.
     pub(super) fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {
-            // It may have ended by itself.
+            // The member may have ended by itself.
             let _ = child.kill();
             let _ = child.wait();
         }
     }
 
-    /// Starts the member again on its data.
+    /// Starts the member again with its data.
     pub(super) fn restart(&mut self) {
         self.kill();
         let [clients, peers] = self.ports;
@@ -91,7 +91,7 @@ impl Member {
         self.child = Some(child);
     }
 
-    /// Runs etcdctl.
+    /// Runs etcdctl, and returns its output.
     pub(super) fn control(&self, arguments: &[&str]) -> String {
         let mut command = Command::new("etcdctl");
         command
@@ -112,7 +112,7 @@ impl Member {
         }
     }
 
-    /// A connection, once the member answers.
+    /// Connects a node once the member answers.
     pub(super) fn join(&self, node: &str) -> Etcd {
         let deadline = Instant::now() + Duration::from_secs(30);
         loop {
@@ -128,7 +128,7 @@ impl Member {
 /// A member, and the connection of one node to it.
 pub(crate) struct OnEtcd {
     etcd: Etcd,
-    /// Ends after the connection.
+    /// The member, which ends after the connection.
     _member: Member,
 }
 
@@ -150,7 +150,7 @@ impl Place for OnEtcd {
 
 const NETWORK: &str = "default/blue";
 
-/// Repeats until `done`.
+/// Repeats `done` until it returns true.
 fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(30);
     while !done() {
@@ -191,7 +191,7 @@ fn nodes_that_start_at_once_get_different_macs_and_addresses() {
     let given: BTreeSet<_> = leases.iter().map(|lease| number(lease.addresses[0].addr())).collect();
     assert_eq!((macs.len(), given.len()), (NODES * VMS, NODES * VMS));
     assert_eq!(first.leases(None).unwrap().len(), NODES * VMS);
-    // Each lease is one record of its VM, and one of its MAC and two of its address in the indexes.
+    // Each lease is one record of its VM, one record of its MAC, and two of its address in the indexes.
     let count = |kind: &str| member.control(&["get", "--prefix", "--keys-only", &format!("/hawser/test/{kind}/")]);
     for kind in ["vm", "mac", "ip", "any"] {
         assert_eq!(count(kind).split_whitespace().count(), NODES * VMS, "{kind}");
@@ -222,7 +222,7 @@ fn a_watcher_goes_on_after_etcd_was_away() {
     let (_, mut revision) = etcd.bindings(NETWORK).unwrap();
     assert_eq!(changes(&etcd, &mut revision), []);
     member.kill();
-    // What is known stays known, and a change fails with a message that says so.
+    // What was read before stays available, and a change fails with a message about the outage.
     assert_eq!(changes(&etcd, &mut revision), []);
     let error = etcd.bind(&port("b"), None, &binding("p")).unwrap_err().to_string();
     assert!(error.contains("etcd does not answer"), "{error}");
@@ -244,7 +244,7 @@ fn a_watcher_that_sleeps_through_a_compaction_misses_nothing() {
     etcd.bind(&port("a"), None, &binding("p")).unwrap();
     let (_, mut revision) = etcd.bindings(NETWORK).unwrap();
     assert_eq!(changes(&etcd, &mut revision), []);
-    // The connection is lost, and what it has missed is compacted before it is back.
+    // The connection is lost. The changes that it misses are compacted before it is restored.
     let mut later = None;
     member.kill();
     member.restart();
@@ -335,7 +335,7 @@ fn a_process_whose_node_is_silent_is_dead_by_the_clock_of_the_server() {
     wait_until("the end of the time lease", || {
         other.dead(&now).unwrap() == [process("p")]
     });
-    // It was only slow.
+    // The process was only slow.
     etcd.keep_alive(&process("p"), &now, lifetime).unwrap();
     assert_eq!(other.dead(&now).unwrap(), []);
 }

@@ -1,5 +1,5 @@
-//! Tests of claims, which must give the same result in every store. Each test runs on a SQLite file, on a store of many
-//! nodes that loses a race in each step, so that every step runs twice, and on a real etcd.
+//! Tests of claims, which must have the same result in every store. Each test runs on a SQLite file, on a real etcd,
+//! and on a store of many nodes that loses a race in each step, so that every step runs twice.
 
 #[cfg(feature = "etcd")]
 mod etcd;
@@ -21,14 +21,14 @@ use remote::{Cluster, Remote};
 use std::path::PathBuf;
 use tempfile::TempDir;
 
-/// The place of a store, which can be opened more than once.
+/// Where a store is. It can be opened more than once.
 trait Place {
     type Store: Store + Epochs + Watch + Liveness;
     fn new() -> Self;
     fn open(&self) -> Self::Store;
 }
 
-/// A file on this node.
+/// A store in a file of this node.
 struct OnFile(TempDir);
 
 impl OnFile {
@@ -122,7 +122,7 @@ fn range(subnet: &str, first: &str, last: &str) -> AddressRange {
     }
 }
 
-/// A claim for a MAC of the pool and an address of 10.0.0.0/24 up to `.last`; the gateway is .1.
+/// A claim for a MAC of the pool and an address of 10.0.0.0/24 up to `.last`. The gateway is .1.
 pub(crate) fn of_range(interface: &str, last: u8) -> Claim {
     let set = vec![range("10.0.0.0/24", "10.0.0.1", &format!("10.0.0.{last}"))];
     Claim {
@@ -213,7 +213,7 @@ fn what_was_released_is_given_to_another_only_when_the_range_has_had_its_turn<P:
         given.extend(addresses(&leases));
         release(&mut store, name);
     }
-    // There are eight of each: .2 to .9, and the pool without the gateway's MAC.
+    // There are eight of each: the addresses .2 to .9, and the pool without the gateway's MAC.
     let expected: Vec<String> = [2, 3, 4, 5, 6, 7, 8, 9, 2].map(|n| format!("10.0.0.{n}/24")).into();
     assert_eq!(given, expected);
     let mut distinct = macs[..8].to_vec();
@@ -273,7 +273,7 @@ fn a_mac_or_address_that_another_holds_on_the_segment_is_refused_by_its_holder<P
         error.starts_with("address 10.0.0.2 is held by interface lan of VM default/c on"),
         "{error}"
     );
-    // A range skips it.
+    // A range skips this address.
     assert_eq!(
         addresses(&give(&mut store, "d", &[of_range("lan", 9)]).unwrap()),
         ["10.0.0.3/24"]
@@ -353,7 +353,7 @@ fn whereabouts_gives_out_the_lowest_free_address_and_looks_at_every_segment<P: P
     // .1 is the gateway.
     assert_eq!(given("a", "red", Choice::LowestAnywhere).unwrap(), "10.0.0.2/24");
     assert_eq!(given("b", "blue", Choice::LowestAnywhere).unwrap(), "10.0.0.3/24");
-    // This pool is independent of the others.
+    // This pool does not depend on the others.
     assert_eq!(given("c", "blue", Choice::Lowest).unwrap(), "10.0.0.2/24");
     assert_eq!(given("d", "blue", Choice::Lowest).unwrap(), "10.0.0.4/24");
     assert!(matches!(

@@ -1,4 +1,4 @@
-//! Networks that all nodes share: their identity, and leases on them.
+//! Tests of networks that all nodes share: their identity, and leases on them.
 
 use super::{Place, give, in_every_store, range, vm};
 use crate::agreement::{NetworkError, agree, identifier};
@@ -21,7 +21,7 @@ fn record(name: &str, vni: u32, subnet: &str) -> NetworkRecord {
     }
 }
 
-/// A claim for an address of 10.0.0.0/24 from .3 on, and for the MAC that follows from it.
+/// A claim for an address of 10.0.0.0/24, starting at .3, and for the MAC that follows from it.
 fn on_network(network: &str) -> Claim {
     let set = vec![range("10.0.0.0/24", "10.0.0.3", "10.0.0.9")];
     Claim {
@@ -54,7 +54,7 @@ fn a_network_has_one_identifier_and_one_set_of_subnets_while_vms_use_it<P: Place
         let error = tell(&mut store, "vm2", &other).unwrap_err();
         assert!(matches!(error, NetworkError::Differs { .. }), "{error}");
     }
-    // Its only user may change it.
+    // The only user of the network may change it.
     tell(&mut store, "vm1", &record("red", 8, "10.0.0.0/24")).unwrap();
     tell(&mut place.open(), "vm2", &record("blue", 7, "10.1.0.0/24")).unwrap();
     // No VM uses blue.

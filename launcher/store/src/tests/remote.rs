@@ -1,5 +1,5 @@
 //! A store shared by nodes, without a network. A step runs on a copy of the records, which is kept only if nothing has
-//! changed meanwhile, as with a compare-and-swap transaction.
+//! changed in the meantime, as with a compare-and-swap transaction.
 
 use crate::bindings::{
     BindError, Binding, Bound, Change, Changes, Epoch, Epochs, PortId, Revision, Watch, check_bound, next_epoch,
@@ -24,7 +24,7 @@ struct Records {
     running: Running,
 }
 
-/// State of ports and running processes.
+/// State of ports and of running processes.
 #[derive(Clone, Default)]
 struct Running {
     number: i64,
@@ -60,7 +60,7 @@ impl Running {
 }
 
 impl Cluster {
-    /// A node's connection to the store.
+    /// Connects a node to the store.
     pub(super) fn join(&self, node: &'static str) -> Remote {
         Remote {
             cluster: self.clone(),
@@ -80,9 +80,10 @@ impl Cluster {
 pub(super) struct Remote {
     cluster: Cluster,
     node: &'static str,
-    /// Races that every step loses before it is kept.
+    /// Number of races that every step loses before it is kept.
     pub races_to_lose: u32,
-    /// Action of another process in each of these races; without it, a change that concerns no lease.
+    /// What another process does in each of these races. Without it, the other process makes a change that concerns no
+    /// lease.
     pub rival: Option<Box<dyn FnMut()>>,
     /// Number of times that steps have run.
     pub runs: u32,
@@ -138,7 +139,7 @@ impl Store for Remote {
                 }
             }
             let mut records = self.cluster.records();
-            // A failure based on outdated records does not count either.
+            // A failure that is based on outdated records does not count either.
             if records.revision != revision {
                 continue;
             }
@@ -224,7 +225,7 @@ impl Liveness for Remote {
     }
 }
 
-/// The records as a node sees them. The stored segments contain node names.
+/// The records from a node's point of view. The stored segments contain node names.
 struct View {
     memory: Memory,
     node: &'static str,

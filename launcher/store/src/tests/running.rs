@@ -64,7 +64,7 @@ fn bound(name: &str, by: &str, epoch: u32) -> Bound {
     }
 }
 
-/// The changes after `revision`, which becomes the newest.
+/// The changes after `revision`, which is set to the newest revision.
 pub(crate) fn changes(store: &impl Watch, revision: &mut Revision) -> Vec<Change> {
     match store.changes(NETWORK, *revision).unwrap() {
         Changes::Complete { changes, revision: now } => {
@@ -126,7 +126,7 @@ fn a_watcher_of_another_store_or_of_a_state_that_is_undone_has_a_gap<P: Place>()
     for revision in [other, undone] {
         assert_eq!(store.changes(NETWORK, revision).unwrap(), Changes::Gap);
     }
-    // From before the first binding, the watch returns the change or a gap.
+    // If the revision is older than the first binding, the watch returns the change or a gap.
     let first = store.changes(NETWORK, nothing).unwrap();
     let seen = |changes: &[Change]| *changes == [Change::Bound(bound("a", "p", 1))];
     assert!(match &first {
@@ -248,7 +248,7 @@ fn a_bind_that_loses_a_race_is_fenced_by_the_winner() {
 const CHANGED: &str = "HAWSER_STORE_CHANGED";
 const BINDS: u32 = 25;
 
-/// The test below runs this one in a process of its own.
+/// The test below runs this test in a process of its own.
 #[test]
 fn a_process_of_its_own_binds_a_port_again_and_again() {
     let Some(path) = std::env::var_os(CHANGED) else { return };
