@@ -1,8 +1,8 @@
-//! Parts of the packet path in isolation, without a guest or another thread.
+//! Times parts of the packet path in isolation, without a guest or another thread.
 //!
-//! A case is run in rounds. Each round prepares its data and passes the rest to [`measured`], so
-//! that the clock, or a tool that counts instructions, sees that part only. Memory is warm, which
-//! it would not be with a guest on another processor.
+//! A case is run in rounds. Each round prepares its data and passes the rest to [`measured`], so that the clock, or a
+//! tool that counts instructions, sees only that part. Memory is warm, which it would not be with a guest on another
+//! processor.
 
 mod overlay;
 mod port;
@@ -31,14 +31,14 @@ use std::time::{Duration, Instant};
 /// VERSION_1, MRG_RXBUF, INDIRECT_DESC, EVENT_IDX, GUEST_CSUM, CSUM.
 const FEATURES: Features = Features(1 << 32 | 1 << 15 | 1 << 28 | 1 << 29 | 1 << 1 | 1);
 const RING: u16 = 256;
-/// Frames per burst.
+/// Number of frames per burst.
 const BURST: usize = 64;
 /// Payload bytes of a segment in the tunnel on an underlay of 1500 bytes.
 const SEGMENT: u16 = 1376;
 /// Number of known flows.
 const FLOWS: usize = 512;
 
-/// Runs the measured part; returns its duration. It is never inlined, so that tools find it by its name.
+/// Runs the measured part, and returns its duration. It is never inlined, so that tools find it by its name.
 #[inline(never)]
 pub fn measured(work: &mut dyn FnMut()) -> Duration {
     let start = Instant::now();
@@ -46,7 +46,7 @@ pub fn measured(work: &mut dyn FnMut()) -> Duration {
     start.elapsed()
 }
 
-/// A round: duration of the measured part, and its number of frames or calls.
+/// A round. It returns the duration of the measured part, and its number of frames or calls.
 pub type Round = Box<dyn FnMut() -> (Duration, u32)>;
 
 /// A case: its name, and the function that creates its rounds.
@@ -86,7 +86,7 @@ fn count(n: usize) -> u32 {
     u32::try_from(n).unwrap_or(u32::MAX)
 }
 
-/// A driver, the memory it shares, and the ring in it.
+/// A driver, the memory that it shares, and the ring in that memory.
 fn pair() -> (TestMemory, DriverRing, Ring) {
     let mut memory = TestMemory::new(0x100_0000);
     let driver = DriverRing::new(&mut memory, RING);
@@ -166,7 +166,7 @@ fn receive(payload: Option<usize>) -> Round {
     })
 }
 
-/// Sends the guest one whole frame; false if there was no room for it.
+/// Sends the guest one whole frame. False if there was no room for it.
 fn one_frame(receive: &mut Receive, payload: Option<usize>) -> bool {
     let Some(payload) = payload else {
         return receive.send(Offload::VALID, &[&[1; 14], &[2; 46]]).is_ok();
@@ -237,7 +237,7 @@ fn sum(len: usize) -> Round {
     })
 }
 
-/// A masquerade whose gateway represents the loopback of this machine.
+/// A masquerade whose gateway stands for the loopback of this machine.
 fn masquerade() -> Result<Masquerade> {
     let link = Ipv4Link {
         network: "10.0.2.0/24".parse()?,
@@ -261,8 +261,8 @@ fn masquerade() -> Result<Masquerade> {
     Ok(Masquerade::new(MasqueradeSetup::alone(&port, &mode, 1024)?)?)
 }
 
-/// A burst of datagrams of 64 bytes, of this many flows among [`FLOWS`] known ones: the path after
-/// admission, with its flow look-ups and system calls.
+/// A burst of 64-byte datagrams of this many flows, chosen among [`FLOWS`] known ones. It takes the path after
+/// admission, with its flow lookups and system calls.
 fn udp_burst(flows: usize) -> Result<Round> {
     let server = UdpSocket::bind("127.0.0.1:0")?;
     let port = server.local_addr()?.port().to_be_bytes();
@@ -280,7 +280,7 @@ fn udp_burst(flows: usize) -> Result<Round> {
     }
     let mut first = 0;
     Ok(Box::new(move || {
-        // Use different flows each time, so that none was just looked up.
+        // Each round uses different flows, so that none was just looked up.
         first = (first + BURST) % FLOWS;
         let of = |n: usize| &frames[(first + n % flows) % FLOWS];
         let slices: Vec<_> = (0..BURST).map(|n| of(n).slices()).collect();

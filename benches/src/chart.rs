@@ -1,26 +1,26 @@
-//! Draws the picture: a panel per quantity, a bar per back end, and whiskers from minimum to maximum.
+//! Draws the picture, with a panel per quantity, a bar per back end, and whiskers from minimum to maximum.
 
 use crate::metric::About;
 use crate::numbers::Spread;
 use std::fmt::Write as _;
 
-/// A quantity of several back ends.
+/// One quantity, measured on several back ends.
 #[derive(Clone, Debug)]
 pub struct Panel {
-    /// The quantity.
+    /// Presentation of the quantity.
     pub about: About,
-    /// The bars, from top to bottom.
+    /// Bars of the panel, from top to bottom.
     pub bars: Vec<Bar>,
 }
 
-/// The result of one back end.
+/// Result of one back end.
 #[derive(Clone, Copy, Debug)]
 pub struct Bar {
-    /// Name for people.
+    /// Name of the back end in the picture.
     pub name: &'static str,
     /// True for hawser's own result.
     pub ours: bool,
-    /// `None` if nothing was measured.
+    /// Statistics of the samples. `None` if nothing was measured.
     pub spread: Option<Spread>,
 }
 
@@ -31,13 +31,13 @@ const MARGIN: f64 = 24.0;
 const TITLE: f64 = 64.0;
 const ROW: f64 = 24.0;
 const BAR: f64 = 14.0;
-/// Height of a panel's title, and the space below the panel.
+/// Height of a panel's title and of the space below the panel.
 const HEAD: f64 = 30.0;
 const FOOT: f64 = 22.0;
-/// Width of a letter of the names on the left, and of the space around them.
+/// Width of a letter in the names on the left, and of the space around them.
 const LETTER: f64 = 6.6;
 const NAME_SPACE: f64 = 12.0;
-/// Room for figures on the right of bars.
+/// Width of the room for figures on the right of bars.
 const FIGURES: f64 = 64.0;
 
 const STYLE: &str = "\
@@ -48,8 +48,7 @@ text{font-family:system-ui,-apple-system,'Segoe UI',Helvetica,Arial,sans-serif;f
 @media(prefers-color-scheme:dark){text{fill:#e6edf3}.paper{fill:#0d1117}.note{fill:#9198a1}.bar{fill:#4d5661}\
 .bar.ours{fill:#4493f8}.axis{stroke:#3d444d}.whisker{stroke:#e6edf3}}";
 
-/// Draws the picture; `note` states time and place of the measurement. Panels without hawser are
-/// left out.
+/// Draws the picture. `note` states time and place of the measurement. Panels without hawser are left out.
 pub fn svg(panels: &[Panel], note: &str) -> String {
     let has_ours = |panel: &&Panel| panel.bars.iter().any(|bar| bar.ours && bar.spread.is_some());
     let panels: Vec<_> = panels.iter().filter(has_ours).collect();

@@ -18,7 +18,7 @@ pub mod tunnel;
 
 use std::process::ExitCode;
 
-/// Exit code of a bench; prints an error to standard error.
+/// Exit code of a bench. Prints an error to standard error.
 pub fn exit(outcome: hawser_testkit::Result<()>) -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -1,11 +1,11 @@
-//! The machine of a measurement.
+//! Describes the machine of a measurement.
 
 use serde_json::{Value, json};
 use std::fs;
 use std::process::Command;
 use std::thread;
 
-/// Class of the machine, without its name.
+/// The class of a machine, without its name.
 #[derive(Clone, Debug)]
 pub struct Machine {
     processor: String,
@@ -15,7 +15,7 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// The current state of this machine.
+    /// Describes this machine in its current state.
     pub fn this() -> Self {
         let output = |program: &str, argument: &str| {
             let output = Command::new(program).arg(argument).output().ok();
@@ -35,7 +35,7 @@ impl Machine {
         }
     }
 
-    /// A description in one line.
+    /// The description in one line.
     pub fn describe(&self) -> String {
         format!(
             "{}, {} processors ({}), Linux {}",
@@ -43,7 +43,7 @@ impl Machine {
         )
     }
 
-    /// As JSON.
+    /// The description as JSON.
     pub fn to_json(&self) -> Value {
         json!({
             "date": self.date, "processor": self.processor, "processors": self.processors, "kernel": self.kernel,

@@ -8,27 +8,27 @@ use serde_json::Value;
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Idle flows that are opened to measure the memory of one.
+/// Number of idle flows that are opened to measure the memory of one.
 const IDLE_FLOWS: u32 = 3000;
 /// How long an idle guest is observed.
 pub const IDLE: Duration = Duration::from_secs(10);
 /// Longest duration of a short run, including failures.
 const PATIENCE: Duration = Duration::from_secs(15);
-/// Bytes of a gigabyte.
+/// Number of bytes in a gigabyte.
 const GB: f64 = 1e9;
 
-/// Durations of measurements.
+/// Durations of the measurements.
 #[derive(Clone, Copy, Debug)]
 pub struct Lengths {
-    /// One TCP transfer.
+    /// Duration of one TCP transfer.
     pub transfer: Duration,
-    /// One run of connections or of datagrams.
+    /// Duration of one run of connections or of datagrams.
     pub short: Duration,
-    /// Round trips.
+    /// Number of round trips.
     pub round_trips: u32,
 }
 
-/// Samples of a round; NaN if a measurement failed.
+/// Samples of a round. A sample is NaN if its measurement failed.
 pub type Samples = Vec<(Metric, f64)>;
 
 /// Measures everything for which `is_wanted` is true. An error is passed to `complain`, and the other measurements
@@ -148,15 +148,15 @@ pub fn resident_mb(setup: &Setup) -> Result<f64> {
     megabytes(setup.backend.resident_kib()?)
 }
 
-/// KiB as MB.
+/// Converts KiB to MB.
 pub fn megabytes(kib: u64) -> Result<f64> {
     Ok(f64::from(u32::try_from(kib)?) * 1024.0 / 1e6)
 }
 
-/// MB per 1,000 idle flows: the back end's own, and the guest memory that it touches for the first time while they
-/// open. The latter also counts as the back end's resident memory, but belongs to the guest, which uses new pages for
-/// its own part of the connections; with huge pages the kernel does not count it at all. The back end must not have had
-/// as many flows before, or it would reuse their memory.
+/// MB per 1,000 idle flows, as two values. The first is the back end's own memory. The second is the guest memory that
+/// it touches for the first time while the flows open. This also counts as the back end's resident memory, but belongs
+/// to the guest, which uses new pages for its own part of the connections. With huge pages the kernel does not count it
+/// at all. The back end must not have had as many flows before, because it would reuse their memory.
 pub fn flow_memory(setup: &Setup) -> Result<[f64; 2]> {
     let memory = || -> Result<[f64; 2]> {
         let shared = setup.backend.shared_kib()?;
@@ -179,7 +179,7 @@ pub fn flow_memory(setup: &Setup) -> Result<[f64; 2]> {
     Ok([0, 1].map(|i| (after[i] - before[i]) * 1000.0 / f64::from(IDLE_FLOWS)))
 }
 
-/// Context switches of each back end while all guests idle.
+/// Context switches of each back end while all guests are idle.
 pub fn idle_switches(setups: &[Setup]) -> Result<Vec<f64>> {
     let count = || setups.iter().map(Setup::context_switches).collect::<Result<Vec<_>>>();
     let (before, start) = (count()?, Instant::now());

@@ -1,6 +1,6 @@
 //! The quantities measured on a real guest, and their targets.
 
-/// A quantity.
+/// A quantity that is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[allow(missing_docs, reason = "each says what it is in `about`")]
 pub enum Metric {
@@ -22,18 +22,18 @@ pub enum Metric {
     IdleSwitches,
 }
 
-/// Presentation of a quantity.
+/// How a quantity is presented.
 #[derive(Clone, Copy, Debug)]
 pub struct About {
     /// Name in the JSON file.
     pub key: &'static str,
-    /// Name for people.
+    /// Title of the quantity in tables and pictures.
     pub title: &'static str,
-    /// Its unit.
+    /// Unit of the quantity.
     pub unit: &'static str,
     /// Number of decimals.
     pub digits: usize,
-    /// Whether more is better.
+    /// True if more is better.
     pub more_is_better: bool,
 }
 
@@ -58,7 +58,7 @@ impl Metric {
         Self::IdleSwitches,
     ];
 
-    /// Its presentation.
+    /// How the quantity is presented.
     pub const fn about(self) -> About {
         let (key, title, unit, digits, more_is_better) = match self {
             Self::TcpOut => ("tcp_out", "TCP guest → host", "Gbit/s", 2, true),
@@ -97,11 +97,11 @@ impl Metric {
 /// A back end of the guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Peer {
-    /// hawser, masquerade.
+    /// hawser in masquerade mode.
     Hawser,
-    /// passt, guest MTU 1500.
+    /// passt with a guest MTU of 1500.
     Passt,
-    /// passt, its own default MTU of 65520.
+    /// passt with its own default MTU of 65520.
     PasstLargeMtu,
     /// TAP and nftables.
     Tap,
@@ -130,7 +130,7 @@ impl Peer {
         }
     }
 
-    /// Name for people.
+    /// Name of the back end in tables and pictures.
     pub const fn title(self) -> &'static str {
         match self {
             Self::Hawser => "hawser",
@@ -145,18 +145,18 @@ impl Peer {
 /// A bound on a quantity.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Bound {
-    /// hawser's value divided by the peer's, at least.
+    /// hawser's value is at least this many times the peer's.
     AtLeastTimes(Peer, f64),
-    /// hawser's value divided by the peer's, at most.
+    /// hawser's value is at most this many times the peer's.
     AtMostTimes(Peer, f64),
-    /// hawser's value, at most.
+    /// hawser's value is at most this.
     AtMost(f64),
 }
 
 /// A quantity and its bound.
 pub type Target = (Metric, Bound);
 
-/// The targets.
+/// The targets of hawser.
 pub const TARGETS: [Target; 14] = [
     (Metric::TcpOut, Bound::AtLeastTimes(Peer::Passt, 2.0)),
     (Metric::TcpIn, Bound::AtLeastTimes(Peer::Passt, 2.0)),

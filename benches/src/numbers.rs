@@ -5,16 +5,16 @@ use serde_json::{Value, json};
 /// Median and extremes of some samples.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Spread {
-    /// Half of the samples are not above it.
+    /// Median: half of the samples are not above it.
     pub median: f64,
-    /// The smallest.
+    /// Smallest sample.
     pub min: f64,
-    /// The largest.
+    /// Largest sample.
     pub max: f64,
 }
 
 impl Spread {
-    /// Statistics of `samples`; `None` if there are none. Failed ones (NaN) are left out.
+    /// Statistics of `samples`. `None` if there are none. Failed samples (NaN) are left out.
     pub fn of(samples: &[f64]) -> Option<Self> {
         let mut sorted: Vec<_> = samples.iter().copied().filter(|sample| !sample.is_nan()).collect();
         sorted.sort_by(f64::total_cmp);
@@ -28,25 +28,25 @@ impl Spread {
         Some(Self { median, min, max })
     }
 
-    /// Statistics of the ratios of samples taken side by side.
+    /// Statistics of the ratios between samples of the same round.
     pub fn of_ratios(ours: &[f64], theirs: &[f64]) -> Option<Self> {
         let pairs = ours.iter().zip(theirs).filter(|(_, theirs)| **theirs != 0.0);
         Self::of(&pairs.map(|(ours, theirs)| ours / theirs).collect::<Vec<_>>())
     }
 
-    /// For people: the median, and the extremes in parentheses.
+    /// Formats the median, and the extremes in parentheses.
     pub fn text(self, digits: usize) -> String {
         let Self { median, min, max } = self;
         format!("{median:.digits$} ({min:.digits$}–{max:.digits$})")
     }
 
-    /// The same for a ratio.
+    /// Formats a ratio in the same way.
     pub fn times(self) -> String {
         let Self { median, min, max } = self;
         format!("{median:.2}× ({min:.2}–{max:.2})")
     }
 
-    /// As JSON.
+    /// The statistics as JSON.
     pub fn to_json(self) -> Value {
         json!({ "median": self.median, "min": self.min, "max": self.max })
     }

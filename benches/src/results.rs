@@ -21,20 +21,20 @@ const SHOWN: [Metric; 10] = [
     Metric::ResidentEnd,
 ];
 
-/// Samples by peer and metric; equal positions are of the same round.
+/// Samples by peer and metric. Samples at equal positions are of the same round.
 #[derive(Debug, Default)]
 pub struct Results {
     samples: BTreeMap<(Peer, Metric), Vec<f64>>,
 }
 
-/// Result for a target.
+/// The result for a target.
 #[derive(Clone, Debug)]
 pub struct Verdict {
-    /// The target, as text.
+    /// Target as text.
     pub target: String,
-    /// The measured value, as text; `None` without a measurement.
+    /// Measured value as text. `None` without a measurement.
     pub measured: Option<String>,
-    /// Whether the target is met.
+    /// True if the target is reached.
     pub met: bool,
 }
 

@@ -23,13 +23,12 @@ const TAP_GUEST_MAC: &str = "52:54:00:68:61:77";
 const TAP_GUEST: &str = "10.0.2.2/24";
 const TAP_GATEWAY: &str = "10.0.2.1";
 
-/// One peer, ready to be measured. Fields are dropped in order: guest, back end,
-/// servers, networks, files.
+/// A peer that is ready to be measured. Fields are dropped in order: guest, back end, servers, networks, files.
 #[derive(Debug)]
 pub struct Setup {
-    /// The peer.
+    /// Which peer it is.
     pub peer: Peer,
-    /// The guest.
+    /// Guest behind the back end.
     pub guest: Guest,
     /// The process of the back end.
     pub backend: Background,
@@ -41,8 +40,7 @@ pub struct Setup {
 }
 
 impl Setup {
-    /// Starts everything and configures the guest's NIC. All parts are set up in these
-    /// `surroundings`.
+    /// Starts everything and configures the guest's NIC. All parts are set up in these `surroundings`.
     pub fn new(peer: Peer, surroundings: &Surroundings) -> Result<Self> {
         let folder = tempfile::Builder::new().prefix("hawser-bench-").tempdir()?;
         let networks = Networks::new(LINK_MTU)?;
@@ -138,7 +136,7 @@ fn own_program(name: &str) -> Result<std::path::PathBuf> {
     }
 }
 
-/// The kernel routes and masquerades for the TAP device, as on a node.
+/// Makes the kernel route and masquerade for the TAP device, as on a node.
 fn masquerade(networks: &Networks) -> Result<()> {
     let pod = &networks.pod;
     for line in [

@@ -1,10 +1,10 @@
-//! Conditions of a measurement with a guest: equal for every back end.
+//! Conditions of a measurement with a guest. They are equal for every back end.
 //!
 //! A guest with one processor is pinned to one. User-Mode Linux runs its kernel and its programs as two processes that
-//! alternate; unpinned, they move between processors, and each switch then wakes a sleeping processor. System calls
-//! without ptrace (`seccomp=on`) cost the guest about as much as in a virtual machine. All sockets of the namespaces
-//! use the same congestion control. Behind a TAP device the guest's is in use, and behind user-space NAT the host's, so
-//! a comparison needs both to be equal.
+//! alternate. Without pinning, they move between processors, and each switch then wakes a sleeping processor. System
+//! calls without ptrace (`seccomp=on`) cost the guest about as much as in a virtual machine. All sockets of the
+//! namespaces use the same congestion control. Behind a TAP device the guest's congestion control is in use, and behind
+//! user-space NAT the host's, so a comparison needs both to be equal.
 
 use clap::Args;
 use hawser_testkit::Result;
@@ -27,12 +27,12 @@ pub struct Surroundings {
     congestion_control: String,
 }
 
-/// Placement of a guest.
+/// Where a guest runs.
 #[derive(clap::ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
 enum Placement {
-    /// Pinned to one processor.
+    /// The guest is pinned to one processor.
     Held,
-    /// Placed by the scheduler.
+    /// The scheduler places the guest.
     Free,
 }
 

@@ -1,7 +1,7 @@
 //! The plain reference: a TAP device, one system call per frame, without optimisations.
 //!
-//! It uses hawser's own vhost-user server, worker and rings, so the only difference to masquerade is the mode. Frames
-//! of the guest are written to the TAP device unchanged, with their offloads; frames that the kernel routes there are
+//! It uses hawser's own vhost-user server, worker and rings, so the only difference from masquerade is the mode. Frames
+//! of the guest are written to the TAP device unchanged, with their offloads. Frames that the kernel routes there are
 //! read directly into guest memory.
 
 use hawser_backend::counters::{Counters, DropReason};
@@ -16,13 +16,13 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 
-/// Bytes of the Ethernet header, which is read into process memory to check the offload.
+/// Length of the Ethernet header in bytes. It is read into process memory to check the offload.
 const ETHERNET: usize = 14;
-/// Frames read before other work has its turn.
+/// Number of frames read before other work has its turn.
 const FRAMES_PER_TURN: usize = 64;
-/// Largest IP packet.
+/// Length of the largest IP packet in bytes.
 const LARGEST: usize = 65_535;
-/// Minimum room for a read: a GSO frame of Linux, and slightly less than a driver without MRG_RXBUF posts.
+/// Minimum room for a read. It is a GSO frame of Linux, and slightly less than what a driver without MRG_RXBUF posts.
 const ENOUGH: usize = 65_200;
 /// VIRTIO_NET_HDR_F_NEEDS_CSUM
 const NEEDS_CSUM: u8 = 1;
@@ -41,7 +41,7 @@ const OFFLOAD_USO6: u32 = 0x40;
 #[derive(Debug)]
 pub struct Tap {
     file: File,
-    /// The kernel may leave offload work to the guest.
+    /// True if the kernel may leave offload work to the guest.
     offloads: bool,
 }
 
@@ -107,13 +107,13 @@ fn check(result: libc::c_int) -> io::Result<()> {
     }
 }
 
-/// The mode: frames to the device and back, one at a time.
+/// A mode that moves frames to the device and back, one at a time.
 pub struct TapMode {
     tap: Tap,
     counters: Arc<Counters>,
     /// iovecs of one call.
     slices: Vec<libc::iovec>,
-    /// The device may have a frame.
+    /// True if the device may have a frame.
     readable: bool,
 }
 
@@ -191,7 +191,7 @@ impl TapMode {
         self.slices
             .extend(room.iter().map(|slice| iovec(slice.as_ptr(), slice.len())));
         let count = libc::c_int::try_from(self.slices.len()).unwrap_or(libc::c_int::MAX);
-        // SAFETY: the slices are writable: two of ours, and the reservation.
+        // SAFETY: the slices are writable: two belong to this mode, and the others to the reservation.
         let read = unsafe { libc::readv(self.tap.file.as_raw_fd(), self.slices.as_ptr(), count) };
         let Ok(read) = usize::try_from(read) else {
             self.readable = false;
@@ -224,7 +224,7 @@ fn offload(header: [u8; HEADER_LEN]) -> Offload {
     }
     let legacy: [u8; LEGACY_HEADER_LEN] = std::array::from_fn(|i| header[i]);
     let gso_ipv6 = header[1] & !0x80 == 4;
-    // A head that contains every offset and the given protocol.
+    // The head contains every offset, and the given protocol.
     let mut head = [0; 512];
     head[12..14].copy_from_slice(if gso_ipv6 { &[0x86, 0xdd] } else { &[8, 0] });
     net_header::decode(&legacy, &head, Features(u64::MAX)).unwrap_or(Offload::NONE)

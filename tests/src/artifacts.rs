@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 
-/// The workspace's directory.
+/// Root directory of the workspace.
 pub fn workspace() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new("."))
 }
@@ -22,7 +22,7 @@ pub fn cache() -> PathBuf {
     env::var_os("HAWSER_CACHE").map_or_else(default, PathBuf::from)
 }
 
-/// Runs `command` to its end; its output is shown only if it fails.
+/// Runs `command` to its end. Its output is shown only if it fails.
 fn must_succeed(command: &mut Command) -> Result<()> {
     let output = command
         .stdin(Stdio::null())
@@ -112,13 +112,13 @@ pub fn traffic() -> Result<PathBuf> {
 #[derive(Clone, Copy)]
 enum Part {
     Guests,
-    /// The programs for comparison too.
+    /// Includes the programs for comparison.
     Peers,
-    /// The lab VM with SR-IOV too.
+    /// Includes the lab VM with SR-IOV.
     Sriov,
 }
 
-/// The cache directory, with that part of it filled.
+/// The cache directory, in which this part has been filled.
 fn guests(part: Part) -> Result<PathBuf> {
     static FILLED: [OnceLock<std::result::Result<PathBuf, String>>; 3] = [const { OnceLock::new() }; 3];
     let (filled, option) = match part {
@@ -157,7 +157,7 @@ pub fn peer_program(name: &str) -> Result<PathBuf> {
     peer_file(&format!("bin/{name}"))
 }
 
-/// A file of these programs.
+/// A file of one of these programs.
 pub fn peer_file(path: &str) -> Result<PathBuf> {
     Ok(guests(Part::Peers)?.join(path))
 }

@@ -22,13 +22,13 @@ pub struct Hawser {
 }
 
 impl Hawser {
-    /// Starts `hawser --socket-path=SOCKET ARGUMENTS…` in `namespace` and waits until it
-    /// listens; with `--connect`, only until it runs.
+    /// Starts `hawser --socket-path=SOCKET ARGUMENTS…` in `namespace` and waits until it listens. With `--connect` it
+    /// waits only until hawser runs.
     pub fn start(namespace: &Namespace, socket: &Path, arguments: &[&str]) -> Result<Self> {
         Self::start_by(namespace.command(artifacts::hawser()?), socket, arguments)
     }
 
-    /// Does the same with a limit on descriptors.
+    /// Does the same with a limit on the number of descriptors.
     pub fn start_with_descriptors(
         namespace: &Namespace,
         socket: &Path,
@@ -73,7 +73,7 @@ impl Hawser {
         let mut command = namespace.command(artifacts::hawser()?);
         command.arg("run").arg("-f").arg(manifest);
         command.arg(format!("--socket-dir={}", folder.display()));
-        // The test has its own journal and leases.
+        // Each test has its own journal and leases.
         command.arg(format!("--runtime-dir={}", folder.join("run").display()));
         command.arg(format!("--store={}", folder.join("store.db").display()));
         command.args(arguments);
@@ -86,7 +86,7 @@ impl Hawser {
         Ok(Self { process, socket })
     }
 
-    /// The vhost-user socket, the first if there are several.
+    /// vhost-user socket of the process. The first one if there are several.
     pub fn socket(&self) -> &Path {
         &self.socket
     }
@@ -96,12 +96,12 @@ impl Hawser {
         &mut self.process
     }
 
-    /// Fails if the process has ended.
+    /// Asserts that the process has not ended.
     pub fn assert_alive(&mut self) -> Result<()> {
         self.process.assert_alive()
     }
 
-    /// The counters that it writes on SIGUSR1; a missing one is zero.
+    /// The counters that the process writes on SIGUSR1. A missing counter is zero.
     pub fn counters(&mut self) -> Result<Counters> {
         let before = self.process.log().len();
         self.process.signal(libc::SIGUSR1)?;
@@ -111,7 +111,7 @@ impl Hawser {
         report(&self.process.log()).ok_or_else(|| self.process.failed("wrote no counters"))
     }
 
-    /// Waits until `done` is true for its counters.
+    /// Waits until `done` is true for the counters of the process.
     pub fn wait_for_counters(&mut self, what: &str, done: impl Fn(&Counters) -> bool) -> Result<Counters> {
         let deadline = Instant::now() + PATIENCE;
         loop {
@@ -126,7 +126,7 @@ impl Hawser {
         }
     }
 
-    /// Stops it like an operator; it must exit successfully.
+    /// Stops the process as an operator would. It must exit successfully.
     pub fn stop(mut self) -> Result<()> {
         self.process.signal(libc::SIGTERM)?;
         let status = self.process.wait(PATIENCE)?;
@@ -153,7 +153,7 @@ pub fn get(socket: &Path, path: &str) -> Result<String> {
 pub struct Counters(BTreeMap<String, u64>);
 
 impl Counters {
-    /// Reads `port NAME:` and the lines `  name value` and `  dropped reason value` after it.
+    /// Reads `port NAME:` and the lines `  name value` and `  dropped reason value` that follow it.
     fn parse(text: &str) -> Option<Self> {
         // The report is written in one piece, so its first line arrives with the others. Log lines may precede and
         // follow it, and may mention ports too.

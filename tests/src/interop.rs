@@ -1,9 +1,8 @@
-//! Layer2 mode against a foreign endpoint: the checks that every kind of endpoint must pass.
+//! Tests layer2 mode against a foreign endpoint, with checks that every kind of endpoint must pass.
 //!
-//! A guest of hawser is on the first node, the foreign endpoint on the second, with a host behind
-//! it. Every check here runs against Open vSwitch's user-space datapath
-//! (`tests/tests/guest_layer2_ovs.rs`) and against the kernel's Geneve
-//! (`tests/tests/guest_layer2_kernel.rs`).
+//! A guest of hawser is on the first node. The foreign endpoint is on the second node, with a host behind it. Every
+//! check here runs against Open vSwitch's user-space datapath (`tests/tests/guest_layer2_ovs.rs`) and against the
+//! kernel's Geneve (`tests/tests/guest_layer2_kernel.rs`).
 
 use crate::guest::{Guest, Kind, Plan, Running};
 use crate::hawser::{Counters, Hawser};
@@ -15,32 +14,33 @@ use serde_json::Value;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-/// Identifier of the network.
+/// Identifier of the network in the tunnel.
 pub const VNI: u32 = 4711;
-/// The guest.
+/// Guest of hawser.
 pub const GUEST: Port = Port::new(0, 11);
-/// The host behind the foreign endpoint.
+/// Host behind the foreign endpoint.
 pub const FAR: Port = Port::new(1, 12);
 /// MTU of the underlay.
 pub const UNDERLAY_MTU: u32 = 1500;
-/// VIRTIO_NET_F_MTU. Without it a guest may have a larger MTU than the network.
+/// VIRTIO_NET_F_MTU. Without this feature a guest may have a larger MTU than the network.
 const FEATURE_MTU: u64 = 1 << 3;
-/// Length of an IPv4 header and a UDP header, and of an IPv6 header and a UDP header.
+/// Total length of the IP and UDP headers over IPv4, and over IPv6.
 const HEADERS: [u32; 2] = [28, 48];
-/// Longest a background command of the guest runs.
+/// Longest time that a background command of the guest runs.
 const LIFETIME: Duration = Duration::from_secs(600);
 /// ECN fields: not capable, ECT(1), ECT(0), congestion experienced.
 const ECN_FIELDS: [u8; 4] = [0, 1, 2, 3];
-/// Port without a server.
+/// A port without a server.
 const DISCARD: u16 = 9;
-/// Datagrams with ECN field n inside have this many bytes and n more, and per outer field 4 more.
+/// Base length of datagrams for the ECN tests. The length increases by 1 per inner ECN field and by 4 per outer field,
+/// so that it identifies both.
 const ECN_SIZE: usize = 600;
 
 /// A host behind the foreign endpoint. It serves `hawser-traffic` on [`PORT`].
 pub trait Far {
-    /// Runs a client of `hawser-traffic` that must succeed; `node` is the far node.
+    /// Runs a client of `hawser-traffic` that must succeed. `node` is the far node.
     fn traffic(&self, node: &Namespace, arguments: &str) -> Result<Value>;
-    /// Whether the endpoint's datagrams have a UDP checksum.
+    /// Sets whether the endpoint's datagrams have a UDP checksum.
     fn set_checksums(&self, on: bool) -> Result<()>;
     /// The host's interface on the network.
     fn link(&self) -> &'static str;
@@ -48,17 +48,17 @@ pub trait Far {
     fn set_mtu(&self, node: &Namespace, mtu: u32) -> Result<()>;
 }
 
-/// The set-up. Fields are dropped in order.
+/// The environment of the tests. Fields are dropped in order.
 #[derive(Debug)]
 pub struct Interop<F> {
     _server: Running,
-    /// The guest on hawser, which also serves on [`PORT`].
+    /// Guest on hawser. It also serves on [`PORT`].
     pub guest: Guest,
-    /// Its process.
+    /// Process that serves the guest.
     pub hawser: Hawser,
-    /// The foreign endpoint and the host behind it.
+    /// Foreign endpoint and the host behind it.
     pub far: F,
-    /// Both nodes.
+    /// The two nodes.
     pub nodes: Nodes,
     underlay6: bool,
 }
@@ -109,7 +109,7 @@ impl<F: Far> Interop<F> {
         self.far.traffic(&self.nodes.nodes[FAR.node], arguments)
     }
 
-    /// Where `hawser-traffic` serves on a host of the network.
+    /// Addresses at which `hawser-traffic` serves on a host of the network.
     pub fn to(port: Port) -> [String; 2] {
         [
             format!("{}:{PORT}", port.address4()),
@@ -117,8 +117,8 @@ impl<F: Far> Interop<F> {
         ]
     }
 
-    /// Everything that every kind of foreign endpoint must do: transfers of `bytes`, and streams of `lossy_bytes` over an
-    /// underlay that loses.
+    /// Runs all checks that every kind of foreign endpoint must pass, with transfers of `bytes`, and streams of
+    /// `lossy_bytes` over an underlay that loses datagrams.
     pub fn assert_matrix(&mut self, bytes: u64, lossy_bytes: u64) -> Result<()> {
         self.assert_bytes_cross(bytes)?;
         self.assert_odd_tails_cross()?;
@@ -133,7 +133,7 @@ impl<F: Far> Interop<F> {
         self.hawser.assert_alive()
     }
 
-    /// Ping, TCP and UDP of both families, opened by either side; no drop is counted.
+    /// Tests ping, TCP and UDP of both families, opened by either side. No drop may be counted.
     fn assert_bytes_cross(&mut self, bytes: u64) -> Result<()> {
         let before = self.hawser.counters()?;
         self.guest.sh(&format!("ping -c 2 -W 5 {}", FAR.address4()))?;
@@ -156,8 +156,8 @@ impl<F: Far> Interop<F> {
         Ok(())
     }
 
-    /// Streams that end with a short segment, with one byte, and at the end of a full segment; from one segment to more
-    /// than a 64 KiB frame.
+    /// Tests streams that end with a short segment, with one byte, and at the end of a full segment. They have from one
+    /// segment to more than a 64 KiB frame.
     pub fn assert_odd_tails_cross(&self) -> Result<()> {
         for (to, headers) in Self::to(FAR).into_iter().zip([52, 72]) {
             let segment = self.mtu() - headers;
@@ -176,8 +176,8 @@ impl<F: Far> Interop<F> {
         Ok(())
     }
 
-    /// hawser's datagrams have a checksum. Those of the far endpoint without one are accepted over
-    /// IPv4 and refused over IPv6 (RFC 8200 8.1).
+    /// hawser's datagrams must have a checksum. Datagrams of the far endpoint without a checksum are accepted over IPv4
+    /// and refused over IPv6 (RFC 8200 8.1).
     pub fn assert_checksums(&mut self) -> Result<()> {
         let wire = self.nodes.listen(GUEST.node)?;
         self.far.set_checksums(false)?;
@@ -212,7 +212,7 @@ impl<F: Far> Interop<F> {
         Ok(())
     }
 
-    /// Datagrams that the kernel of the guest's node refused for their checksum.
+    /// Number of datagrams that the kernel of the guest's node refused because of their checksum.
     fn refused_checksums(&self) -> Result<u64> {
         let text = self.nodes.nodes[GUEST.node].run("cat /proc/net/snmp6")?;
         let line = text.lines().find_map(|line| line.strip_prefix("Udp6InCsumErrors"));
@@ -220,14 +220,14 @@ impl<F: Far> Interop<F> {
         Ok(number.trim().parse()?)
     }
 
-    /// A guest that sends packets above the MTU gets an error, or its packet is fragmented if it allows that. When the
-    /// MTU of an underlay link shrinks, hawser follows. No outer packet is a fragment.
+    /// Tests a guest that sends packets above the MTU. It gets an error, or its packet is fragmented if it allows that.
+    /// When the MTU of an underlay link shrinks, hawser follows. No outer packet is a fragment.
     pub fn assert_mtu(&mut self) -> Result<()> {
         let (wire, mtu) = (self.nodes.listen(GUEST.node)?, self.mtu());
         self.guest.sh(&format!("ip link set eth0 mtu {}", mtu + 1))?;
         for (to, headers) in Self::to(FAR).into_iter().zip(HEADERS) {
             let above = mtu + 1 - headers;
-            // The first is lost and answered, the second is sent in fragments by the guest itself.
+            // The first packet is lost and answered. The guest itself sends the second in fragments.
             let command = format!("hawser-traffic udp to={to} sizes={above} count=2 wait=1");
             let output = self.guest.run(&command)?;
             let report: Value = serde_json::from_str(&output.out)?;
@@ -240,7 +240,7 @@ impl<F: Far> Interop<F> {
         ))?;
         assert_eq!(learned.matches(&format!("mtu {mtu}")).count(), 2, "{learned}");
         let before = self.hawser.counters()?;
-        // Without "do not fragment", to another address: the first one's MTU is known now.
+        // This packet has no "do not fragment" flag and another address, because the first address's MTU is known now.
         self.guest
             .sh("ip route flush cache; sysctl -w net.ipv4.ip_no_pmtu_disc=1")?;
         let [to, _] = Self::to(FAR);
@@ -332,7 +332,7 @@ impl<F: Far> Interop<F> {
                 let size = ECN_SIZE + usize::from(ecn);
                 self.guest
                     .traffic(&format!("datagram to={to} sizes={size} class={ecn}"))?;
-                // UDP and Geneve headers, the frame's header.
+                // The length includes the UDP, Geneve and Ethernet headers.
                 let outer = size + headers + 8 + 8 + 14;
                 let (length, field) = if self.underlay6 {
                     ("ip6[44:2]", "(ip6[1] & 0x30) >> 4")
@@ -346,8 +346,8 @@ impl<F: Far> Interop<F> {
         Ok(())
     }
 
-    /// Every ECN field inside with every one outside, in packets from the far host (RFC 6040 4.2).
-    /// A router on the way, the relay, writes the outer one.
+    /// Tests every inner ECN field with every outer one, in packets from the far host (RFC 6040 4.2). A router on the
+    /// path, which is the relay, writes the outer field.
     pub fn assert_ecn_inward(&mut self, relay: &Relay) -> Result<()> {
         let file = "/run/ecn.pcap";
         let capture = self.start_capture(&format!("udp dst port {DISCARD}"), "ecn")?;
@@ -378,7 +378,7 @@ impl<F: Far> Interop<F> {
         self.guest.kill(&capture)?;
         assert_eq!(seen, expected, "bytes, IPv6, ECN field");
         let dropped = self.hawser.counters()?.dropped("tunnel_congestion") - before.dropped("tunnel_congestion");
-        // More if the far host sent packets of its own in the meantime.
+        // There are more if the far host sent packets of its own in the meantime.
         assert!(dropped >= 2, "Not-ECT inside a mark, of each family: {dropped}");
         Ok(())
     }
@@ -397,7 +397,7 @@ impl<F: Far> Interop<F> {
     }
 }
 
-/// Loses one datagram of twenty, duplicates one of fifty, reorders one of thirty.
+/// The relay loses one datagram of twenty, duplicates one of fifty, and reorders one of thirty.
 pub const BAD_UNDERLAY: Faults = Faults {
     lost: 50,
     duplicated: 20,
@@ -405,7 +405,7 @@ pub const BAD_UNDERLAY: Faults = Faults {
     marked: None,
 };
 
-/// The relay produced every fault and forwarded the rest.
+/// Asserts that the relay produced every fault and forwarded the rest.
 pub fn assert_faults(relay: &Relay) {
     let counts = relay.counts();
     for count in [counts.lost, counts.duplicated, counts.overtaken] {
@@ -414,7 +414,7 @@ pub fn assert_faults(relay: &Relay) {
     assert_eq!(counts.refused, 0, "{counts:?}");
 }
 
-/// The field that leaves the tunnel; `None` for a packet that must be dropped (RFC 6040 figure 4).
+/// The field that leaves the tunnel. `None` for a packet that must be dropped (RFC 6040 figure 4).
 const fn decapsulated(inner: u8, outer: u8) -> Option<u8> {
     match (inner, outer) {
         (0, 3) => None,

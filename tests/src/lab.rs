@@ -1,4 +1,4 @@
-//! The set-up of one test: a share of the machine, a pod and a world, and a directory for its files.
+//! The environment of one test: a share of the machine, a pod and a world, and a directory for its files.
 
 use crate::guest::{Guest, Kind, Plan};
 use crate::hawser::Hawser;
@@ -46,12 +46,12 @@ fn locked(name: &str, operation: i32) -> Result<File> {
     Ok(file)
 }
 
-/// The environment. Fields are dropped in order: servers, then networks, then the machine.
+/// Environment of a test. Fields are dropped in order: servers, then networks, then the machine.
 #[derive(Debug)]
 pub struct Lab {
     /// Servers that live as long as the lab.
     servers: Vec<Background>,
-    /// The pod and the world.
+    /// Networks of the pod and the world.
     pub networks: Networks,
     folder: TempDir,
     _machine: Turn,
@@ -63,12 +63,12 @@ impl Lab {
         Self::with_link_mtu(1500)
     }
 
-    /// The same, with another MTU between pod and world.
+    /// Does the same with another MTU between pod and world.
     pub fn with_link_mtu(mtu: u32) -> Result<Self> {
         Self::on(share_machine()?, mtu)
     }
 
-    /// Same as [`Self::new`], but no other lab shares the machine.
+    /// Does the same as [`Self::new`], but no other lab shares the machine.
     pub fn alone() -> Result<Self> {
         Self::on(have_machine()?, 1500)
     }
@@ -93,7 +93,7 @@ impl Lab {
         self.folder().join(name)
     }
 
-    /// Starts hawser in the pod, on a socket called `hawser`.
+    /// Starts hawser in the pod, on a socket named `hawser`.
     pub fn hawser(&self, arguments: &[&str]) -> Result<Hawser> {
         self.hawser_named("hawser", arguments)
     }

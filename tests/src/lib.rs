@@ -1,11 +1,10 @@
-//! The foundation of the whole-program tests: guests, network namespaces, peers and a front end in
-//! process.
+//! The foundation of the whole-program tests: guests, network namespaces, peers, and a front end in this process.
 //!
 //! A test begins with a [`lab::Lab`]. The lab has a share of the machine, or the machine to itself if the test measures
 //! something, and a pod-like network namespace connected to a world. [`hawser::Hawser`] runs in the pod, a real
 //! [`guest::Guest`] is connected to its socket, and [`peers`] run in the world. All of this ends with the test, however
-//! the test ends. If something is missing (root, a package), a test fails with a message. Only the tests of the SR-IOV lab
-//! are ignored, and counted so, where [`guest::Machine::lacks_sriov`] says that the lab cannot exist.
+//! the test ends. If something is missing (root, a package), a test fails with a message. Only the tests of the SR-IOV
+//! lab are reported as ignored, if [`guest::Machine::lacks_sriov`] returns a reason why the lab cannot exist.
 
 pub mod agent;
 pub mod artifacts;
@@ -43,7 +42,7 @@ pub fn failure(message: impl Into<String>) -> Failure {
     message.into().into()
 }
 
-/// Waits until a condition is true; `what` describes the condition.
+/// Waits until a condition is true. `what` describes the condition.
 pub fn until(what: &str, mut holds: impl FnMut() -> Result<bool>) -> Result<()> {
     let deadline = Instant::now() + PATIENCE;
     while !holds()? {

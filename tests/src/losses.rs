@@ -1,4 +1,4 @@
-//! Counts the datagrams lost between a guest and the world, by place.
+//! Counts the datagrams lost between a guest and the world, by the place of the loss.
 
 use crate::guest::Shell;
 use crate::hawser::Hawser;
@@ -10,18 +10,18 @@ const FILES: &str = "cat /proc/self/net/snmp /proc/self/net/snmp6 /proc/self/net
 /// Datagrams lost since boot, by the place that lost them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Losses {
-    /// Lost in queues of the link between pod and world, and in sockets in the world.
+    /// Datagrams lost in queues of the link between pod and world, and in sockets in the world.
     pub world: u64,
-    /// Lost because hawser's own sockets in the pod were full.
+    /// Datagrams lost because hawser's own sockets in the pod were full.
     pub pod: u64,
-    /// Lost in hawser, for lack of room in the guest's rings or in its own sockets.
+    /// Datagrams lost in hawser, for lack of room in the guest's rings or in its own sockets.
     pub hawser: u64,
-    /// Lost in the guest's NIC and sockets.
+    /// Datagrams lost in the guest's NIC and sockets.
     pub guest: u64,
 }
 
 impl Losses {
-    /// Losses so far.
+    /// Reads the losses so far.
     pub fn read(networks: &Networks, hawser: &mut Hawser, guest: &Shell) -> Result<Self> {
         Ok(Self {
             world: lost(&networks.world.run(FILES)?)?,
@@ -34,7 +34,7 @@ impl Losses {
         })
     }
 
-    /// Losses since `before`.
+    /// The losses since `before`.
     pub fn since(self, before: Self) -> Self {
         Self {
             world: self.world - before.world,
@@ -44,7 +44,7 @@ impl Losses {
         }
     }
 
-    /// Total losses.
+    /// Total number of losses.
     pub fn sum(self) -> u64 {
         self.world + self.pod + self.hawser + self.guest
     }
@@ -81,7 +81,7 @@ fn full_sockets(files: &str) -> Vec<&str> {
     udp4.chain(udp6).collect()
 }
 
-/// The sum of counts, of which there must be at least two: both families or both directions.
+/// The sum of counts. There must be at least two, for both families or both directions.
 fn sum(counts: Vec<&str>, files: &str) -> Result<u64> {
     if counts.len() < 2 {
         return Err(failure(format!("the kernel tells of no losses:\n{files}")));

@@ -1,4 +1,4 @@
-//! Network namespaces without names, held by a descriptor, so a test that dies leaves none behind.
+//! Network namespaces without names. A descriptor holds each of them, so a test that dies leaves none behind.
 
 use crate::{Result, failure, until};
 use std::ffi::CString;
@@ -14,7 +14,7 @@ use std::thread;
 #[derive(Debug)]
 pub struct Namespace {
     fd: OwnedFd,
-    /// The file that processes started in it see as /etc/resolv.conf.
+    /// File that processes started in the namespace see as /etc/resolv.conf.
     resolv_conf: Option<PathBuf>,
 }
 
@@ -30,7 +30,7 @@ fn enter(fd: i32) -> io::Result<()> {
 /// Gives the calling process its own /etc/resolv.conf. Async-signal-safe.
 fn replace_resolv_conf(with: &CString) -> io::Result<()> {
     let (none, root, here) = (std::ptr::null(), c"/".as_ptr(), c"/etc/resolv.conf".as_ptr());
-    // SAFETY: all pointers are null or to strings that end in NUL and outlive the calls.
+    // SAFETY: all pointers are null, or point to strings that end with NUL and outlive the calls.
     let done = unsafe {
         libc::unshare(libc::CLONE_NEWNS) == 0
             && libc::mount(none, root, none, libc::MS_REC | libc::MS_PRIVATE, none.cast()) == 0
@@ -40,7 +40,7 @@ fn replace_resolv_conf(with: &CString) -> io::Result<()> {
 }
 
 impl Namespace {
-    /// A new namespace with its loopback up.
+    /// Creates a namespace with its loopback up.
     pub fn new() -> Result<Self> {
         let make = || -> io::Result<OwnedFd> {
             // SAFETY: unshare takes a plain number, and this thread ends with the closure.
@@ -65,7 +65,7 @@ impl Namespace {
         self.resolv_conf = Some(path.to_owned());
     }
 
-    /// A path to the namespace for other processes, valid while this process lives.
+    /// A path to the namespace for other processes. It is valid while this process lives.
     pub fn path(&self) -> String {
         format!("/proc/{}/fd/{}", process::id(), self.fd.as_raw_fd())
     }
@@ -88,8 +88,7 @@ impl Namespace {
         command
     }
 
-    /// Runs the words of `line` as a command in the namespace; returns its output. Fails if the
-    /// command does.
+    /// Runs the words of `line` as a command in the namespace, and returns its output. Fails if the command fails.
     pub fn run(&self, line: &str) -> Result<String> {
         let mut words = line.split_whitespace();
         let program = words.next().ok_or_else(|| failure("no command"))?;
@@ -108,7 +107,7 @@ impl Namespace {
         )))
     }
 
-    /// Runs `work` on a thread inside the namespace: sockets created there belong to it.
+    /// Runs `work` on a thread inside the namespace, so that sockets created there belong to it.
     pub fn inside<T: Send>(&self, work: impl FnOnce() -> T + Send) -> Result<T> {
         let fd = self.fd.as_raw_fd();
         let done = thread::scope(|scope| scope.spawn(move || enter(fd).map(|()| work())).join());
@@ -118,8 +117,7 @@ impl Namespace {
         }
     }
 
-    /// Links, addresses and routes, without fields that change by themselves, once no address is
-    /// tentative.
+    /// The links, addresses and routes, without fields that change by themselves. Waits until no address is tentative.
     pub fn settled(&self) -> Result<String> {
         until("addresses are no longer tentative", || {
             Ok(!self.run("ip addr")?.contains("tentative"))
@@ -146,37 +144,37 @@ impl Namespace {
     }
 }
 
-/// Addresses of a test's networks, all from documentation ranges.
+/// Addresses of a test's networks. All are from documentation ranges.
 pub mod address {
-    /// The pod, IPv4.
+    /// IPv4 address of the pod.
     pub const POD4: &str = "192.0.2.2";
-    /// The world's end of the link, IPv4.
+    /// IPv4 address of the world's end of the link.
     pub const WORLD4: &str = "192.0.2.1";
-    /// The pod, IPv6.
+    /// IPv6 address of the pod.
     pub const POD6: &str = "2001:db8:1::2";
-    /// The world's end of the link, IPv6.
+    /// IPv6 address of the world's end of the link.
     pub const WORLD6: &str = "2001:db8:1::1";
-    /// A host of the world that is not a neighbour of the pod, IPv4.
+    /// IPv4 address of a host of the world that is not a neighbour of the pod.
     pub const FAR4: &str = "203.0.113.7";
-    /// A host of the world that is not a neighbour of the pod, IPv6.
+    /// IPv6 address of a host of the world that is not a neighbour of the pod.
     pub const FAR6: &str = "2001:db8:7::7";
-    /// A host that the world's router reports as unreachable, IPv4.
+    /// IPv4 address of a host that the world's router reports as unreachable.
     pub const NOWHERE4: &str = "198.51.100.9";
-    /// A host that the world's router reports as unreachable, IPv6.
+    /// IPv6 address of a host that the world's router reports as unreachable.
     pub const NOWHERE6: &str = "2001:db8:9::9";
 }
 
 /// A pod-like namespace and the world beyond it, connected by a veth pair.
 #[derive(Debug)]
 pub struct Networks {
-    /// The namespace in which hawser runs.
+    /// Namespace in which hawser runs.
     pub pod: Namespace,
-    /// The namespace in which servers and clients run; also the pod's router.
+    /// Namespace in which servers and clients run. It is also the pod's router.
     pub world: Namespace,
 }
 
 impl Networks {
-    /// Both namespaces, with addresses and routes; `mtu` applies to the link between them.
+    /// Creates both namespaces, with addresses and routes. `mtu` applies to the link between them.
     pub fn new(mtu: u32) -> Result<Self> {
         use address::{FAR4, FAR6, NOWHERE4, NOWHERE6, POD4, POD6, WORLD4, WORLD6};
         let (pod, world) = (Namespace::new()?, Namespace::new()?);

@@ -1,4 +1,4 @@
-//! A set-up for layer2 mode: nodes on an underlay that routes to a world beyond it.
+//! An environment for layer2 mode: nodes on an underlay that routes to a world beyond it.
 
 use crate::Result;
 use crate::guest::{Guest, Kind, Plan};
@@ -20,13 +20,13 @@ pub const WORLD6: &str = "2001:db8:100::254";
 /// Port of the traffic servers.
 pub const PORT: u16 = 7000;
 
-/// The set-up. Fields are dropped in order: servers, then the namespaces, then the machine.
+/// Environment of a test. Fields are dropped in order: servers, then the namespaces, then the machine.
 #[derive(Debug)]
 pub struct Nodes {
     servers: Vec<Background>,
-    /// The nodes, in which the processes run.
+    /// Nodes in which the processes run.
     pub nodes: Vec<Namespace>,
-    /// The underlay, with a router and servers.
+    /// Underlay with a router and servers.
     pub world: Namespace,
     mtu: u32,
     folder: TempDir,
@@ -38,14 +38,14 @@ pub struct Nodes {
 pub struct Port {
     /// The node on which it runs.
     pub node: usize,
-    /// Number of the guest, from which its MAC and addresses follow.
+    /// Number of the guest, from which its MAC and addresses are derived.
     pub number: u8,
     /// UDP port of its process.
     pub vtep_port: u16,
 }
 
 impl Port {
-    /// Guest `number` on `node`, at Geneve's port.
+    /// Guest `number` on `node`, with Geneve's UDP port.
     pub const fn new(node: usize, number: u8) -> Self {
         Self {
             node,
@@ -54,17 +54,17 @@ impl Port {
         }
     }
 
-    /// The MAC.
+    /// MAC of the guest.
     pub fn mac(self) -> String {
         format!("52:54:00:00:01:{:02x}", self.number)
     }
 
-    /// The IPv4 address.
+    /// IPv4 address of the guest.
     pub fn address4(self) -> String {
         format!("10.100.0.{}", self.number)
     }
 
-    /// The IPv6 address.
+    /// IPv6 address of the guest.
     pub fn address6(self) -> String {
         format!("fd00:100::{:x}", self.number)
     }
@@ -89,7 +89,7 @@ impl Nodes {
         })
     }
 
-    /// Creates nodes for a caller that has the machine.
+    /// Creates nodes for a caller that already has the machine.
     pub fn beside(count: usize, mtu: u32) -> Result<Self> {
         let folder = tempfile::Builder::new().prefix("hawser-nodes-").tempdir()?;
         let world = Namespace::new()?;
@@ -146,8 +146,8 @@ impl Nodes {
         self.folder.path().join(name)
     }
 
-    /// Starts hawser for a guest of network `vni` with a subnet of each family; `arguments` name its
-    /// peers and this end.
+    /// Starts hawser for a guest of network `vni` with a subnet of each family. `arguments` name its peers and the
+    /// local end of the tunnel.
     pub fn hawser(&self, vni: u32, port: Port, arguments: &[&str]) -> Result<Hawser> {
         let subnets = [
             format!("--guest-address={},{}", port.address4(), port.address6()),
@@ -158,7 +158,7 @@ impl Nodes {
         self.hawser_without_subnets(vni, port, &[&subnets, arguments].concat())
     }
 
-    /// The same without subnets, and without an address of the guest.
+    /// Does the same without subnets, and without an address of the guest.
     pub fn hawser_without_subnets(&self, vni: u32, port: Port, arguments: &[&str]) -> Result<Hawser> {
         let options = [
             "--mode=layer2".to_owned(),
@@ -172,7 +172,7 @@ impl Nodes {
         Hawser::start(&self.nodes[port.node], &socket, &arguments)
     }
 
-    /// MTU of the network for guests, by that of the underlay.
+    /// MTU of the network for guests, which follows from that of the underlay.
     pub const fn inner_mtu(&self, underlay6: bool) -> u32 {
         self.mtu - if underlay6 { 82 } else { 62 }
     }
@@ -191,8 +191,7 @@ impl Nodes {
         Ok(at)
     }
 
-    /// Cuts a node's link and has a relay forward between the ends. The relay's link has the node's
-    /// MTU.
+    /// Interrupts a node's link and makes a relay forward between the ends. The relay's link has the node's MTU.
     pub fn relay(&self, node: usize) -> Result<Relay> {
         let (namespace, link) = (relay::namespace()?, format!("node{node}"));
         self.complete_frames(node)?;
@@ -210,7 +209,7 @@ impl Nodes {
         Relay::start(namespace, [&link, "underlay"])
     }
 
-    /// Has frames to and from a node cut and their checksums computed before they cross its link, for
+    /// Makes frames to and from a node split, and their checksums computed, before they cross its link. This is for
     /// programs that read them by packet sockets.
     pub fn complete_frames(&self, node: usize) -> Result<()> {
         self.nodes[node].run("ethtool -K eth0 tx off tso off gso off")?;

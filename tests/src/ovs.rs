@@ -2,11 +2,11 @@
 //!
 //! Both daemons run in a node's namespace, with a database, sockets and logs in their own directory. The node's address
 //! moves from `eth0` to the bridge `br-phy`, because the user-space datapath sends tunnelled packets only through one
-//! of its own bridges. Behind the tunnel is the bridge `br-int`, whose local port (a TAP) carries the address of the
-//! far host.
+//! of its own bridges. Behind the tunnel is the bridge `br-int`. Its local port (a TAP) carries the address of the far
+//! host.
 //!
-//! The datapath reads `eth0` through a packet socket and completes no checksums, so the links of the underlay must not
-//! leave segmentation or checksums to the receiver.
+//! The datapath reads `eth0` through a packet socket and does not complete checksums, so the links of the underlay must
+//! not leave segmentation or checksums to the receiver.
 
 use crate::netns::Namespace;
 use crate::process::Background;
@@ -18,7 +18,7 @@ use std::time::Duration;
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Running daemons. The switch is dropped before its database.
+/// The running daemons. The switch is dropped before its database.
 #[derive(Debug)]
 pub struct Ovs {
     switch: Background,
@@ -60,8 +60,8 @@ impl Ovs {
         })
     }
 
-    /// Starts both daemons in `node` and makes its address that of an endpoint: `br-phy` takes `eth0` and the address,
-    /// `br-int` gets the port `tunnel`. Creates `folder` for their files.
+    /// Starts both daemons in `node` and makes its address that of an endpoint. `br-phy` takes `eth0` and the address,
+    /// and `br-int` gets the port `tunnel`. Creates `folder` for their files.
     pub fn endpoint(node: &Namespace, folder: &Path, tunnel: &Tunnel<'_>, settings: &str) -> Result<Self> {
         let Tunnel { own, remote, key } = tunnel;
         fs::create_dir(folder)?;
@@ -120,7 +120,7 @@ impl Ovs {
     }
 }
 
-/// The ends of a tunnel.
+/// The two ends of a tunnel.
 #[derive(Clone, Copy, Debug)]
 pub struct Tunnel<'a> {
     /// Address of the node.

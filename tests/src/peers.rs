@@ -9,10 +9,10 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// Longest time for a server to start.
+/// Longest time that a server may take to start.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Starts a server of `hawser-traffic` on `at`, TCP and UDP.
+/// Starts a server of `hawser-traffic` on `at`, for TCP and UDP.
 pub fn serve(namespace: &Namespace, folder: &Path, at: SocketAddr) -> Result<Background> {
     let mut command = namespace.command(artifacts::traffic()?);
     command.arg("serve").arg(format!("at={at}"));
@@ -22,7 +22,7 @@ pub fn serve(namespace: &Namespace, folder: &Path, at: SocketAddr) -> Result<Bac
     Ok(server)
 }
 
-/// Runs a client of `hawser-traffic` that must succeed; returns its report.
+/// Runs a client of `hawser-traffic` that must succeed. Returns its report.
 pub fn traffic(namespace: &Namespace, arguments: &str) -> Result<Value> {
     let output = namespace
         .command(artifacts::traffic()?)
@@ -56,7 +56,7 @@ pub fn iperf_server(namespace: &Namespace, folder: &Path, address: &str) -> Resu
 pub struct Iperf {
     /// Payload that arrived, in bits per second.
     pub bits_per_second: f64,
-    /// UDP: lost datagrams, including those that arrived out of order.
+    /// Number of lost UDP datagrams, including those that arrived out of order.
     pub lost: u64,
 }
 
@@ -68,7 +68,7 @@ impl Iperf {
             return Err(failure(format!("iperf3: {error}")));
         }
         let end = &value["end"];
-        // TCP reports the receiver's bytes; UDP reports one sum, part of which is lost.
+        // TCP reports the bytes at the receiver. UDP reports one sum, part of which is lost.
         let lost_percent = end["sum"]["lost_percent"].as_f64().unwrap_or(0.0);
         let bits = end["sum_received"]["bits_per_second"]
             .as_f64()
@@ -114,7 +114,7 @@ pub fn dns_server(namespace: &Namespace, folder: &Path, listen: &str) -> Result<
     Ok(server)
 }
 
-/// Writes a resolv.conf.
+/// Writes a resolv.conf with this text.
 pub fn resolv_conf(folder: &Path, text: &str) -> Result<PathBuf> {
     let path = folder.join("resolv.conf");
     fs::write(&path, text)?;

@@ -9,8 +9,8 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// A process that runs beside the test. It is killed with its process group on drop, and by the kernel when the thread
-/// that started it ends.
+/// A process that runs beside the test. It is killed together with its process group on drop, and by the kernel when
+/// the thread that started it ends.
 #[derive(Debug)]
 pub struct Background {
     child: Child,
@@ -19,7 +19,7 @@ pub struct Background {
 }
 
 impl Background {
-    /// Starts `command`; its output goes to the file `log`.
+    /// Starts `command`. Its output is written to the file `log`.
     pub fn start(mut command: Command, name: &str, log: PathBuf) -> Result<Self> {
         let out = File::create(&log)?;
         command
@@ -44,7 +44,7 @@ impl Background {
         })
     }
 
-    /// Process id.
+    /// Id of the process.
     pub fn id(&self) -> u32 {
         self.child.id()
     }
@@ -56,7 +56,7 @@ impl Background {
             .unwrap_or_default()
     }
 
-    /// Fails, with the end of the log, if the process has ended.
+    /// Asserts that the process has not ended. The error contains the end of the log.
     pub fn assert_alive(&mut self) -> Result<()> {
         match self.child.try_wait()? {
             None => Ok(()),
@@ -85,9 +85,9 @@ impl Background {
         Ok(())
     }
 
-    /// Waits until the process, or another in its network namespace, listens on the Unix socket `path`.
+    /// Waits until the process, or another one in its network namespace, listens on the Unix socket `path`.
     pub fn wait_for_socket(&mut self, path: &Path, limit: Duration) -> Result<()> {
-        // A bound socket is not yet listening: a flag of the kernel shows the difference.
+        // A bound socket does not listen yet. A flag of the kernel shows the difference.
         let (table, path) = (format!("/proc/{}/net/unix", self.id()), path.display().to_string());
         let listens = |line: &str| line.ends_with(&path) && line.split_whitespace().nth(3) == Some("00010000");
         self.wait_until(&format!("listening on {path}"), limit, |_| {
@@ -95,7 +95,7 @@ impl Background {
         })
     }
 
-    /// Waits for the end of the process.
+    /// Waits until the process ends.
     pub fn wait(&mut self, limit: Duration) -> Result<ExitStatus> {
         let deadline = Instant::now() + limit;
         loop {
@@ -109,10 +109,10 @@ impl Background {
         }
     }
 
-    /// Sends `signal` to the process only.
+    /// Sends `signal` to the process, but not to its group.
     pub fn signal(&self, signal: i32) -> Result<()> {
         let pid = i32::try_from(self.id())?;
-        // SAFETY: takes plain numbers; the child is not reaped yet, so its id is its own.
+        // SAFETY: kill takes plain numbers. The child is not reaped yet, so its id is still its own.
         match unsafe { libc::kill(pid, signal) } {
             0 => Ok(()),
             _ => Err(io::Error::last_os_error().into()),
@@ -122,25 +122,25 @@ impl Background {
     /// Kills the process and its group, and reaps it.
     pub fn kill(&mut self) {
         if let Ok(group) = i32::try_from(self.id()) {
-            // SAFETY: takes plain numbers; the group was made for this child.
+            // SAFETY: kill takes plain numbers. The group was made for this child.
             unsafe { libc::kill(-group, libc::SIGKILL) };
         }
         // The process may already have ended.
         let _ = self.child.wait();
     }
 
-    /// Memory of the process that is in RAM, in KiB.
+    /// Resident memory of the process in KiB.
     pub fn resident_kib(&self) -> Result<u64> {
         self.status_kib("VmRSS:")
     }
 
-    /// The peak resident memory of the process, in KiB.
+    /// Peak resident memory of the process in KiB.
     pub fn peak_kib(&self) -> Result<u64> {
         self.status_kib("VmHWM:")
     }
 
-    /// Resident memory shared with others through memory files, in KiB: for a back end, the part of
-    /// its guest's memory that it has touched.
+    /// Resident memory in KiB that is shared with others through memory files. For a back end, this is the part of its
+    /// guest's memory that it has touched.
     pub fn shared_kib(&self) -> Result<u64> {
         self.status_kib("RssShmem:")
     }
@@ -157,7 +157,7 @@ impl Background {
     /// Processor time that the process has used, in seconds.
     pub fn cpu_seconds(&self) -> Result<f64> {
         let stat = fs::read_to_string(format!("/proc/{}/stat", self.id()))?;
-        // The name, in parentheses, may hold spaces; user and system time are fields 14 and 15.
+        // The name, in parentheses, may contain spaces. User and system time are fields 14 and 15.
         let fields: Vec<_> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
         let ticks = |n: usize| fields.get(n).and_then(|field| field.parse::<u32>().ok()).unwrap_or(0);
         // SAFETY: takes a plain number.

@@ -18,40 +18,40 @@ use std::thread::{self, JoinHandle};
 
 /// Geneve's UDP port.
 const GENEVE: u16 = 6081;
-/// Frames that overtake one that is held back.
+/// Number of frames that overtake one that is held back.
 const OVERTAKEN_BY: u32 = 3;
-/// Longest a frame is held back if no other comes, in milliseconds.
+/// Longest time in milliseconds that a frame is held back if no other arrives.
 const HELD_MILLIS: i32 = 5;
-/// Bytes that the kernel keeps for each side.
+/// Size in bytes of the kernel's buffer for each side.
 const BUFFER: libc::c_int = 16 << 20;
-/// Largest frame of an underlay.
+/// Length of the largest frame of an underlay in bytes.
 const LARGEST: usize = 65_536;
 
-/// What happens to the datagrams of the tunnel. Shares are in thousandths.
+/// Faults of the tunnel's datagrams. Shares are in thousandths.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Faults {
-    /// Share that is lost.
+    /// Share of datagrams that is lost.
     pub lost: u32,
-    /// Share that arrives twice.
+    /// Share of datagrams that arrives twice.
     pub duplicated: u32,
-    /// Share that arrives after [`OVERTAKEN_BY`] later ones.
+    /// Share of datagrams that arrives after [`OVERTAKEN_BY`] later ones.
     pub overtaken: u32,
-    /// ECN field that the outer header gets; `None` leaves it.
+    /// ECN field that the outer header gets. `None` leaves it unchanged.
     pub marked: Option<u8>,
 }
 
-/// Number of datagrams with each fault.
+/// Number of datagrams affected by each fault.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Counts {
-    /// Datagrams of the tunnel.
+    /// Number of datagrams of the tunnel.
     pub seen: u64,
-    /// Lost on purpose.
+    /// Number of datagrams lost on purpose.
     pub lost: u64,
-    /// Sent twice.
+    /// Number of datagrams sent twice.
     pub duplicated: u64,
-    /// Held back.
+    /// Number of datagrams held back.
     pub overtaken: u64,
-    /// Frames that the other side's link refused.
+    /// Number of frames that the other side's link refused.
     pub refused: u64,
 }
 
@@ -110,7 +110,7 @@ impl Drop for Relay {
     fn drop(&mut self) {
         self.ends.store(true, Ordering::Relaxed);
         if let Some(thread) = self.thread.take() {
-            // Its panic has been printed.
+            // If the thread panicked, the panic has been printed.
             let _ = thread.join();
         }
     }
@@ -123,7 +123,7 @@ fn lock(shared: &Mutex<Shared>) -> MutexGuard<'_, Shared> {
 /// A packet socket of one link.
 struct Side {
     socket: OwnedFd,
-    /// A frame that came from here and is held back, and how many have yet to overtake it.
+    /// A frame from this side that is held back, and the number of frames that must still overtake it.
     held: Option<(Vec<u8>, u32)>,
 }
 
@@ -142,7 +142,7 @@ impl Wire {
                 events: libc::POLLIN,
                 revents: 0,
             });
-            // SAFETY: two valid entries that live for the call.
+            // SAFETY: two valid entries are passed, which live for the call.
             let ready = unsafe { libc::poll(polled.as_mut_ptr(), 2, HELD_MILLIS) };
             for from in 0..2 {
                 if ready == 0 {
@@ -217,7 +217,7 @@ impl Wire {
     }
 }
 
-/// Offset of the IP header of a tunnel datagram; `None` for any other frame.
+/// Offset of the IP header of a tunnel datagram. `None` for any other frame.
 fn outer_header(frame: &[u8]) -> Option<usize> {
     const ETHERNET: usize = 14;
     let word = |at: usize| Some(u16::from_be_bytes([*frame.get(at)?, *frame.get(at + 1)?]));
@@ -232,7 +232,7 @@ fn outer_header(frame: &[u8]) -> Option<usize> {
     (protocol == 17 && word(transport + 2)? == GENEVE).then_some(ETHERNET)
 }
 
-/// Gives an IP header another ECN field.
+/// Sets the ECN field of an IP header.
 fn mark(packet: &mut [u8], ecn: u8) {
     if packet[0] >> 4 == 6 {
         packet[1] = packet[1] & 0xcf | ecn << 4;
@@ -263,11 +263,11 @@ fn receive(socket: &OwnedFd, frame: &mut [u8]) -> Option<usize> {
     usize::try_from(len).ok()
 }
 
-/// A socket that receives every frame that arrives at `link`, and sends there.
+/// A socket that receives every frame arriving at `link`, and that sends frames to it.
 fn open(link: &str) -> io::Result<OwnedFd> {
     let all = u16::try_from(libc::ETH_P_ALL).map_err(io::Error::other)?.to_be();
     let name = CString::new(link)?;
-    // SAFETY: `name` is a string that ends with NUL; socket takes plain numbers.
+    // SAFETY: `name` is a string that ends with NUL. socket(2) takes plain numbers.
     let (index, fd) = unsafe {
         (
             libc::if_nametoindex(name.as_ptr()),
@@ -281,10 +281,10 @@ fn open(link: &str) -> io::Result<OwnedFd> {
     let socket = unsafe { OwnedFd::from_raw_fd(fd) };
     for (level, option, value) in [
         (libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, BUFFER),
-        // Otherwise the frames sent here come back.
+        // Without this option, the frames sent here would come back.
         (libc::SOL_PACKET, libc::PACKET_IGNORE_OUTGOING, 1),
     ] {
-        // SAFETY: a plain number of the size given.
+        // SAFETY: the option is a plain number of the given size.
         let done = unsafe {
             libc::setsockopt(
                 fd,
@@ -304,7 +304,7 @@ fn open(link: &str) -> io::Result<OwnedFd> {
     address.sll_protocol = all;
     address.sll_ifindex = i32::try_from(index).map_err(io::Error::other)?;
     let len = libc::socklen_t::try_from(size_of_val(&address)).map_err(io::Error::other)?;
-    // SAFETY: the address lives for the call and has the length given.
+    // SAFETY: the address lives for the call and has the given length.
     match unsafe { libc::bind(fd, (&raw const address).cast(), len) } {
         0 => Ok(socket),
         _ => Err(io::Error::last_os_error()),
@@ -326,7 +326,7 @@ mod tests {
 
     #[test]
     fn a_marked_ipv4_header_has_the_right_checksum_and_an_ipv6_header_its_class() {
-        // RFC 1071's sum over a header with its checksum is zero when it is right.
+        // RFC 1071: the sum over a header that includes its checksum is zero if the checksum is correct.
         let mut packet = [
             0x45, 0xb8, 0, 84, 0x1c, 0x46, 0x40, 0, 64, 17, 0, 0, 192, 0, 2, 1, 192, 0, 2, 2,
         ];

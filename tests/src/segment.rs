@@ -1,5 +1,5 @@
-//! The environment for bridge mode: a namespace with a Linux bridge that has an address of its own, to which the
-//! guests' devices are attached.
+//! The environment for bridge mode: a namespace with a Linux bridge, to which the guests' devices are attached. The
+//! bridge has an address of its own.
 
 use crate::Result;
 use crate::guest::{Guest, Kind, Plan};
@@ -14,11 +14,11 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tempfile::TempDir;
 
-/// The bridge.
+/// Name of the bridge.
 pub const BRIDGE: &str = "br0";
-/// The host's IPv4 address on the segment; guests are in 192.0.2.0/24.
+/// The host's IPv4 address on the segment. Guests are in 192.0.2.0/24.
 pub const HOST4: &str = "192.0.2.1";
-/// The host's IPv6 address on the segment; guests are in 2001:db8:2::/64.
+/// The host's IPv6 address on the segment. Guests are in 2001:db8:2::/64.
 pub const HOST6: &str = "2001:db8:2::1";
 /// Port of the traffic server.
 pub const PORT: u16 = 7000;
@@ -26,11 +26,11 @@ pub const PORT: u16 = 7000;
 const DHCP_RANGE: &str = "192.0.2.100,192.0.2.200,255.255.255.0,1h";
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// The environment. Fields are dropped in order: servers, then the namespace, then the machine.
+/// Environment of a test. Fields are dropped in order: servers, then the namespace, then the machine.
 #[derive(Debug)]
 pub struct Segment {
     servers: Vec<Background>,
-    /// The namespace with the bridge, hawser, servers and clients.
+    /// Namespace with the bridge, hawser, servers and clients.
     pub host: Namespace,
     mtu: u32,
     folder: TempDir,
@@ -43,7 +43,7 @@ impl Segment {
         Self::on(share_machine()?, mtu)
     }
 
-    /// The same, but with exclusive use of the machine.
+    /// Does the same with exclusive use of the machine.
     pub fn alone(mtu: u32) -> Result<Self> {
         Self::on(have_machine()?, mtu)
     }
@@ -76,7 +76,7 @@ impl Segment {
         })
     }
 
-    /// The environment's directory, which is removed with it.
+    /// The environment's directory, which is removed together with the environment.
     pub fn folder(&self) -> &Path {
         self.folder.path()
     }
@@ -119,7 +119,7 @@ impl Segment {
         Ok(())
     }
 
-    /// Captures everything that the bridge sends to an additional port, like another host.
+    /// Captures everything that the bridge sends to an additional port, as another host would receive it.
     pub fn listen(&self, name: &str) -> Result<Sniffer> {
         let port = format!("{name}p");
         self.host
@@ -129,7 +129,7 @@ impl Segment {
         Sniffer::start(&self.host, self.folder(), name)
     }
 
-    /// Boots a guest with default options on `hawser`; its NIC is up and has no address.
+    /// Boots a guest with default options on `hawser`. Its NIC is up and has no address.
     pub fn guest(&self, kind: Kind, hawser: &Hawser) -> Result<Guest> {
         let guest = Plan::new(kind, hawser.socket()).boot()?;
         guest.sh("ip link set eth0 up")?;

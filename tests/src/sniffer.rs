@@ -36,12 +36,12 @@ impl Sniffer {
             .arg(&self.file)
             .arg(filter)
             .output()?;
-        // The last packet may be incomplete while tcpdump runs; the others are shown.
+        // The last packet may be incomplete while tcpdump runs. The others are shown.
         let text = String::from_utf8_lossy(&output.stdout);
         Ok(text.lines().map(str::to_owned).collect())
     }
 
-    /// Waits until `count` packets of `filter` were captured.
+    /// Waits until `count` packets that match `filter` were captured.
     pub fn wait_for(&self, count: usize, filter: &str) -> Result<Vec<String>> {
         let deadline = Instant::now() + PATIENCE;
         loop {

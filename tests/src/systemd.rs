@@ -1,7 +1,7 @@
-//! Runs hawser's unit as packaged under a systemd of the test.
+//! Runs hawser's unit, in its packaged form, under a systemd of the test.
 //!
 //! That systemd is the first process of its own namespaces, on a copy of this machine's root that discards writes, and
-//! has no units but hawser's. Manifests and sockets are in directories that the test also sees.
+//! has no units except hawser's. Manifests and sockets are in directories that the test also sees.
 
 use crate::netns::Namespace;
 use crate::process::Background;
@@ -20,7 +20,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// Units on which system units depend. They do nothing here.
 const TARGETS: [&str; 5] = ["sysinit", "basic", "network-online", "shutdown", "multi-user"];
 
-/// The systemd. Fields are dropped in order: the process ends, then its control groups are removed.
+/// A running systemd. Fields are dropped in order: the process ends, then its control groups are removed.
 #[derive(Debug)]
 pub struct Systemd {
     process: Background,
@@ -30,7 +30,7 @@ pub struct Systemd {
     _cgroup: Cgroup,
 }
 
-/// A control group, which is removed on drop with those below it.
+/// A control group, which is removed on drop together with those below it.
 #[derive(Debug)]
 struct Cgroup(PathBuf);
 
@@ -56,7 +56,7 @@ impl Cgroup {
 
 impl Drop for Cgroup {
     fn drop(&mut self) {
-        // Its processes may take a moment to end.
+        // The processes of the group may take a moment to end.
         let _ = until("the control groups are empty", || Ok(remove(&self.0).is_ok()));
     }
 }
@@ -73,7 +73,7 @@ fn remove(path: &Path) -> io::Result<()> {
 }
 
 impl Systemd {
-    /// Starts it in `namespace`, with hawser's unit, and waits until it accepts commands.
+    /// Starts systemd in `namespace`, with hawser's unit, and waits until it accepts commands.
     pub fn start(namespace: &Namespace) -> Result<Self> {
         let cgroup = Cgroup::new()?;
         let folder = tempfile::Builder::new().prefix("hawser-systemd-").tempdir()?;
@@ -160,7 +160,7 @@ impl Systemd {
         Ok(pairs.map(|(key, value)| (key.to_owned(), value.to_owned())).collect())
     }
 
-    /// Runs the words of `line` as a command inside; returns whether it succeeded, and its output.
+    /// Runs the words of `line` as a command inside. Returns whether it succeeded, and its output.
     pub fn run(&self, line: &str) -> Result<(bool, String)> {
         let output = Command::new("nsenter")
             .args(["--all", "--target", &self.first.to_string(), "--"])

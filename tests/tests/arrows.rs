@@ -19,7 +19,7 @@ fn read(file: &str) -> String {
     std::fs::read_to_string(root().join(file)).unwrap_or_else(|e| panic!("{file}: {e}"))
 }
 
-/// The words in backticks.
+/// The words in backticks in a cell.
 fn quoted(cell: &str) -> Vec<String> {
     cell.split('`').skip(1).step_by(2).map(str::to_owned).collect()
 }
@@ -43,7 +43,7 @@ fn tables(page: &str, first: &str) -> Vec<(Vec<String>, Vec<Vec<String>>)> {
     found
 }
 
-/// The layer of each name in the layer column of `of`, counted from the top.
+/// The layer of each name in the column `of`, counted from the top.
 fn layers(page: &str, of: &str) -> BTreeMap<String, usize> {
     let mut layers = BTreeMap::new();
     for (header, rows) in tables(page, "layer") {
@@ -61,7 +61,7 @@ fn layers(page: &str, of: &str) -> BTreeMap<String, usize> {
     layers
 }
 
-/// Arrows that may run up, as (sources, from, to).
+/// Arrows that may point up, as (sources, from, to).
 fn debts(page: &str) -> BTreeSet<(String, String, String)> {
     let debt = |row: Vec<String>| match &quoted(&row.join(" "))[..] {
         [sources, from, to, ..] => (sources.clone(), from.clone(), to.clone()),
@@ -129,14 +129,14 @@ fn imports_between_modules_go_down_the_table_of_the_architecture() {
     assert!(unpaid.is_empty(), "{PAGE} lists debts that are paid: {unpaid:#?}");
 }
 
-/// Enums with a variant for each mode, for its name, the request, the plan and the port.
+/// The enums that have a variant for each mode: its name, the request, the plan and the port.
 const MODE_ENUMS: [(&str, &str); 4] = [
     ("Mode", "launcher/src/mode.rs"),
     ("ModeSpec", "launcher/manifest/src/nic.rs"),
     ("NicMode", "launcher/manifest/src/plan.rs"),
     ("ModeConfig", "backend/config/src/mode.rs"),
 ];
-/// Places that a new mode may touch.
+/// Maximum number of places that a new mode may touch.
 const MODE_PLACES_MAX: usize = 10;
 
 /// The variants of an enum that `file` declares.

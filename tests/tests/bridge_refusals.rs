@@ -1,4 +1,4 @@
-//! Tests of segments that cannot be used: the message names the option or field and the remedy, and the host stays
+//! Tests of segments that cannot be used. The message names the option or field and the remedy, and the host stays
 //! unchanged.
 
 use hawser_testkit::netns::Namespace;
@@ -9,7 +9,7 @@ use std::path::Path;
 
 const MAC: &str = "52:54:00:12:34:56";
 
-/// Options, and words of their messages.
+/// Options, and words that their messages must contain.
 const REFUSALS: &[(&[&str], &[&str])] = &[
     (&["--bridge=br9"], &["--bridge=br9", "no link has this name", "br0"]),
     (&["--bridge=up0"], &["--bridge=up0", "a veth", "--macvtap=up0"]),
@@ -82,7 +82,7 @@ const UNPRIVILEGED: &[&str] = &["setpriv", "--bounding-set=-net_admin", "--inh-c
 /// The message of a hawser process that `program` starts and that ends with the status of a refusal.
 fn refused(host: &Namespace, program: &[&str], arguments: &[&str]) -> Result<String> {
     let hawser = artifacts::hawser()?;
-    // Without a refusal it would serve forever.
+    // Without a refusal, hawser would serve forever.
     let words = [&["timeout", "10"], program].concat();
     let mut command = host.command(words[0]);
     command.args(&words[1..]).arg(hawser).args(arguments);
@@ -112,7 +112,7 @@ fn what_cannot_be_attached_to_is_refused_and_nothing_has_changed() -> Result<()>
     segment.add_tap("busy0", "")?;
     host.run("ip link set busy0 down")?;
     let mut owner = segment.hawser("owner", &["--tap=busy0"])?;
-    // This is no reason not to start.
+    // This problem is no reason not to start.
     let log = owner.process().log();
     assert!(log.contains("ip link set busy0 up"), "{log}");
     let another = segment.hawser("another", &["--macvtap=mvt1"])?;
@@ -145,7 +145,7 @@ fn what_cannot_be_attached_to_is_refused_and_nothing_has_changed() -> Result<()>
     owner.stop()
 }
 
-/// A VM with one interface on a network of this CNI configuration.
+/// A VM with one interface on a network with this CNI configuration.
 fn manifest(config: &str) -> String {
     format!(
         "apiVersion: kubevirt.io/v1

@@ -42,11 +42,11 @@ fn quoted(text: &str) -> Vec<&str> {
     prose.flat_map(|line| line.split('`').skip(1).step_by(2)).collect()
 }
 
-/// The function in a quotation if it is a test: the end of a path through a module of tests, or a
-/// name long enough to be a sentence.
+/// The function in a quotation, if it is a test. This is the end of a path through a module of tests, or a name that is
+/// long enough to be a sentence.
 fn test_name(quoted: &str) -> Option<&str> {
     let (modules, name) = quoted.rsplit_once("::").unwrap_or(("", quoted));
-    // Every test is a sentence; a name in one word is a module's.
+    // Every test name is a sentence. A name of one word is that of a module.
     let is_name = name.contains('_')
         && name
             .bytes()

@@ -1,4 +1,4 @@
-//! Tests that a hostile guest harms only itself: its ring stops, the front end gets an error event, and everything else
+//! Tests that a hostile guest harms only itself. Its ring stops, the front end gets an error event, and everything else
 //! continues.
 
 #![allow(clippy::unwrap_used, reason = "test code, though in no function marked as a test")]
@@ -38,7 +38,7 @@ fn offer(vmm: &mut Vmm, buffer: Buffer, flags: u16, next: u16) {
     ring.kick.write(1).unwrap();
 }
 
-/// An indirect table of `entries` descriptors, each chained to `next`.
+/// Posts an indirect table of `entries` descriptors, each chained to `next`.
 fn offer_table(vmm: &mut Vmm, entries: u32, flags: u16, next: u16) {
     let table = vmm.ram.allocate(u64::from(entries) * 16, 16);
     let inner = vmm.ram.allocate(64, 64);
@@ -135,7 +135,7 @@ const BREAKING: &[Act] = &[
     }),
 ];
 
-/// Rings are in the first region, so that the second can be removed without them.
+/// The rings are in the first region, so that the second can be removed without them.
 fn guest() -> VmmConfig {
     VmmConfig {
         memory: vec![(0, 24 << 20), (4 << 30, 8 << 20)],
@@ -203,7 +203,7 @@ fn chains_without_a_frame_are_returned_and_the_ring_continues() {
         writable: true,
         ..readable(at, 100)
     };
-    // Buffers without an Ethernet header, without a virtio header, writable, and larger than any frame.
+    // These are buffers without an Ethernet header, without a virtio header, writable, and larger than any frame.
     for buffer in [readable(at, 12), readable(at, 5), writable, readable(at, 1 << 20)] {
         let used = vmm.nics[0].transmit.device_idx();
         offer(&mut vmm, buffer, 0, 0);
@@ -222,7 +222,7 @@ fn kicks_without_buffers_change_nothing() {
         vmm.nics[0].transmit.kick.write(1).unwrap();
         vmm.nics[0].receive.kick.write(1).unwrap();
     }
-    // Send frames before there is a single receive buffer.
+    // Frames are sent before there is a single receive buffer.
     for seed in 0..50 {
         vmm.nics[0].send(&frame(seed, 200)).unwrap();
     }
@@ -279,7 +279,7 @@ fn a_front_end_that_lies_about_memory_ends_its_own_connection_only() {
         let mut vmm = backend.connect(VmmConfig::default());
         let mut region = vmm.ram.regions()[0];
         (region.guest, region.len, region.host) = (guest, len, host);
-        // The request is refused, or the connection ends.
+        // Either the request is refused, or the connection ends.
         let _ = vmm.wire.add_mem_region(&region, vmm.ram.fd());
         let _ = vmm.nics[0].send(&frame(1, 60));
     }

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 const PAGE: usize = 4096;
 const FRAMES: u16 = 20;
 
-/// Guest-physical numbers of all pages, with their content.
+/// Guest-physical numbers of all pages, with their contents.
 fn snapshot(vmm: &Vmm) -> Vec<(u64, Vec<u8>)> {
     let mut pages = Vec::new();
     for region in vmm.ram.regions() {
@@ -34,7 +34,7 @@ fn pages_the_device_writes(vmm: &mut Vmm, seed: u32) -> BTreeSet<u64> {
         assert!(nic.queue(Header::default(), &frame(seed + u32::from(i), 1900)));
     }
     let before = snapshot(vmm);
-    // From here on the driver writes only one index; the device may check without a kick.
+    // From here on the driver writes only one index. The device may check the ring without a kick.
     let nic = &mut vmm.nics[0];
     let ours = nic.transmit.layout().available / PAGE as u64;
     nic.transmit.publish();

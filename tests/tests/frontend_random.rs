@@ -1,5 +1,5 @@
-//! A front end and its guest do anything in any order. The back end refuses, disconnects or complies, and serves the
-//! next front end.
+//! Tests with a front end and a guest that do anything in any order. The back end refuses, disconnects or complies, and
+//! serves the next front end.
 
 #![allow(clippy::unwrap_used, reason = "test code, though in no function marked as a test")]
 
@@ -13,10 +13,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 const SEQUENCES: u64 = 300;
 const STEPS: u64 = 60;
 
-/// Panics on any thread.
+/// Number of panics on any thread.
 static PANICS: AtomicUsize = AtomicUsize::new(0);
 
-/// A pseudo-random sequence (splitmix64), identified by its seed.
+/// A pseudo-random sequence (splitmix64) that is determined by its seed.
 struct Random(u64);
 
 impl Random {
@@ -37,7 +37,7 @@ impl Random {
     }
 }
 
-/// One of `usual`, or sometimes one of `odd`, which may end the connection.
+/// Returns one of `usual`, or sometimes one of `odd`, which may end the connection.
 fn mostly<T: Copy>(random: &mut Random, usual: &[T], odd: &[T]) -> T {
     let from = if random.below(40) == 0 { odd } else { usual };
     random.one_of(from)
@@ -63,7 +63,7 @@ fn any_region(random: &mut Random, vmm: &Vmm) -> Region {
     region
 }
 
-/// One action of a front end. An error: it was refused or disconnected.
+/// Performs one action of a front end. It returns an error if the action was refused or the back end disconnected.
 fn step(random: &mut Random, vmm: &mut Vmm) -> io::Result<()> {
     let ring = any_ring(random);
     let events = random.one_of(&[code::SET_VRING_KICK, code::SET_VRING_CALL, code::SET_VRING_ERR]);
@@ -109,7 +109,7 @@ fn step(random: &mut Random, vmm: &mut Vmm) -> io::Result<()> {
             vmm.wire.tell_u64(code::SET_FEATURES, features | protocol)
         }
         8 => vmm.wire.tell(code::RESET_DEVICE, &[], &[]),
-        // A removed region can be added again; an existing one cannot.
+        // A removed region can be added again. An existing one cannot.
         9 | 10 => {
             let region = any_region(random, vmm);
             vmm.wire.remove_mem_region(&region)?;

@@ -1,5 +1,5 @@
-//! Tests with front ends that connect and disconnect, and rings that stop and start: no frame is lost or duplicated,
-//! and no guest memory is kept.
+//! Tests of front ends that connect and disconnect, and of rings that stop and start. No frame is lost or duplicated,
+//! and no guest memory stays mapped.
 
 mod common;
 
@@ -47,7 +47,7 @@ fn another_vm_takes_the_place_of_one_that_crashed() {
     for order in Order::ALL {
         let mut vmm = backend.connect(as_front_end(order));
         assert_echo(&mut vmm, 0, &LENGTHS);
-        // Disconnect in the middle of a message, with frames in flight.
+        // The front end disconnects in the middle of a message, with frames in flight.
         vmm.nics[0].send(&frame(1, 100)).unwrap();
         vmm.wire.send_raw(&[5, 0, 0, 0, 1], &[]).unwrap();
     }
@@ -183,7 +183,7 @@ fn interrupts_are_replaced_while_frames_pass() {
     let mut vmm = backend.connect(VmmConfig::default());
     for _ in 0..50 {
         assert_echo(&mut vmm, 0, &[60]);
-        // A guest that masks and unmasks its MSI-X vector.
+        // The guest masks and unmasks its MSI-X vector.
         for (index, ring) in vmm.rings() {
             vmm.wire
                 .tell_event(code::SET_VRING_CALL, index, Some(&ring.call))

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 /// How long frames flow.
 const DURATION: Duration = Duration::from_millis(1500);
-/// Maximum frames in flight, which is as many as the echo holds.
+/// Maximum number of frames in flight, which is the number that the echo can hold.
 const WINDOW: u32 = 200;
 
 /// A guest that continuously sends frames on its own thread and expects each back.
@@ -26,7 +26,7 @@ fn length(seed: u32) -> usize {
     60 + usize::try_from(seed % 61).unwrap() * 23
 }
 
-/// Runs one turn of the guest, which sends and receives as much as possible. True if something moved.
+/// Runs one turn of the guest, in which it sends and receives as much as possible. True if something moved.
 fn turn(nic: &mut Nic, sent: &mut u32, received: &mut u32, sending: bool) -> bool {
     let before = (*sent, *received);
     while sending && *sent - *received < WINDOW && nic.queue(Header::default(), &frame(*sent, length(*sent))) {
@@ -65,7 +65,7 @@ impl Flood {
         Self { stop, thread }
     }
 
-    /// Stops sending, waits for frames in flight; returns the number of frames that came back.
+    /// Stops sending and waits for frames in flight. Returns the number of frames that came back.
     fn end(self) -> u32 {
         self.stop.store(true, Ordering::Relaxed);
         self.thread.join().unwrap()

@@ -15,7 +15,7 @@ use std::time::Instant;
 
 /// Bytes of a transfer whose cost is measured.
 const BULK: u64 = 400_000_000;
-/// Clients that send requests continuously, more than there are threads to answer.
+/// Number of clients that send requests continuously. It is greater than the number of threads that answer.
 const HAMMERS: usize = 6;
 
 /// Output of `hawser WORDS… --json` for the process on `socket`.

@@ -1,5 +1,5 @@
-//! Tests of the devices that hawser creates on its host for a guest on a segment. hawser follows their changes, and
-//! restores everything.
+//! Tests of the devices that hawser creates on its host for a guest on a segment. hawser follows changes to them, and
+//! restores everything at the end.
 
 use hawser_testkit::guest::{Guest, Kind, Plan};
 use hawser_testkit::hawser::Hawser;
@@ -21,7 +21,7 @@ fn reaches(guest: &Guest, address: &str) -> Result<bool> {
     Ok(guest.run(&format!("ping -c 1 -W 1 {address}"))?.status == Some(0))
 }
 
-/// Connects again, after the neighbours have resolved each other again.
+/// Connects again. The neighbours must resolve each other again first.
 fn recovers(guest: &Guest) -> Result<()> {
     guest.wait_for_carrier(true)?;
     until("the host is reached", || reaches(guest, HOST4))
@@ -118,7 +118,7 @@ fn macvtap_guests_meet_each_other_in_bridge_mode_and_only_the_world_in_private_m
     c.wait_for_carrier(true)?;
     until("the world is reached again", || reaches(c, "198.51.100.1"))?;
 
-    // A macvtap outlives its process; the next hawser removes it.
+    // A macvtap outlives its process. The next hawser removes it.
     let [a, b, mut c] = hawsers;
     c.process().kill();
     assert_eq!(segment.host.run("ip -br link")?.matches("hwm").count(), 3);
@@ -131,7 +131,7 @@ fn macvtap_guests_meet_each_other_in_bridge_mode_and_only_the_world_in_private_m
     Ok(())
 }
 
-/// All DHCP messages on the pod's link.
+/// Captures all DHCP messages on the pod's link.
 fn listen_for_dhcp(lab: &Lab) -> Result<Background> {
     let mut command = lab.networks.world.command("tcpdump");
     command.args([

@@ -12,8 +12,7 @@ const MAC: &str = "52:54:00:12:34:56";
 const OWN: &str = "192.0.2.5";
 const STOLEN: &str = "192.0.2.66";
 
-/// Packets that tshark reads from a file, live or complete: source, destination and comment of
-/// each.
+/// The packets that tshark reads from a live or complete file: source, destination and comment of each.
 fn read(file: &Path, filter: &str) -> Result<Vec<String>> {
     let output = Command::new("tshark")
         .args(["-n", "-r"])

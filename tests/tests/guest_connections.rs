@@ -1,4 +1,5 @@
-//! Tests of connections between a real guest and the world: many at once, ended by either side, refused, impossible.
+//! Tests of connections between a real guest and the world: many at once, and ones that are ended by either side,
+//! refused or impossible.
 
 use hawser_testkit::guest::{Guest, Kind};
 use hawser_testkit::hawser::Hawser;
@@ -113,7 +114,7 @@ fn a_guest_learns_that_a_host_is_unreachable() -> Result<()> {
             "{target}: {report}"
         );
         assert!(report["seconds"].as_f64() < Some(3.0), "{target}: {report}");
-        // A UDP socket does not report the error on Linux, so read the kernel's counter.
+        // On Linux a UDP socket does not report the error, so the test reads the kernel's counter.
         let before: u64 = guest.sh(counter)?.trim().parse()?;
         guest.run(&format!("hawser-traffic udp to={target} sizes=10 wait=1"))?;
         let after: u64 = guest.sh(counter)?.trim().parse()?;
@@ -155,8 +156,8 @@ fn memory_is_flat_when_connections_come_and_go() -> Result<()> {
         storm(&servers[0])?;
     }
     let after = hawser.process().resident_kib()?;
-    // Guest memory that is touched for the first time meanwhile also counts as resident, but it must be less than 6
-    // storms' worth.
+    // Guest memory that is touched for the first time in the meantime also counts as resident, but it must be less than
+    // 6 storms' worth.
     assert!(
         after < before + 32 * 1024,
         "resident memory grew from {before} to {after} KiB"
@@ -176,7 +177,7 @@ fn a_guest_that_probes_learns_in_its_own_time_that_its_peer_is_gone() -> Result<
     let command = format!("hawser-traffic keepalive to={server} idle=4 interval=2 count=3 wait=60");
     let running = guest.start(&command, Duration::from_secs(90))?;
     while hawser.counters()?.get("tcp_connections_out") == opened {}
-    // The server receives everything and cannot answer.
+    // The server receives everything but cannot answer.
     lab.networks.world.run(&format!("ip route add blackhole {POD4}/32"))?;
     let output = running.wait(Duration::from_secs(90))?;
     let report: serde_json::Value = serde_json::from_str(&output.out)?;
@@ -226,7 +227,7 @@ fn urgent_bytes_pass_between_a_guest_and_the_world_out_of_band() -> Result<()> {
 
 #[test]
 fn the_dscp_of_a_guest_is_on_the_wire_from_the_first_packet_on() -> Result<()> {
-    /// Expedited forwarding as TOS or traffic class.
+    /// TOS or traffic class of expedited forwarding.
     const EF: u8 = 0xb8;
     let (lab, mut hawser, guest, servers) = up(Kind::Uml, &[])?;
     let wire = Sniffer::start(&lab.networks.world, lab.folder(), "pod0")?;

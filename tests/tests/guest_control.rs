@@ -9,13 +9,13 @@ use std::net::UdpSocket;
 const MAC: &str = "52:54:00:12:34:56";
 const OTHER_MAC: &str = "52:54:00:99:99:99";
 const OWN: &str = "192.0.2.5";
-/// An address without a host, for which the host has `OTHER_MAC` as neighbour.
+/// An address that no host has. `OTHER_MAC` is the host's neighbour entry for it.
 const NOBODY: &str = "192.0.2.99";
 const GROUP: &str = "239.1.2.3";
 /// A port without a server.
 const DISCARD: u16 = 9;
-/// VIRTIO_NET_F_CTRL_VQ, CTRL_RX, CTRL_VLAN, CTRL_RX_EXTRA, GUEST_ANNOUNCE, CTRL_MAC_ADDR,
-/// CTRL_GUEST_OFFLOADS; a Linux guest accepts all but RX_EXTRA.
+/// VIRTIO_NET_F_CTRL_VQ, CTRL_RX, CTRL_VLAN, CTRL_RX_EXTRA, GUEST_ANNOUNCE, CTRL_MAC_ADDR and CTRL_GUEST_OFFLOADS. A
+/// Linux guest accepts all except RX_EXTRA.
 const CONTROL: u64 = 1 << 17 | 1 << 18 | 1 << 19 | 1 << 21 | 1 << 23 | 1 << 2;
 
 /// Number of frames that the guest received, and that its NIC filtered, while the host sends
@@ -57,7 +57,8 @@ fn a_linux_guest_sets_its_cards_filters_address_and_offloads() -> Result<()> {
     let guest = segment.guest(Kind::Uml, &hawser)?;
     guest.sh("sysctl -w net.ipv6.conf.eth0.disable_ipv6=1")?;
     guest.sh(&format!("ip addr add {OWN}/24 dev eth0"))?;
-    // Wait until the bridge has its final MAC, which depends on its ports and flushes neighbours when it changes.
+    // The test waits until the bridge has its final MAC. This depends on the bridge's ports, and neighbours are flushed
+    // when it changes.
     segment
         .host
         .run(&format!("ip neigh replace {NOBODY} lladdr {OTHER_MAC} dev {BRIDGE}"))?;
@@ -81,7 +82,7 @@ fn a_linux_guest_sets_its_cards_filters_address_and_offloads() -> Result<()> {
     guest.sh("ip link set eth0 allmulticast off")?;
     assert_eq!(sent(&segment, &mut hawser, GROUP, 5)?, (0, 5));
 
-    // Now the NIC gets another MAC.
+    // The NIC gets another MAC now.
     guest.sh("ip link set eth0 down")?;
     guest.sh(&format!("ip link set eth0 address {OTHER_MAC}"))?;
     guest.sh("ip link set eth0 up")?;

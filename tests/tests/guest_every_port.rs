@@ -1,4 +1,4 @@
-//! Tests an interface without ports: every port of the pod is forwarded to a real guest.
+//! Tests of an interface without ports: every port of the pod is forwarded to a real guest.
 
 use hawser_testkit::guest::{Kind, Plan};
 use hawser_testkit::hawser::Hawser;
@@ -9,9 +9,9 @@ use std::path::Path;
 
 /// A program of the pod that runs before hawser.
 const EARLY: u16 = 9100;
-/// Istio's proxy receives the pod's inbound traffic here.
+/// Port at which Istio's proxy receives the pod's inbound traffic.
 const ISTIO_INBOUND: u16 = 15006;
-/// The memory that KubeVirt adds to a pod for passt, in KiB.
+/// Memory that KubeVirt adds to a pod for passt, in KiB.
 const PASST: u64 = 250 * 1024;
 
 #[test]
@@ -40,7 +40,7 @@ fn every_port_of_the_pod_but_those_kept_reaches_the_guest() -> Result<()> {
             let report = peers::traffic(world, &format!("peer to={pod}:{port}"))?;
             assert_eq!(report["seen_ip"], client, "port {port}: {report}");
             assert_eq!(report["seen_port"], report["local_port"], "port {port}: {report}");
-            // A connected socket only receives answers from that port.
+            // A connected socket receives only answers from that port.
             peers::traffic(world, &format!("udp to={pod}:{port} sizes=1,1400,5000 count=2"))?;
         }
         peers::traffic(world, &format!("send to={pod}:60000 bytes=20000000 connections=2"))?;
@@ -54,7 +54,7 @@ fn every_port_of_the_pod_but_those_kept_reaches_the_guest() -> Result<()> {
         let report = peers::traffic(world, &format!("peer to={POD4}:{port}"))?;
         assert_eq!(report["seen_ip"], WORLD4, "port {port}: {report}");
     }
-    // Istio's proxy forwards its connections this way.
+    // Istio's proxy forwards its connections in this way.
     for (from, to) in [("127.0.0.6", POD4), ("127.0.0.1", "127.0.0.1")] {
         let report = peers::traffic(&lab.networks.pod, &format!("peer to={to}:22 from={from}"))?;
         assert_eq!(report["seen_ip"], "::ffff:10.0.2.1", "{from}: {report}");

@@ -50,7 +50,7 @@ fn a_range_of_ports_reaches_the_range_in_the_guest() -> Result<()> {
             &format!("send to={POD4}:{} bytes=100000", 9000 + n),
         )?;
     }
-    // Each server of the guest got one request.
+    // Each server of the guest has received one request.
     let asked = guest.sh("ss -Htan state time-wait | wc -l; ss -Htan | awk '{print $4}' | sort | uniq -c")?;
     println!("{asked}");
     Ok(())
@@ -101,7 +101,7 @@ fn a_port_without_a_listener_in_the_guest_resets_its_clients() -> Result<()> {
     let lab = Lab::new()?;
     let (_hawser, _guest) = lab.up(Kind::Uml, &["--port=8080:7000"])?;
     for to in [format!("{POD4}:8080"), format!("[{POD6}]:8080")] {
-        // "by=server": the client must see a reset, whichever program serves.
+        // With "by=server" the client must see a reset, whichever program serves.
         peers::traffic(&lab.networks.world, &format!("reset to={to} by=server"))?;
     }
     Ok(())

@@ -148,7 +148,7 @@ fn attack(vmm: &mut Vmm, way: u32) -> Result<()> {
         0 => drop(ring.add(&[wild])),
         1 => drop(ring.add(&[nearly])),
         2 => drop(ring.add(&[long])),
-        // Post a chain with a loop.
+        // A chain with a loop is posted.
         3 => {
             ring.set_descriptor(
                 0,
@@ -162,9 +162,9 @@ fn attack(vmm: &mut Vmm, way: u32) -> Result<()> {
             );
             ring.offer(0);
         }
-        // Post a head outside the ring.
+        // A head outside the ring is posted.
         4 => ring.offer(u16::MAX),
-        // Announce more entries than the ring has.
+        // More entries than the ring has are announced.
         _ => ring.set_avail_idx(u16::MAX),
     }
     Ok(ring.publish_and_kick()?)

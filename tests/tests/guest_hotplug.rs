@@ -15,7 +15,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 const MAC: &str = "02:00:00:00:0a:00";
 /// Longest time of a round.
 const ROUND: Duration = Duration::from_secs(7);
-/// Additional NICs: name, bridge, MAC, the guest's address and the host's.
+/// Additional NICs: name, bridge, MAC, and the addresses of the guest and the host.
 const CARDS: [Card; 2] = [
     Card {
         name: "trunk",
@@ -117,7 +117,7 @@ impl Stage {
         }
     }
 
-    /// The guest's name of the NIC with this MAC; `None` if it has none.
+    /// The guest's name of the NIC with this MAC. `None` if the guest does not have the NIC.
     fn link(&self, card: &Card) -> Result<Option<String>> {
         let found = self
             .guest
@@ -125,7 +125,7 @@ impl Stage {
         Ok(found.out.trim().split('/').nth(4).map(str::to_owned))
     }
 
-    /// Waits until the guest has the NIC, and sends over it.
+    /// Waits until the guest has the NIC, and sends traffic over it.
     fn use_card(&self, card: &Card) -> Result<()> {
         until("the guest finds its card", || Ok(self.link(card)?.is_some()))?;
         let link = self.link(card)?.unwrap_or_default();
@@ -136,8 +136,8 @@ impl Stage {
         Ok(())
     }
 
-    /// Kills hawser, and serves the VM again with a link that must be down. The VMM, which reconnects without knowing
-    /// that, must show the link as down.
+    /// Kills hawser, and serves the VM again with a link that must be down. The VMM does not know that when it
+    /// reconnects, but must then show the link as down.
     fn restart_with_a_link_down(&mut self) -> Result<()> {
         let [card, _] = &CARDS;
         self.plug(&[(card, "up")])?;

@@ -7,7 +7,7 @@ use hawser_testkit::{Result, peers};
 
 const VNI: u32 = 4711;
 
-/// A process and a guest for each port, all of one network.
+/// Starts a process and a guest for each port. All are on one network.
 fn network(nodes: &Nodes, ports: &[Port], underlay6: bool, options: &[&str]) -> Result<Vec<(Hawser, Guest)>> {
     let mut guests = Vec::new();
     for port in ports {
@@ -67,7 +67,7 @@ fn guests_on_two_nodes_and_on_one_reach_each_other_and_the_world_over_both_famil
             guests[0].1.traffic(&format!("receive to={world} bytes=5000000"))?;
         }
         guests[0].1.sh(&format!("ping -c 1 -W 2 {WORLD4}"))?;
-        // The gateway has the same MAC and link-local address everywhere.
+        // The gateway has the same MAC and link-local address in every process.
         for (_, guest) in &guests {
             guest.sh("ping -c 1 -W 2 10.100.0.1")?;
             let neighbours = guest.sh("ip neigh show 10.100.0.1")?;
@@ -96,7 +96,7 @@ fn a_network_with_the_same_subnet_and_another_identifier_hears_nothing() -> Resu
     let nodes = Nodes::new(2, 1500)?;
     let ports = [Port::new(0, 11), Port::new(1, 12)];
     let guests = network(&nodes, &ports, false, &[])?;
-    // The stranger's process names the same endpoints as its peers, and another network.
+    // The stranger's process names the same endpoints as its peers, but another network.
     let stranger = Port {
         vtep_port: 6082,
         ..Port::new(1, 14)

@@ -1,4 +1,4 @@
-//! Captures of a layer2 network inside and outside the tunnel, read by tshark.
+//! Tests of captures of a layer2 network, inside and outside the tunnel. tshark reads the files.
 
 use hawser_testkit::guest::Kind;
 use hawser_testkit::nodes::{Nodes, Port};
@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 const VNI: u32 = 4711;
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// The fields of each packet of a file that matches `filter`, once there are `count`.
+/// The fields of each packet in a file that matches `filter`. Waits until there are `count` such packets.
 fn wait_for(file: &Path, filter: &str, fields: &[&str], count: usize) -> Result<Vec<String>> {
     let deadline = Instant::now() + PATIENCE;
     loop {
@@ -74,7 +74,7 @@ fn a_capture_shows_frames_at_the_guest_and_their_packets_outside_of_the_tunnel()
             }
             Ok((process, file))
         };
-        // Both run at once.
+        // Both captures run at once.
         let (_inside, inside) = capture("inside.pcapng", &["--filter=icmp"])?;
         let (_outside, outside) = capture("outside.pcapng", &["--tunnel", "--filter=port=6081"])?;
         guest.sh(&format!("ping -c 3 -i 0.2 -W 2 {}", ports[1].address4()))?;

@@ -1,4 +1,4 @@
-//! The gateway of a layer2 network: names, forwards that a guest reaches itself, and the way to the world.
+//! Tests of the gateway of a layer2 network: names, forwards that a guest itself reaches, and the way to the world.
 
 use hawser_testkit::guest::{Guest, Kind};
 use hawser_testkit::hawser::Hawser;
@@ -12,7 +12,7 @@ const VNI: u32 = 4711;
 const FAR4: &str = "203.0.113.9";
 const FAR6: &str = "2001:db8:9::9";
 
-/// A process with these options, and its guest.
+/// Starts a process with these options, and its guest.
 fn up(nodes: &Nodes, port: Port, options: &[&str]) -> Result<(Hawser, Guest)> {
     let vtep = format!("--vtep={}", Nodes::vtep4(port.node));
     let hawser = nodes.hawser(VNI, port, &[options, &[&vtep]].concat())?;
@@ -34,7 +34,7 @@ fn guests_find_each_other_by_name_and_the_world_by_the_pods_name_server() -> Res
     assert!(lease.contains("dns=10.100.0.1"), "{lease}");
     assert!(lease.contains("blue.example pod.example"), "{lease}");
     for name in ["db", "db.blue.example"] {
-        // A name alone is also looked up in the pod's domain, which has no such name.
+        // A name without a domain is also looked up in the pod's domain, which has no such name.
         let said = web_guest.run(&format!("nslookup {name}"))?.out;
         assert!(said.contains("10.100.0.12") && said.contains("fd00:100::c"), "{said}");
         web_guest.sh(&format!("ping -c 1 -W 2 {name}"))?;
@@ -120,7 +120,7 @@ fn traceroute_and_path_mtu_work_through_the_gateway() -> Result<()> {
         for command in ["send", "receive"] {
             guest.traffic(&format!("{command} to={at} bytes=2000000"))?;
         }
-        // The first datagram that is too long is lost, and the guest learns why.
+        // The first datagram that is too long is lost, and the guest gets the reason.
         let _ = guest.run(&format!("hawser-traffic udp to={at} sizes=1400 count=3 wait=1"))?;
         guest.traffic(&format!("udp to={at} sizes=1400 count=5"))?;
     }

@@ -1,5 +1,5 @@
-//! A guest in layer2 mode, and a Linux machine with the kernel's Geneve: a lab VM on the underlay,
-//! because the kernel of the test machine may lack the module.
+//! Tests with a guest in layer2 mode and a Linux machine with the kernel's Geneve. The machine is a lab VM on the
+//! underlay, because the kernel of the test machine may lack the module.
 
 use hawser_testkit::Result;
 use hawser_testkit::guest::{Guest, Kind, Plan, Running};
@@ -11,7 +11,7 @@ use serde_json::Value;
 /// MAC of the lab VM's NIC on the underlay.
 const UNDERLAY_MAC: &str = "52:54:00:00:02:02";
 
-/// The lab VM, which is the far node's endpoint and the host behind it.
+/// The lab VM. It is the far node's endpoint and the host behind it.
 #[derive(Debug)]
 struct Kernel {
     _server: Running,
@@ -149,8 +149,8 @@ fn options_of_the_kernel_are_skipped() -> Result<()> {
         String::new(),
         "geneve_opts 0102:01:00000001".to_owned(),
         format!("geneve_opts 0102:01:{data124},0102:02:{data120}"),
-        // Of a critical type. A route does not set the header's C bit, without which a receiver need
-        // not look at the options (RFC 8926 3.4).
+        // The option has a critical type. A route does not set the header's C bit, and without this bit a receiver need
+        // not examine the options (RFC 8926 3.4).
         "geneve_opts 0102:80:00000001".to_owned(),
     ] {
         interop.far.send_options(&skipped)?;
@@ -162,7 +162,7 @@ fn options_of_the_kernel_are_skipped() -> Result<()> {
 #[test]
 fn the_kernel_drops_frames_with_the_option_that_only_a_hawser_may_get() -> Result<()> {
     let mut interop = interop(false, ",frames")?;
-    // A frame without work left for the receiver, such as a ping, is sent without the option.
+    // A frame that leaves no work to the receiver, such as a ping, is sent without the option.
     interop.guest.sh(&format!("ping -c 1 -W 5 {}", FAR.address4()))?;
     let [to, _] = Interop::<Kernel>::to(FAR);
     let sent = interop.hawser.counters()?.get("tunnel_sent");

@@ -1,4 +1,4 @@
-//! Networks that span nodes, from the manifests of their users.
+//! Tests of networks that span nodes, served from the manifests of their users.
 
 use hawser_testkit::Result;
 use hawser_testkit::guest::{Guest, Kind, Plan};
@@ -88,12 +88,12 @@ spec:
 
 /// Name of the VMs' interface.
 const NIC: &str = "primary-udn";
-/// Address of the first VM: the first one after those of the gateway and the node.
+/// Address of the first VM. It follows those of the gateway and the node.
 const FIRST: &str = "192.168.254.3";
 /// Address that the second VM requests.
 const SECOND: &str = "192.168.254.11";
 
-/// A VM on a node: its manifests, its hawser and its guest.
+/// A VM on a node: its manifests, its hawser process and its guest.
 struct Placed {
     folder: PathBuf,
     hawser: Hawser,
@@ -132,7 +132,7 @@ fn serve_with(nodes: &Nodes, node: usize, folder: &Path, more: &[&str]) -> Resul
 fn a_vm_on_a_user_defined_network_reaches_a_vm_of_another_node_and_the_world() -> Result<()> {
     let mut nodes = Nodes::new(2, 1500)?;
     nodes.serve_world(WORLD4)?;
-    // The MACs are derived from the addresses, so the file can be written before anything runs.
+    // The MACs are derived from the addresses, so the file can be written before any process runs.
     let peers = format!(
         "0a:58:c0:a8:fe:03,{FIRST}@{}\n0a:58:c0:a8:fe:0b,{SECOND}@{}\n",
         Nodes::vtep4(0),

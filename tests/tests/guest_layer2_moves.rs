@@ -1,4 +1,4 @@
-//! A VM of a network that spans nodes moves to another node, with a store that the nodes share.
+//! Tests of a VM of a network that spans nodes. It moves to another node, with a store that the nodes share.
 
 use hawser_testkit::guest::{Guest, Kind, Plan};
 use hawser_testkit::hawser::Hawser;
@@ -7,7 +7,7 @@ use hawser_testkit::{Result, until};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// A VM on the primary network of its namespace, named as its interface.
+/// A VM on the primary network of its namespace. The VM has the name of its interface.
 fn manifest(name: &str) -> String {
     format!(
         "apiVersion: kubevirt.io/v1
@@ -27,19 +27,19 @@ spec:
     )
 }
 
-/// A line of the peers file: a VM and its node.
+/// A line of the peers file, for a VM and its node.
 fn peer(last: u8, node: usize) -> String {
     format!("0a:58:c0:a8:fe:{last:02x},192.168.254.{last}@{}\n", Nodes::vtep4(node))
 }
 
-/// Writes a file as a whole, as one that is followed has to be.
+/// Replaces a file as a whole, as is necessary for a file that is followed.
 fn replace(path: &Path, text: &str) -> Result<()> {
     let new = path.with_extension("new");
     fs::write(&new, text)?;
     Ok(fs::rename(new, path)?)
 }
 
-/// A set-up whose nodes share a store and a peers file.
+/// An environment whose nodes share a store and a peers file.
 struct Cluster {
     nodes: Nodes,
     folder: PathBuf,
@@ -55,7 +55,7 @@ impl Cluster {
         Ok(Self { nodes, folder, peers })
     }
 
-    /// Runs a VM on a node. Its card is configured by DHCP.
+    /// Runs a VM on a node. DHCP configures its NIC.
     fn run(&self, name: &str, node: usize) -> Result<(Hawser, Guest)> {
         let file = self.folder.join(format!("{name}.yaml"));
         fs::write(&file, manifest(name))?;
@@ -69,7 +69,7 @@ impl Cluster {
     }
 }
 
-/// MAC and IPv4 address of a guest's card.
+/// The MAC and IPv4 address of a guest's NIC.
 fn identity(guest: &Guest) -> Result<(String, String)> {
     let mac = guest.sh("cat /sys/class/net/eth0/address")?.trim().to_owned();
     let addresses = guest.sh("ip -o -4 addr show dev eth0")?;
@@ -89,7 +89,7 @@ fn a_vm_that_moves_to_another_node_keeps_its_mac_and_address_and_is_found_there(
     stayer.sh("ping -c 1 -W 2 192.168.254.3")?;
     drop(mover);
     process.stop()?;
-    // No other VM gets the address meanwhile.
+    // No other VM gets the address in the meantime.
     replace(&cluster.peers, &format!("{}{}{}", peer(3, 2), peer(4, 1), peer(5, 0)))?;
     let (_late, late) = cluster.run("late", 0)?;
     assert_eq!(identity(&late)?, of(5));

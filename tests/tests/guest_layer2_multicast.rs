@@ -1,4 +1,4 @@
-//! Multicast among guests of a layer2 network.
+//! Tests of multicast among guests of a layer2 network.
 
 use hawser_testkit::guest::{Guest, Kind};
 use hawser_testkit::hawser::Hawser;
@@ -8,7 +8,7 @@ use std::time::Duration;
 
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// A process and a guest for each port, all of one network.
+/// Starts a process and a guest for each port. All are on one network.
 fn network(nodes: &Nodes, ports: &[Port]) -> Result<Vec<(Hawser, Guest)>> {
     ports
         .iter()
@@ -59,7 +59,7 @@ fn guests_hear_the_groups_they_have_joined_and_no_others() -> Result<()> {
         );
         let heard = guests[2].0.counters()?.get("rx_frames") - outsider;
         assert!(heard < 20, "{heard} frames at a guest that has not joined");
-        // The guest leaves as the program ends; soon after nothing is sent any more.
+        // The guest leaves the group when the program ends. Soon after that, no more frames are sent to it.
         let left = before.get("multicast_leaves");
         until("the sender's process knows that the member has left", || {
             Ok(guests[0].0.counters()?.get("multicast_leaves") > left)

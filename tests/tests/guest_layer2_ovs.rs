@@ -1,4 +1,4 @@
-//! A guest in layer2 mode, and a host behind the Geneve port of Open vSwitch's user-space datapath.
+//! Tests with a guest in layer2 mode, and a host behind the Geneve port of Open vSwitch's user-space datapath.
 
 use hawser_testkit::interop::{FAR, Far, GUEST, Interop, VNI, vtep};
 use hawser_testkit::netns::Namespace;
@@ -37,7 +37,7 @@ impl Far for Switch {
 }
 
 impl Switch {
-    /// Lays the bridges on the far node. `key` is the network's identifier as the Geneve port has it.
+    /// Creates the bridges on the far node. `key` is the network's identifier, in the form that the Geneve port takes.
     fn lay(nodes: &Nodes, underlay6: bool, key: u32) -> Result<Self> {
         let (node, folder) = (&nodes.nodes[FAR.node], nodes.path("ovs"));
         nodes.complete_frames(FAR.node)?;
@@ -51,7 +51,7 @@ impl Switch {
         Ok(Self { ovs, _server: server })
     }
 
-    /// Gives each packet to the tunnel the value of an option. The bridge must know the option.
+    /// Adds an option with a value to each packet for the tunnel. The bridge must know the option.
     fn set_option(&self, option: &str) -> Result<()> {
         self.ovs.ofctl(&["del-flows", "br-int"])?;
         // OVS refuses this until the flows that used the options are gone from its threads too.
@@ -91,7 +91,7 @@ fn a_guest_and_a_host_behind_ovs_exchange_bytes_over_both_underlays() -> Result<
     Ok(())
 }
 
-/// Options that OVS sends: class, type and length, the highest bit of the type saying "critical".
+/// Options that OVS sends, by class, type and length. The highest bit of the type marks a critical option.
 #[test]
 fn options_of_ovs_are_skipped_unless_they_are_critical() -> Result<()> {
     let mut interop = interop(false, "")?;
@@ -108,7 +108,7 @@ fn options_of_ovs_are_skipped_unless_they_are_critical() -> Result<()> {
     for critical in [
         "class=0x0102,type=0x80,len=4",
         "class=0x0102,type=0x00,len=4;class=0xffff,type=0xff,len=4",
-        // hawser's own, from an endpoint that is not named as one that knows it.
+        // This is hawser's own option, from an endpoint that is not named as one that supports it.
         "class=0xff68,type=0x81,len=8",
     ] {
         interop.far.set_option(critical)?;
@@ -131,7 +131,7 @@ fn options_of_ovs_are_skipped_unless_they_are_critical() -> Result<()> {
 #[test]
 fn ovs_drops_frames_with_the_option_that_only_a_hawser_may_get() -> Result<()> {
     let mut interop = interop(false, ",frames")?;
-    // A frame that leaves its receiver nothing to do, such as a ping, goes without the option.
+    // A frame that leaves no work to the receiver, such as a ping, is sent without the option.
     let heard = Sniffer::start(&interop.nodes.nodes[FAR.node], &interop.nodes.path("ovs"), "br-int")?;
     interop.guest.sh(&format!("ping -c 1 -W 5 {}", FAR.address4()))?;
     heard.wait_for(1, "icmp")?;

@@ -1,4 +1,4 @@
-//! Adding and removing peers of a layer2 network while hawser runs.
+//! Tests of peers of a layer2 network that are added and removed while hawser runs.
 
 use hawser_testkit::Result;
 use hawser_testkit::guest::Kind;

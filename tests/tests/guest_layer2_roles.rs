@@ -1,4 +1,4 @@
-//! Guests of networks with a gateway other than the first host, and without a gateway.
+//! Tests of guests of networks whose gateway is not the first host, and of networks without a gateway.
 
 use hawser_testkit::guest::{Guest, Kind, Plan};
 use hawser_testkit::hawser::Hawser;
@@ -15,8 +15,8 @@ fn ports() -> [Port; 2] {
     [Port::new(0, 11), Port::new(1, 12)]
 }
 
-/// Processes and guests without configured cards, all of one network. Each process takes its end of
-/// the tunnel from the default route.
+/// Starts processes and guests without configured NICs, all on one network. Each process takes its end of the tunnel
+/// from the default route.
 fn boot(nodes: &Nodes, start: impl Fn(Port, Port) -> Result<Hawser>) -> Result<Vec<(Hawser, Guest)>> {
     let [first, second] = ports();
     let boot = |own, other| -> Result<(Hawser, Guest)> {

@@ -1,5 +1,5 @@
-//! Tests guests of layer2 mode over an underlay that loses, duplicates and reorders, and what a guest hears that is not
-//! for it.
+//! Tests of guests in layer2 mode over an underlay that loses, duplicates and reorders datagrams, and of frames that a
+//! guest receives but that are for others.
 
 use hawser_testkit::guest::{Guest, Kind};
 use hawser_testkit::hawser::Hawser;
@@ -12,7 +12,7 @@ use std::time::Duration;
 const VNI: u32 = 4711;
 const LIFETIME: Duration = Duration::from_secs(600);
 
-/// A process and a guest at `port`, whose peers are `others`; `form` follows each of them, such as `,frames`.
+/// Starts a process and a guest at `port`, whose peers are `others`. `form` follows each of them, such as `,frames`.
 fn member(
     nodes: &Nodes,
     vni: u32,
@@ -50,7 +50,7 @@ fn streams_between_guests_arrive_whole_over_an_underlay_that_loses_duplicates_an
         }
         relay.set(Faults::default());
         assert_faults(&relay);
-        // What the relay does to whole datagrams makes none of them wrong.
+        // The relay affects whole datagrams and corrupts none of them.
         for counters in [process.counters()?, other_process.counters()?] {
             for reason in ["tunnel_malformed", "tunnel_option", "tunnel_spoofed_mac"] {
                 assert_eq!(counters.dropped(reason), 0, "{reason}");
@@ -60,7 +60,7 @@ fn streams_between_guests_arrive_whole_over_an_underlay_that_loses_duplicates_an
     Ok(())
 }
 
-/// Captures what a guest hears, in the file `/run/heard.pcap` of the guest.
+/// Captures the frames that a guest receives, in the guest's file `/run/heard.pcap`.
 fn listen(guest: &Guest) -> Result<()> {
     guest.start(
         "tcpdump -Z root -i eth0 --immediate-mode -U -w /run/heard.pcap 2>/run/heard.log",
@@ -71,7 +71,7 @@ fn listen(guest: &Guest) -> Result<()> {
     })
 }
 
-/// Frames of IP addresses and ARP that a guest heard which mention a guest of the network.
+/// The captured frames of IP and ARP that mention a guest of the network.
 fn heard(guest: &Guest, port: Port) -> Result<Vec<String>> {
     let filter = format!(
         "host {} or host {} or ether host {}",
@@ -92,7 +92,7 @@ fn a_third_guest_hears_no_frame_between_two_others_and_a_guest_of_another_networ
         let others: Vec<Port> = ports.into_iter().filter(|other| other.number != port.number).collect();
         members.push(member(&nodes, VNI, port, &others, false, "")?);
     }
-    // On the third node too, with the same subnet and the same endpoints as peers.
+    // The other guest is on the third node too, with the same subnet and the same endpoints as peers.
     let stranger = Port {
         vtep_port: 6082,
         ..Port::new(2, 14)
@@ -113,11 +113,11 @@ fn a_third_guest_hears_no_frame_between_two_others_and_a_guest_of_another_networ
         }
         first.traffic(&format!("udp to={to} sizes=1,1300 count=50"))?;
     }
-    // A neighbour that nobody has, and a MAC that nobody has.
+    // Neither this neighbour nor this MAC exists.
     first.run("ping -c 2 -W 1 10.100.0.99")?;
     first.sh("ip neigh replace 10.100.0.98 lladdr 52:54:00:00:09:99 dev eth0")?;
     first.run("ping -c 2 -W 1 10.100.0.98")?;
-    // The listeners do hear: the third guest a ping of its own, each of them itself.
+    // The captures work: the third guest sees a ping of its own, and each of the listeners sees its own frames.
     members[2].1.sh(&format!("ping -c 1 -W 5 {}", ports[1].address4()))?;
     other_network.sh("ping -c 1 -W 5 10.100.0.1")?;
     until("the third guest hears its own ping", || {
@@ -136,7 +136,7 @@ fn a_third_guest_hears_no_frame_between_two_others_and_a_guest_of_another_networ
     for port in ports {
         assert_eq!(heard(&other_network, port)?, Vec::<String>::new(), "in another network");
     }
-    // Nothing of it reached the third node's link either.
+    // Nothing of it has reached the third node's link either.
     let tcp = format!("udp dst port 6081 and src host {} and greater 1000", vtep(0, false));
     assert_eq!(wire.seen(&tcp)?, Vec::<String>::new());
     Ok(())

@@ -36,7 +36,7 @@ fn up(namespace: &Namespace, manifest: &Path, folder: &Path, nics: &[&str]) -> R
     Ok((hawser, guest))
 }
 
-/// Creates a bridge of the segment's host; returns a capture on one of its ports.
+/// Creates a bridge of the segment's host. Returns a capture on one of its ports.
 fn bridge(segment: &Segment, name: &str, mtu: u32) -> Result<Sniffer> {
     let ear = format!("{name}e");
     for line in [
@@ -76,7 +76,7 @@ fn a_masqueraded_vm_is_configured_and_reached_as_its_manifest_says() -> Result<(
         assert!(told.lines().any(|l| l == line), "{line} is not among:\n{told}");
     }
     let _servers = [80, 22].map(|port| guest.serve(&format!("0.0.0.0:{port}")));
-    // Try two of its ports, and the node port of its Service.
+    // The test tries two of the guest's ports, and the node port of its Service.
     for port in [80, 22, 30022] {
         peers::traffic(&lab.networks.world, &format!("send to={POD4}:{port} bytes=100000"))?;
     }
@@ -134,7 +134,7 @@ fn three_nics_of_two_modes_are_one_process_and_what_ends_one_leaves_the_others()
         );
         assert!(threads.iter().any(|t| *t == format!("{name}-0")), "{threads:?}");
     }
-    // One segment is removed; the others are not affected.
+    // One segment is removed. The others are not affected.
     segment.host.run("ip link del br2")?;
     guest.traffic(&format!("send to={HOST4}:{PORT} bytes=1000000"))?;
     guest.run("ping -c 1 -W 1 10.1.0.9")?;

@@ -12,8 +12,8 @@ use std::net::TcpListener;
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Number of descriptors for tests that need a small table. The table has as many connections, a quarter of which may
-/// be opening. A burst of the guest's ring is less than that.
+/// Limit on descriptors for tests that need a small table. The table has the same number of connections, a quarter of
+/// which may be opening. A burst of the guest's ring is smaller than that.
 const DESCRIPTORS: u32 = 1600;
 
 fn descriptors(hawser: &mut Hawser) -> Result<usize> {
@@ -53,7 +53,7 @@ fn a_scan_of_silent_ports_stops_no_new_connection() -> Result<()> {
     let scan = guest.start(&scan, Duration::from_secs(60))?;
     let enough = SCANNED - u64::from(DESCRIPTORS);
     hawser.wait_for_counters("the scan", |c| c.dropped("tcp_opening_evicted") >= enough)?;
-    // Open one connection after another while the scanner's SYNs are retransmitted.
+    // The guest opens one connection after another while the scanner's SYNs are retransmitted.
     for _ in 0..20 {
         let report = guest.traffic(&format!("connect to={server} wait=10"))?;
         assert_eq!(report["outcome"], "connected", "{report}");
@@ -83,7 +83,7 @@ fn connections_a_server_never_closes_give_way_when_descriptors_run_out() -> Resu
     let server = keeping_server(&lab)?;
     let mut hawser = lab.hawser_with_descriptors(FEW, &[])?;
     let guest = lab.guest(Kind::Uml, &hawser)?;
-    // Each client ends immediately, so its connection is half closed.
+    // Each client ends immediately, so that its connection is half closed.
     let clients = 2 * FEW;
     guest.sh(&format!(
         "for n in $(seq {clients}); do hawser-traffic connect to={server} wait=10; done | grep -c connected >/run/made; \
@@ -107,7 +107,7 @@ fn connections_a_server_never_closes_give_their_descriptors_back() -> Result<()>
         "for n in $(seq {CLIENTS}); do hawser-traffic connect to={server}; done"
     ))?;
     assert!(descriptors(&mut hawser)? >= before + CLIENTS);
-    // The guest is probed after 75 s, and its kernel has dropped them after 60.
+    // The guest is probed after 75 s, and its kernel has dropped the connections after 60 s.
     let begun = Instant::now();
     while descriptors(&mut hawser)? > before + 2 {
         assert!(

@@ -1,4 +1,4 @@
-//! Tests of the frames that may and may not cross a guest's port on a segment.
+//! Tests of the frames that may, and of those that may not, cross a guest's port on a segment.
 
 use hawser_testkit::guest::{Guest, Kind, Plan};
 use hawser_testkit::hawser::Hawser;
@@ -59,7 +59,7 @@ fn spoofed_frames_are_counted_and_reach_no_host() -> Result<()> {
     configure(&segment, &guest)?;
     guest.sh(&format!("ping -c 2 -W 2 {HOST4}"))?;
 
-    // Try a wrong address in ARP, then in IP, then a DHCP server, then a wrong MAC.
+    // The guest uses a wrong address in ARP, then in IP, then a DHCP server, then a wrong MAC.
     let before = hawser.counters()?;
     guest.sh(&format!("ip addr add {STOLEN}/24 dev eth0"))?;
     guest.run(&format!("arping -c 3 -f -w 4 -I eth0 -s {STOLEN} 192.0.2.77"))?;
@@ -134,7 +134,7 @@ fn a_rate_holds_within_five_percent_for_tcp_either_way() -> Result<()> {
     hawser.assert_alive()
 }
 
-/// Frames of the guest on trunk 10,20-30 arrive with the tags of these VLANs only.
+/// Captures frames of the guest on trunk 10,20-30, which must have the tags of these VLANs only.
 fn assert_trunked(listener: &Sniffer, hawser: &mut Hawser, guest: &Guest, mac: &str) -> Result<()> {
     const STRANGER: &str = "52:54:00:00:00:99";
     let digits = |mac: &str| mac.replace(':', "");
@@ -170,11 +170,11 @@ fn guests_meet_in_their_vlan_whose_tags_only_the_wire_sees() -> Result<()> {
     let peer = segment.guest(Kind::Uml, &trunk)?;
     guest.sh(&format!("ip addr add {OWN}/24 dev eth0"))?;
     peer.sh(&format!("ip addr add {PEER}/24 dev eth0"))?;
-    // Transfer tagged 64 KiB segments in both directions.
+    // Tagged 64 KiB segments are transferred in both directions.
     let _server = peer.serve(&format!("{PEER}:{PORT}"))?;
     guest.traffic(&format!("send to={PEER}:{PORT} bytes=20000000"))?;
     guest.traffic(&format!("receive to={PEER}:{PORT} bytes=20000000"))?;
-    // The host is in no VLAN: it receives the request and does not answer.
+    // The host is in no VLAN, so it receives the request and does not answer.
     let output = guest.run(&format!("ping -c 1 -W 1 {HOST4}"))?;
     assert_ne!(output.status, Some(0), "the host is not in VLAN 100");
     listener.wait_for(1, &format!("ether src {MAC} and vlan 100 and arp dst host {HOST4}"))?;

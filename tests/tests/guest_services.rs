@@ -1,4 +1,4 @@
-//! Tests of services for a real guest: DHCP, DHCPv6, router advertisements, names, echo.
+//! Tests of services for a real guest: DHCP, DHCPv6, router advertisements, names and echo.
 
 use hawser_testkit::guest::{Kind, Plan};
 use hawser_testkit::lab::Lab;
@@ -53,7 +53,7 @@ fn the_networks_a_guest_lives_on_can_be_chosen() -> Result<()> {
     Ok(())
 }
 
-/// Like Android, or a guest with udhcpc only: no DHCPv6 client, self-assigned addresses.
+/// The guest has no DHCPv6 client and self-assigned addresses, as Android has, or a guest with udhcpc only.
 #[test]
 fn a_guest_without_dhcpv6_reaches_the_world_from_a_network_of_64_bits_and_is_reached() -> Result<()> {
     let mut lab = Lab::new()?;
@@ -192,7 +192,7 @@ fn name_servers_follow_resolv_conf_at_the_next_answer_and_queries_to_the_gateway
     let folder = lab.path("second");
     fs::create_dir(&folder)?;
     let _second = peers::dns_server(world, &folder, "10.0.2.53")?;
-    // Write in place, like a program that mounts the file into a pod.
+    // The file is written in place, as by a program that mounts it into a pod.
     fs::write(
         &resolv,
         "search new.example\nnameserver 10.0.2.53\nnameserver 203.0.113.7\n",

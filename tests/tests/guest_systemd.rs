@@ -1,4 +1,4 @@
-//! Tests of the unit for systemd, under a real systemd.
+//! Tests of hawser's unit under a real systemd.
 
 use hawser_testkit::guest::{Kind, Plan};
 use hawser_testkit::segment::{HOST4, PORT, Segment};
@@ -7,7 +7,7 @@ use hawser_testkit::{Result, until};
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 
-/// A VM with a masqueraded interface, and one on the bridge of the environment that has this state.
+/// A VM with a masqueraded interface, and with one on the environment's bridge that has this state.
 fn vm(state: &str) -> String {
     format!(
         r#"
@@ -49,7 +49,7 @@ spec:
   config: '{"cniVersion": "1.0.0", "type": "macvlan", "master": "eth1"}'
 "#;
 
-/// A VM with every port of its pod.
+/// A VM to which every port of its pod is forwarded.
 const EVERY: &str = r#"
 apiVersion: kubevirt.io/v1
 kind: VirtualMachineInstance
@@ -92,7 +92,8 @@ fn systemd_starts_the_unit_reloads_it_brings_it_back_and_stops_it() -> Result<()
     assert!(systemd.must("reload hawser@vm1").is_err());
     assert_eq!(systemd.unit("vm1")?["ActiveState"], "active");
 
-    // Start other VMs beside it: one on a macvtap, for a VMM of another group, and one with every port of the pod.
+    // Other VMs are started beside it: one on a macvtap, for a VMM of another group, and one with every port of the
+    // pod.
     systemd.adjust("wire", "--api-socket=/run/hawser/wire/other.sock", "Group=nogroup")?;
     for (name, manifest) in [("wire", WIRE), ("every", EVERY)] {
         systemd.describe(name, manifest)?;
@@ -103,7 +104,7 @@ fn systemd_starts_the_unit_reloads_it_brings_it_back_and_stops_it() -> Result<()
     assert!(systemd.sockets("wire").join("other.sock").exists());
     systemd.must("stop hawser@wire hawser@every")?;
 
-    // hawser with an invalid manifest is not restarted; a killed process is.
+    // hawser is not restarted with an invalid manifest. A killed process is restarted.
     drop(guest);
     systemd.must("kill --signal=SIGKILL hawser@vm1")?;
     until("systemd gives up", || {

@@ -1,5 +1,5 @@
-//! Tests of bulk transfers between a real guest and the world, in which every byte is compared: MTUs, offloads, ring
-//! features, iperf3.
+//! Tests of bulk transfers between a real guest and the world, with different MTUs, offloads and ring features, and
+//! with iperf3. Every byte is compared.
 
 use hawser_testkit::frontend::feature::{MRG_RXBUF, SEGMENTATION};
 use hawser_testkit::guest::{Guest, Kind, Plan};
@@ -12,11 +12,11 @@ use hawser_testkit::{Result, failure};
 use std::time::Duration;
 
 const MB: u64 = 1_000_000;
-/// Time limit for slow machines and slow guests, far longer than a transfer should take.
+/// Time limit for slow machines and slow guests. It is far longer than a transfer should take.
 const PATIENCE: Duration = Duration::from_secs(900);
 const MTUS: [u32; 3] = [1500, 9000, 65520];
 
-/// Sends to and receives from each of `servers`, in the guest.
+/// Sends to each of `servers` from the guest, and receives from each.
 fn both_ways(guest: &Guest, servers: &[String], bytes: u64, connections: u32) -> Result<()> {
     for server in servers {
         for command in ["send", "receive"] {
@@ -157,7 +157,7 @@ fn several_queue_pairs_share_the_work() -> Result<()> {
         "{channels}"
     );
     both_ways(&guest, &servers, 60 * MB, 8)?;
-    // Both transmit queues were used.
+    // Both transmit queues have been used.
     let interrupts = guest.sh("cat /proc/interrupts")?;
     let used = |queue: &str| {
         let line = interrupts
@@ -288,7 +288,7 @@ fn every_datagram_of_a_flood_arrives_or_is_counted_where_it_was_lost() -> Result
     hawser.assert_alive()
 }
 
-/// More than the guest's ring can hold at once.
+/// Number of datagrams that is larger than the guest's ring can hold at once.
 #[test]
 fn a_burst_larger_than_the_ring_waits_for_the_guest_and_loses_nothing() -> Result<()> {
     const BURST: u64 = 420;
@@ -321,7 +321,7 @@ fn ten_gigabytes_over_one_connection_arrive_whole() -> Result<()> {
     hawser.assert_alive()
 }
 
-/// The full transfers, for a guest without the features in the mask `withheld`.
+/// Runs the full transfers for a guest without the features in the mask `withheld`.
 fn ten_gigabytes_arrive_whole_without(withheld: u64) -> Result<()> {
     for mtu in MTUS {
         let mut lab = Lab::new()?;

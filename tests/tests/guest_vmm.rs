@@ -1,4 +1,4 @@
-//! Tests of `hawser run -- qemu-system-x86_64 …`: QEMU is started, gets links and NICs, and is stopped.
+//! Tests of `hawser run -- qemu-system-x86_64 …`. QEMU is started, gets links and NICs, and is stopped.
 
 use hawser_testkit::guest::{Guest, Kind, Plan};
 use hawser_testkit::lab::{Lab, PORT};
@@ -16,7 +16,7 @@ use std::process::{Command, ExitStatus};
 use std::time::Duration;
 
 const PATIENCE: Duration = Duration::from_secs(20);
-/// Bridges of the pod: the guest's address there and the pod's.
+/// Bridges of the pod, each with the addresses of the guest and of the pod.
 const TRUNK: [&str; 3] = ["br1", "10.1.0.2/24", "10.1.0.1"];
 const STORAGE: [&str; 3] = ["br2", "10.2.0.2/24", "10.2.0.1"];
 
@@ -46,7 +46,7 @@ fn manifest(interfaces: &[(&str, &str)], grace: u32) -> String {
     )
 }
 
-/// `hawser run -f MANIFEST … --`, followed by the VMM's command line.
+/// Runs `hawser run -f MANIFEST … --`, followed by the VMM's command line.
 fn run(namespace: &Namespace, folder: &Path, manifest: &str, options: &[String]) -> Result<Command> {
     let file = folder.join("vm.yaml");
     fs::write(&file, manifest)?;
@@ -61,7 +61,7 @@ fn run(namespace: &Namespace, folder: &Path, manifest: &str, options: &[String])
 /// A VM that hawser has started.
 struct Stage {
     lab: Lab,
-    /// hawser owns its process.
+    /// Guest whose process belongs to hawser.
     guest: Guest,
 }
 
@@ -159,7 +159,7 @@ impl Stage {
     }
 
     fn agent(&self) -> Result<()> {
-        // No agent answers, but otherwise the status is complete.
+        // No agent answers, but the status is complete otherwise.
         let nic = self.status("default")?;
         assert_eq!(nic["interfaceName"], Value::Null, "{nic}");
         self.guest
@@ -220,7 +220,7 @@ impl Stage {
         self.guest.kill(&traffic)
     }
 
-    /// Requests a shutdown of the guest, which shuts down, and everything ends with it.
+    /// Requests a shutdown of the guest. The guest shuts down, and everything ends with it.
     fn end(mut self) -> Result<()> {
         // Reading the power button is the task of a distribution's daemon. There is only one such device.
         let event = self
@@ -255,7 +255,7 @@ fn a_vm_started_with_hawser_is_served_asked_changed_and_shut_down_in_order() -> 
     stage.end()
 }
 
-/// hawser with a QEMU without anything to boot, which therefore ignores its power button.
+/// hawser with a QEMU that has nothing to boot, and therefore ignores its power button.
 struct Deaf {
     hawser: Background,
     folder: tempfile::TempDir,
@@ -287,7 +287,7 @@ impl Deaf {
         })
     }
 
-    /// Waits until QEMU runs; returns its process id.
+    /// Waits until QEMU runs. Returns its process id.
     fn qemu(&mut self) -> Result<i32> {
         let monitor = self.folder.path().join("qmp.sock");
         self.hawser.wait_for_socket(&monitor, PATIENCE)?;
@@ -321,11 +321,11 @@ fn hawser_ends_as_its_vmm_does() -> Result<()> {
     // QEMU is killed by a signal.
     let mut killed = Deaf::new(30, &[])?;
     let qemu = killed.qemu()?;
-    // SAFETY: takes plain numbers; hawser has not reaped it yet.
+    // SAFETY: kill takes plain numbers. hawser has not reaped the process yet.
     assert_eq!(unsafe { libc::kill(qemu, libc::SIGKILL) }, 0);
     assert_eq!(killed.end()?.code(), Some(128 + libc::SIGKILL));
 
-    // QEMU gets the signal when the guest's time is up, or immediately if the guest has no time, or on a second signal.
+    // QEMU gets the signal when the guest's time is up, immediately if the guest has no time, or on a second signal.
     let mut slow = Deaf::new(1, &[])?;
     slow.qemu()?;
     slow.hawser.signal(libc::SIGTERM)?;

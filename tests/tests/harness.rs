@@ -1,5 +1,5 @@
 //! Tests of the harness itself, with a back end of another project. If they pass, failures of the other tests are
-//! hawser's fault.
+//! hawser's.
 
 use hawser_testkit::guest::{Kind, Plan};
 use hawser_testkit::lab::Lab;

@@ -1,27 +1,27 @@
-//! Tests a guest on ipvtaps of every mode, and on a VLAN-filtering bridge, in a lab VM, because the kernel of the test
-//! machine may lack both.
+//! Tests of a guest on ipvtaps of every mode, and on a VLAN-filtering bridge. They run in a lab VM, because the kernel
+//! of the test machine may lack both.
 //!
-//! Everything happens in one boot. Each NIC of the guest is on its own link, which leads to a
-//! namespace `peer` with a host that answers.
+//! Everything happens in one boot. Each NIC of the guest is on its own link, which leads to a namespace `peer` with a
+//! host that answers.
 
 use hawser_testkit::guest::{Machine, Nested};
 use hawser_testkit::{Result, failure};
 
 const PORT: u16 = 7000;
 const EXAMPLE: &str = include_str!("../../docs/examples/ipvlan-static.yaml");
-/// Bytes of each transfer. It is small, because the guest is an emulation in an emulation.
+/// Length of each transfer in bytes. It is small, because the guest runs in an emulation within an emulation.
 const BYTES: u32 = 300_000;
 
-/// A link with hawser and a NIC of the guest on it. In its networks, 10.N.0.0/24 and fd00:N::/64,
-/// .1 is the lab VM, .9 the peer and .5 the guest.
+/// A link with hawser and a NIC of the guest on it. In the link's networks, 10.N.0.0/24 and fd00:N::/64, .1 is the lab
+/// VM, .9 the peer and .5 the guest.
 struct Card {
-    /// N of its network.
+    /// Number N of the link's network.
     number: u8,
     /// Mode of the ipvtap.
     mode: &'static str,
-    /// The NIC in the guest.
+    /// Name of the NIC in the guest.
     interface: &'static str,
-    /// True if the guest has IPv6 on it.
+    /// True if the guest has IPv6 on the NIC.
     ipv6: bool,
 }
 
@@ -114,7 +114,7 @@ impl Card {
 fn lay_links(machine: &Machine) -> Result<()> {
     let mut lines = vec!["ip netns add peer".to_owned(), "ip -n peer link set lo up".to_owned()];
     lines.extend(CARDS.iter().flat_map(Card::lay));
-    // A pod on the link of the guest in l3, created as by the ipvlan plugin.
+    // A pod is on the link of the guest in l3, as if the ipvlan plugin had created it.
     lines.extend(
         [
             "ip netns add pod",
@@ -154,7 +154,7 @@ fn assert_transfers(guest: &Nested, server: &str) -> Result<()> {
     Ok(())
 }
 
-/// Asserts that the host's kernel has the guest's address but does not answer for the guest.
+/// Asserts that the host's kernel has the guest's address, but does not answer for the guest.
 fn assert_no_answer_for_the_guest(machine: &Machine) -> Result<()> {
     let pings = CARDS.map(|card| format!("! ip netns exec peer ping -c 1 -W 1 {}", card.ipv4(5)));
     machine.sh(&pings.join(" && ")).map(drop)
@@ -165,7 +165,7 @@ fn assert_pings_and_tcp_cross(machine: &Machine, guest: &Nested) -> Result<()> {
     for card in CARDS {
         card.configure(guest)?;
         let peer = card.ipv4(9);
-        // Try the full MTU too.
+        // The full MTU is tried too.
         guest.sh(&format!("ping -c 1 -W 5 -s 1472 {peer}"))?;
         assert_transfers(guest, &peer)?;
         machine.sh(&format!(
@@ -189,7 +189,7 @@ fn assert_pings_and_tcp_cross(machine: &Machine, guest: &Nested) -> Result<()> {
     ping(guest, "10.2.0.6")
 }
 
-/// `docs/examples/ipvlan-static.yaml`, in l3.
+/// Serves `docs/examples/ipvlan-static.yaml` in l3.
 fn assert_the_example_serves(machine: &Machine, guest: &Nested) -> Result<()> {
     guest.sh("net-up 4")?;
     let told = guest.sh("cat /run/dhcp4")?;
@@ -272,7 +272,7 @@ fn a_guest_on_ipvtaps_of_every_mode_and_on_a_filtering_bridge_pings_and_moves_by
     )?;
     let [l2, l3, l3s] = CARDS.map(|card| card.socket());
     let guest = machine.start_guest(&[example, &l2, &l3, &l3s, bridged])?;
-    // Check this while the guest boots.
+    // This is checked while the guest boots.
     assert_no_answer_for_the_guest(&machine)?;
     assert_what_cannot_work_is_refused(&machine)?;
     guest.wait_for_boot(&machine)?;

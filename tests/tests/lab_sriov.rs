@@ -1,7 +1,7 @@
-//! SR-IOV in a lab VM with an IOMMU and two emulated PFs of 7 VFs each.
+//! Tests of SR-IOV in a lab VM with an IOMMU and two emulated PFs with 7 VFs each.
 //!
-//! All tests share one boot, and each leaves the PFs as it found them. Where the lab cannot exist, for want of a kernel
-//! or of an emulated PF, the tests are reported as ignored.
+//! All tests share one boot, and each leaves the PFs as it found them. If the lab cannot exist because a kernel or an
+//! emulated PF is missing, the tests are reported as ignored.
 
 use hawser_testkit::guest::Machine;
 use hawser_testkit::{Result, artifacts, failure};
@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 /// PCI address of the first PF.
 const PF: &str = "0000:01:00.0";
 
-/// The lab VM, booted by the first test.
+/// The lab VM, which the first test boots.
 #[derive(Default)]
 struct Lab {
     machine: Mutex<Option<Machine>>,
@@ -33,7 +33,7 @@ impl Lab {
 
 type Test = fn(&Machine) -> Result<()>;
 
-/// Names with their tests.
+/// Lists the tests with their names.
 macro_rules! tests {
     ($($name:ident),* $(,)?) => { &[$((stringify!($name), $name as Test)),*] };
 }
@@ -63,7 +63,7 @@ fn main() -> ExitCode {
     libtest_mimic::run(&arguments, trials.collect()).exit_code()
 }
 
-/// Probes the lab itself: what the other tests build on.
+/// Checks the properties of the lab on which the other tests depend.
 fn the_lab_has_virtual_functions_in_groups_of_their_own_that_vfio_pci_takes(machine: &Machine) -> Result<()> {
     let pf = format!("/sys/bus/pci/devices/{PF}");
     assert_eq!(machine.sh(&format!("cat {pf}/sriov_totalvfs"))?.trim(), "7");

@@ -16,10 +16,10 @@ use tempfile::TempDir;
 const PROCESSES: usize = 100;
 /// VMs of each process.
 const VMS: usize = 100;
-/// One process in this many is killed.
+/// One process of this many is killed.
 const KILLED: usize = 4;
 
-/// A segment and a range for all.
+/// A segment and a range for all processes.
 const NETWORK: &str = r#"
 apiVersion: k8s.cni.cncf.io/v1
 kind: NetworkAttachmentDefinition
@@ -48,7 +48,7 @@ struct Stage {
 }
 
 impl Stage {
-    /// Uses a directory in memory if there is one: data written by a killed process stays with the kernel in any case.
+    /// Uses a directory in memory if there is one. Data written by a killed process stays with the kernel in any case.
     fn new() -> Result<Self> {
         let memory = Path::new("/dev/shm");
         let builder = tempfile::Builder::new();
@@ -129,7 +129,7 @@ impl Stage {
     }
 }
 
-/// Checks that the fields of `VM INTERFACE NETWORK MAC ADDRESS` are unique.
+/// Checks that no field of `VM INTERFACE NETWORK MAC ADDRESS` has duplicates that it must not have.
 fn assert_no_doubles(leases: &BTreeSet<String>) {
     for (field, what) in [(0, "VMs"), (3, "MACs"), (4, "addresses")] {
         let values: BTreeSet<&str> = leases.iter().filter_map(|line| line.split(' ').nth(field)).collect();
@@ -169,7 +169,7 @@ fn a_hundred_processes_give_out_ten_thousand_leases_without_a_double_and_lose_no
     let all = stage.list()?;
     assert_eq!(all.len(), PROCESSES * VMS);
     assert_no_doubles(&all);
-    // Processes that returned found their leases, and the others kept theirs.
+    // Processes that returned have found their leases, and the others have kept theirs.
     assert!(kept.is_subset(&all));
     for (process, (lines, status)) in &again {
         assert!(status.success() && lines.len() == VMS, "{process}: {status}");
@@ -227,7 +227,7 @@ fn an_identifier_belongs_to_one_network_and_a_network_has_one_identifier() -> Re
     );
     let (given, said) = allocate("shop", "vm2", 4711)?;
     assert!(given && said.contains("0a:58:c0:a8:fe:04 192.168.254.4/24"), "{said}");
-    // Another network may have the same subnet, and gives its addresses out anew.
+    // Another network may have the same subnet, and assigns its addresses anew.
     let (given, said) = allocate("other", "vm2", 4712)?;
     assert!(given && said.contains("0a:58:c0:a8:fe:03 192.168.254.3/24"), "{said}");
     Ok(())

@@ -1,5 +1,5 @@
-//! Tests that manifests received over the API, which are read in the process that serves the VM, need little memory,
-//! and that the process releases it.
+//! Tests of manifests received over the API. They are read in the process that serves the VM. Reading them needs little
+//! memory, which the process releases.
 
 use hawser_testkit::hawser::Hawser;
 use hawser_testkit::netns::Namespace;
@@ -10,7 +10,7 @@ const VM: &str = "apiVersion: kubevirt.io/v1\nkind: VirtualMachineInstance\nmeta
                   {devices: {interfaces: [{name: default, masquerade: {}, ports: [{port: 22}]}]}}\n  networks: \
                   [{name: default, pod: {vmNetworkCIDR: 10.0.2.0/24}}]\n";
 
-/// 88,000 nodes by aliases in 172 bytes.
+/// A text of 172 bytes that expands to 88,000 nodes by aliases.
 const BOMB: &str = "a: &a [1,1,1,1,1,1,1,1,1,1]\nb: &b [*a,*a,*a,*a,*a,*a,*a,*a,*a,*a]\n\
                     c: &c [*b,*b,*b,*b,*b,*b,*b,*b,*b,*b]\nd: &d [*c,*c,*c,*c,*c,*c,*c,*c,*c,*c]\n\
                     e: [*d,*d,*d,*d,*d,*d,*d]\n---\n";
@@ -43,7 +43,7 @@ fn what_a_plug_is_read_with_is_bounded_and_given_back() -> Result<()> {
     // Expanded aliases are shared.
     let peak = hawser.process().peak_kib()?;
     assert!(peak < before + MOST_LEFT, "{before} KiB became {peak} KiB at most");
-    // The longest possible request, in which each byte is a node.
+    // This is the longest possible request, in which each byte is a node.
     let ports = VM.replace("{port: 22}", &"x,".repeat(110_000));
     let wrong = plug(&ports)?;
     assert!(wrong.contains("more errors that are not shown"), "{wrong}");

@@ -18,14 +18,14 @@ const NOBODY: u32 = 65534;
 /// A guest's network that requires nothing of the namespace.
 const NETWORK: [&str; 2] = ["--ipv4=10.0.2.0/24", "--ipv6=off"];
 
-/// Bits of capabilities in /proc.
+/// Bits of capabilities, as in /proc.
 const CAP_NET_ADMIN: u64 = 1 << 12;
 const CAP_NET_RAW: u64 = 1 << 13;
 
 /// Fields of a thread in /proc.
 type Status = BTreeMap<String, String>;
 
-/// Every thread of a process by its name.
+/// All threads of a process, by name.
 fn threads(id: u32) -> Vec<(String, Status)> {
     let tasks = fs::read_dir(format!("/proc/{id}/task")).into_iter().flatten().flatten();
     let read = |path: &Path| {
@@ -41,7 +41,7 @@ fn set(status: &Status, name: &str) -> u64 {
     u64::from_str_radix(&status[name], 16).expect("a set of capabilities")
 }
 
-/// Waits until all privileges are dropped, because the socket exists slightly earlier.
+/// Waits until all privileges are dropped. The socket exists slightly earlier.
 fn confined(process: &mut Background) -> Result<Vec<(String, Status)>> {
     let id = process.id();
     let filtered = |(_, status): &(String, Status)| status["Seccomp"] == "2";
@@ -92,9 +92,9 @@ fn masquerade_keeps_no_capability_and_every_thread_is_filtered() -> Result<()> {
     Ok(())
 }
 
-/// nice(2) of the threads of that name.
+/// The niceness of the threads with this name.
 fn niceness(id: u32, thread: &str) -> Vec<i32> {
-    /// Its position after the name (proc_pid_stat(5)).
+    /// Position of the niceness after the name (proc_pid_stat(5)).
     const FIELD: usize = 16;
     let tasks = fs::read_dir(format!("/proc/{id}/task")).into_iter().flatten().flatten();
     let stats = tasks.filter_map(|task| fs::read_to_string(task.path().join("stat")).ok());
@@ -286,7 +286,7 @@ fn systemd_takes_the_unit_as_it_is() -> Result<()> {
         "it runs another program"
     );
     let folder = tempfile::tempdir()?;
-    // Whether program and manual are installed here does not matter.
+    // It does not matter whether the program and its manual are installed here.
     let unit = unit
         .replace("/usr/bin/hawser", "/bin/true")
         .replace("Documentation=", "#");

@@ -1,5 +1,5 @@
-//! Tests of the files that a confined process continues to write: leases of NICs that are plugged and unplugged, and
-//! events.
+//! Tests of the files to which a confined process continues to write: leases of NICs that are plugged and unplugged,
+//! and events.
 
 use hawser_testkit::hawser::Hawser;
 use hawser_testkit::netns::Namespace;
@@ -110,7 +110,7 @@ impl Stage {
         Hawser::run_with(&self.namespace, &manifest, &folder, &nics, &options)
     }
 
-    /// Output of `hawser` with these arguments.
+    /// Returns the output of `hawser` with these arguments.
     fn ask(&self, words: &[&str]) -> Result<String> {
         let output = self.namespace.command(artifacts::hawser()?).args(words).output()?;
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
@@ -149,7 +149,7 @@ impl Stage {
     }
 }
 
-/// Runs a process from its start until its event log was rotated twice.
+/// Runs a process from its start until its event log has been rotated twice.
 fn events_and_leases_go_on(stage: &Stage, user: &[&str]) -> Result<Hawser> {
     let hawser = stage.run(user)?;
     let log = stage.path("log/events");
@@ -157,14 +157,14 @@ fn events_and_leases_go_on(stage: &Stage, user: &[&str]) -> Result<Hawser> {
     let leases = stage.leases()?;
     let lease = leases.lines().find(|line| line.contains(" lan ")).unwrap_or_default();
     assert!(lease.contains("10.20.0."), "{leases}");
-    // The log is renamed, as logrotate does, and exists again with the next event. A NIC that is removed permanently
+    // The log is renamed, as logrotate does, and exists again after the next event. A NIC that is removed permanently
     // releases its lease.
     fs::rename(&log, stage.path("log/events.1"))?;
     assert_eq!(stage.plug(false)?, "lan: unplugged\n");
     stage.wait_for_event("lan", "port-removed")?;
     assert_eq!(stage.leases()?.lines().count(), 1);
     assert!(fs::read_to_string(stage.path("log/events.1"))?.contains("port-added"));
-    // It is copied and truncated, as logrotate does with copytruncate.
+    // The log is copied and truncated, as logrotate does with copytruncate.
     File::options().write(true).open(&log)?.set_len(0)?;
     stage.order(&["link", "default", "down"])?;
     stage.wait_for_event("default", "link-changed")?;

@@ -1,6 +1,6 @@
 //! Enforces deny.toml for the dependencies, without cargo-deny.
 //!
-//! The locked graph for this machine comes from `cargo metadata`; nothing is downloaded.
+//! The locked graph for this machine comes from `cargo metadata`. Nothing is downloaded.
 
 use serde_json::Value;
 use spdx::expression::Expression;
@@ -43,7 +43,7 @@ struct Package {
     name: String,
     version: String,
     license: Option<String>,
-    /// `None` for members of this workspace.
+    /// Where the package comes from. `None` for members of this workspace.
     source: Option<String>,
 }
 
@@ -136,7 +136,7 @@ fn no_library_is_there_twice_unless_deny_toml_says_so() {
     for package in graph() {
         versions.entry(package.name).or_default().insert(package.version);
     }
-    // An entry has as many numbers of the version as tell it from others: crate@1 or crate@0.2.
+    // An entry has as many numbers of the version as are needed to distinguish it: crate@1 or crate@0.2.
     let is_skipped = |name: &str, version: &str| {
         let full = format!("{name}@{version}");
         skipped.iter().any(|entry| full.starts_with(&format!("{entry}.")))

@@ -1,8 +1,9 @@
 //! Measures the cost per byte of hawser's worker with and without clients that hammer the API.
 //!
-//! Run by `hack/bench --api`. A synthetic guest (see `hawser_benches::engine`) moves a flow through hawser as users run
-//! it, including the sandbox. The bench measures the worker's processor time per byte of payload, alternately with and
-//! without the clients. The worker has its own processor; guest, far end, clients and the API thread share the others.
+//! `hack/bench --api` runs this. A synthetic guest (see `hawser_benches::engine`) moves a flow through hawser as users
+//! run it, including the sandbox. The bench measures the worker's processor time per byte of payload, alternately with
+//! and without the clients. The worker has its own processor. Guest, far end, clients and the API thread share the
+//! others.
 
 use clap::Parser;
 use hawser_benches::engine::placement::Reserved;
@@ -20,9 +21,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
-/// Target: cost per byte with the API hammered, relative to the cost without.
+/// Target for the cost per byte with the API hammered, relative to the cost without.
 const MOST: f64 = 1.05;
-/// Clients that send requests continuously.
+/// Number of clients that send requests continuously.
 const CLIENTS: usize = 4;
 /// The clients have a low priority, because they are not measured.
 const NICENESS: libc::c_int = 19;
@@ -72,11 +73,11 @@ fn hammered<T>(api: &Path, work: impl FnOnce() -> Result<T>) -> Result<(T, u64)>
 /// Cost per byte of each run, and answers per second.
 #[derive(Default)]
 struct Costs {
-    /// Without clients.
+    /// Costs without clients.
     quiet: Vec<f64>,
-    /// Without clients again: shows the normal difference between two runs.
+    /// Costs without clients, measured again. They show the normal difference between two runs.
     control: Vec<f64>,
-    /// With clients.
+    /// Costs with clients.
     loud: Vec<f64>,
     answers: Vec<f64>,
 }

@@ -1,6 +1,6 @@
 //! Times parts of the packet path, or runs one of them for a tool that counts.
 //!
-//! Run by `hack/bench --cases` and `hack/bench --instructions`.
+//! `hack/bench --cases` and `hack/bench --instructions` run this.
 
 use clap::Parser;
 use hawser_benches::cases;

@@ -11,7 +11,7 @@ use hawser_testkit::netns::Namespace;
 use std::process::ExitCode;
 use std::time::Duration;
 
-/// Target: the engine's throughput relative to the floor's.
+/// Target for the engine's throughput, relative to the floor's.
 const LEAST: f64 = 0.85;
 
 /// Measures the engine without a VM, compared with a floor of bare system calls.

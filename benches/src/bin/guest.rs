@@ -85,7 +85,7 @@ impl Progress {
     }
 }
 
-/// Starts all peers; a peer that does not start is left out, except hawser.
+/// Starts all peers. A peer that does not start is left out, except hawser.
 fn start(peers: &[Peer], surroundings: &Surroundings, progress: &Progress) -> Result<Vec<Setup>> {
     let mut setups = Vec::new();
     for &peer in peers {

@@ -11,7 +11,7 @@ use hawser_testkit::frontend::feature;
 use std::process::ExitCode;
 use std::time::Duration;
 
-/// Target: packets per second as a multiple of the floor's.
+/// Target for packets per second, as a multiple of the floor's.
 const LEAST: f64 = 2.0;
 /// VIRTIO_NET_F_HOST_USO, GUEST_USO4, GUEST_USO6
 const USO: u64 = 1 << 56 | 1 << 54 | 1 << 55;

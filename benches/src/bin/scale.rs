@@ -16,9 +16,9 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-/// Idle flows, as far as the limit on open files allows.
+/// Numbers of idle flows, as far as the limit on open files allows.
 const CROWDS: [u32; 3] = [10, 20_000, 50_000];
-/// Descriptors for everything but idle flows.
+/// Number of descriptors for everything except idle flows.
 const OTHERS: u64 = 500;
 
 /// Measures one flow without a VM, beside few and many idle ones, and beside storms of connections.
@@ -115,13 +115,13 @@ fn to_json(cases: &[Case]) -> Value {
         .into()
 }
 
-/// Raises the limit on open files as far as possible; returns the limit.
+/// Raises the limit on open files as far as possible, and returns it.
 fn raise_descriptors() -> Result<u64> {
     let mut limit = libc::rlimit {
         rlim_cur: 0,
         rlim_max: 0,
     };
-    // SAFETY: `limit` is filled in by the first call and only read by the second.
+    // SAFETY: the first call fills in `limit`, and the second only reads it.
     let done = unsafe {
         libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) == 0 && {
             limit.rlim_cur = limit.rlim_max;

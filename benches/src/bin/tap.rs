@@ -33,7 +33,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         queue_pairs: NonZeroU16::MIN,
         pace: PaceConfig::PLAIN,
         policy: PolicyConfig::default(),
-        // Not used: the mode below replaces it.
+        // This configuration is not used, because the mode below replaces it.
         mode: ModeConfig::Masquerade(MasqueradeConfig::default()),
     };
     let port = Port::with_modes(config, &mut |context| {

@@ -11,13 +11,13 @@ use hawser_testkit::netns::Namespace;
 use std::process::ExitCode;
 use std::time::Duration;
 
-/// Target: processor time per byte, relative to the floor's.
+/// Target for processor time per byte, relative to the floor's.
 const MOST: f64 = 1.3;
-/// The same for two processes of one node, relative to one datagram of 64 KiB into a guest's memory.
+/// The same target for two processes of one node, relative to one datagram of 64 KiB into a guest's memory.
 const MOST_WHOLE: f64 = 1.5;
-/// Payload bytes of a segment on an underlay of 1500 bytes, and of 9000.
+/// Payload bytes of a segment on an underlay with MTU 1500, and with MTU 9000.
 const SEGMENTS: [u16; 2] = [1376, 8876];
-/// Additional guests in the table, for the cost of the look-up.
+/// Number of additional guests in the table, for the cost of the lookup.
 const MANY: u32 = 10_000;
 
 /// Measures the overlay without a VM, compared with a floor of bare system calls.
@@ -34,7 +34,7 @@ struct Options {
     only: Option<Part>,
 }
 
-/// What a profiler may look at alone.
+/// A part that a profiler may examine alone.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum Part {
     /// Segments of an underlay of 1500 bytes
@@ -137,9 +137,9 @@ fn measure(options: &Options) -> Result<()> {
 
 /// Costs of whole frames between processes of one node.
 struct Whole {
-    /// Relative to a datagram received into memory as large as a guest's.
+    /// Cost relative to a datagram received into memory as large as a guest's.
     memory: Option<Spread>,
-    /// Relative to a datagram received into a buffer that stays in the caches.
+    /// Cost relative to a datagram received into a buffer that stays in the caches.
     cached: Option<Spread>,
 }
 

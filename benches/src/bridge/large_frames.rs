@@ -1,8 +1,8 @@
 //! The unavoidable minimum: one read(2) or write(2) for each frame of a TCP flow.
 //!
-//! A thread connects two TAP devices in two network namespaces, and one TCP flow runs through it.
-//! The processor time of each call on a frame of the flow is measured separately, so that waiting,
-//! the other direction and the measurement itself do not count.
+//! A thread connects two TAP devices in two network namespaces, and one TCP flow runs through it. The processor time of
+//! each call on a frame of the flow is measured separately, so that waiting, the other direction and the measurement
+//! itself do not count.
 
 use crate::surroundings::Surroundings;
 use hawser_backend::frame::{GuestCaps, GuestSlice, GuestSliceMut};
@@ -30,10 +30,10 @@ const CAPS: GuestCaps = GuestCaps {
     uso6: true,
 };
 const ROOM: usize = 65_600;
-/// Frames that are not acknowledgments.
+/// Length from which a frame is not an acknowledgment.
 const LARGE: usize = 1000;
 
-/// Processor seconds per 10⁹ bytes.
+/// Costs in processor seconds per 10⁹ bytes.
 #[derive(Clone, Copy, Debug)]
 pub struct Cost {
     /// Cost of reading frames.
@@ -84,7 +84,7 @@ fn end(address: &str) -> Result<(Namespace, TapQueue)> {
     Ok((namespace, queue))
 }
 
-/// Moves frames until `stop`; returns the time of the calls on large ones.
+/// Moves frames until `stop`. Returns the time of the calls on large frames.
 fn relay(near: &TapQueue, far: &TapQueue, stop: &AtomicBool) -> Result<Cost> {
     let mut room = vec![0; ROOM];
     let (mut read, mut write, mut bytes) = (Duration::ZERO, Duration::ZERO, 0_u64);
@@ -121,7 +121,7 @@ fn wait(near: &TapQueue, far: &TapQueue) {
         events: libc::POLLIN,
         revents: 0,
     });
-    // SAFETY: two pollfds that live for the call.
+    // SAFETY: two pollfds are passed, which live for the call.
     unsafe { libc::poll(fds.as_mut_ptr(), 2, 50) };
 }
 

@@ -1,4 +1,4 @@
-//! All samples of a run on a bridge, and the targets set for it.
+//! All samples of a run on a bridge, and the targets for it.
 
 use crate::chart::{Bar, Panel};
 use crate::metric::About;
@@ -7,18 +7,18 @@ use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-/// A back end on the bridge.
+/// A back end of the guest on the bridge.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Peer {
-    /// hawser, bridge mode.
+    /// hawser in bridge mode.
     Hawser,
     /// One system call per frame, without optimisations.
     Plain,
-    /// The same without MRG_RXBUF.
+    /// The plain reference without MRG_RXBUF.
     PlainUnmerged,
-    /// The same, restricted like cloud-hypervisor's vhost_user_net. It offers neither MRG_RXBUF nor INDIRECT_DESC, so a
-    /// ring of 256 holds 13 receive buffers of 64 KiB. It does not pass the guest's offloads to the kernel, so each
-    /// buffer receives 1500 bytes.
+    /// The plain reference, restricted like cloud-hypervisor's vhost_user_net. It offers neither MRG_RXBUF nor
+    /// INDIRECT_DESC, so a ring of 256 holds 13 receive buffers of 64 KiB. It does not pass the guest's offloads to the
+    /// kernel, so each buffer receives 1500 bytes.
     AsCloudHypervisor,
 }
 
@@ -36,7 +36,7 @@ impl Peer {
         }
     }
 
-    /// Name for people.
+    /// Name of the back end in tables and pictures.
     pub const fn title(self) -> &'static str {
         match self {
             Self::Hawser => "hawser",
@@ -116,7 +116,8 @@ const SHOWN: [(Metric, Option<Metric>); 7] = [
     (Metric::RoundTrip, None),
 ];
 
-/// The targets: quantity of hawser, peer and quantity to compare with, factor, and whether that is a minimum.
+/// The targets. Each has hawser's quantity, a peer with the quantity to compare with, a factor, and whether the factor
+/// is a minimum.
 const TARGETS: [(Metric, Peer, Metric, f64, bool); 7] = [
     (Metric::TcpOut, Peer::Plain, Metric::TcpOut, 1.05, true),
     (Metric::TcpIn, Peer::AsCloudHypervisor, Metric::TcpIn, 10.0, true),
@@ -127,13 +128,13 @@ const TARGETS: [(Metric, Peer, Metric, f64, bool); 7] = [
     (Metric::RoundTrip, Peer::Plain, Metric::RoundTrip, 1.0, false),
 ];
 
-/// Samples by peer and metric; equal positions are of the same round. Those of the bare loop are
-/// under hawser.
+/// Samples by peer and metric. Samples at equal positions are of the same round. Those of the bare loop are under
+/// hawser.
 #[derive(Debug, Default)]
 pub struct Results(BTreeMap<(Peer, Metric), Vec<f64>>);
 
 impl Results {
-    /// Adds a sample; NaN if the measurement failed.
+    /// Adds a sample. It is NaN if the measurement failed.
     pub fn add(&mut self, peer: Peer, metric: Metric, value: f64) {
         self.0.entry((peer, metric)).or_default().push(value);
     }
@@ -179,7 +180,7 @@ impl Results {
         panels
     }
 
-    /// Each target, the measured ratio, and whether it is met.
+    /// Each target, the measured ratio, and whether the target is reached.
     fn verdicts(&self) -> impl Iterator<Item = (String, Option<Spread>, bool)> {
         TARGETS.iter().map(|&(metric, peer, theirs, times, at_least)| {
             let spread = Spread::of_ratios(self.of(Peer::Hawser, metric), self.of(peer, theirs));

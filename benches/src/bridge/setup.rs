@@ -15,13 +15,12 @@ const MACS: [&str; 2] = ["52:54:00:68:61:77", "52:54:00:68:61:78"];
 const ADDRESSES: [&str; 2] = ["192.0.2.11", "192.0.2.12"];
 const PATIENCE: Duration = Duration::from_secs(15);
 
-/// One peer, ready to be measured. Fields are dropped in order: guests, back ends, servers,
-/// segment.
+/// A peer that is ready to be measured. Fields are dropped in order: guests, back ends, servers, segment.
 #[derive(Debug)]
 pub struct Setup {
-    /// The peer.
+    /// Which peer it is.
     pub peer: Peer,
-    /// The guests. The first is measured; hawser has a second guest on the bridge.
+    /// Guests of the peer. The first is measured. hawser has a second guest on the bridge.
     guests: Vec<Guest>,
     backends: Vec<Background>,
     _servers: Background,
@@ -66,7 +65,7 @@ impl Setup {
         Ok([rate / 1e9, cpu / (bytes / 1e9)])
     }
 
-    /// Gbit/s from the first guest to the second; `None` without a second one.
+    /// Gbit/s from the first guest to the second. `None` without a second guest.
     ///
     /// # Errors
     /// iperf3 fails.

@@ -1,4 +1,4 @@
-//! The two directions of the overlay, measured separately. System calls are part of a case's time but not of its
+//! The two directions of the overlay, measured separately. System calls are part of a case's time, but not of its
 //! instructions.
 
 use super::{Round, count, measured};

@@ -1,8 +1,8 @@
-//! Bursts through a whole port and back, with the worker on its own thread.
+//! Times bursts through a whole port and back, with the worker on its own thread.
 //!
-//! In addition to the parts in [`super`], tools that count see the worker's part, `Worker::drain_transmit`: frames are
-//! taken, admitted and passed to the mode, which echoes each to the guest. Capture is compiled in but off, as in normal
-//! operation.
+//! In addition to the parts in [`super`], tools that count instructions see the worker's part,
+//! `Worker::drain_transmit`: frames are taken, admitted and passed to the mode, which echoes each to the guest. Capture
+//! is compiled in but off, as in normal operation.
 
 use super::{MAC, Round, count};
 use hawser_backend::config::{MasqueradeConfig, ModeConfig, PaceConfig, PolicyConfig, PortConfig};
@@ -24,7 +24,7 @@ use std::time::Duration;
 const LEN: usize = 60;
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Echoes every frame.
+/// A mode that echoes every frame.
 struct Echo;
 
 impl Mode for Echo {
@@ -64,7 +64,7 @@ impl Served {
             mac: Some(MAC),
             mtu: 1500,
             queue_pairs: NonZeroU16::MIN,
-            // Polling would check the ring as often as time permits.
+            // With polling, the worker would check the ring as often as time permits.
             pace: PaceConfig::PLAIN,
             policy: PolicyConfig::default(),
             mode: ModeConfig::Masquerade(MasqueradeConfig::default()),
@@ -108,7 +108,7 @@ impl Drop for Served {
     fn drop(&mut self) {
         self.stop.stop();
         if let Some(server) = self.server.take() {
-            // If it panicked, the panic hook has reported it.
+            // If the thread panicked, the panic hook has reported it.
             let _ = server.join();
         }
     }

@@ -1,4 +1,4 @@
-//! Activity beside the measured flow: idle flows, and storms.
+//! Activity beside the measured flow: idle flows, and storms of connections.
 
 use super::guest::{FORWARDED, Guest};
 use super::segment::{ACK, Ends, SYN, Segment};
@@ -18,9 +18,9 @@ const FIRST_IDLE: u16 = 10_000;
 const FIRST_STORM: u16 = 61_000;
 /// Number of ports of the storm, which are used one after another.
 const STORM_PORTS: u64 = 4000;
-/// Handshakes in flight at a time: fewer than the ring has buffers.
+/// Number of handshakes in flight at a time. It is less than the number of buffers in the ring.
 const AT_ONCE: u32 = 64;
-/// SYNs that the guest sends between two units of the measured flow.
+/// Number of SYNs that the guest sends between two units of the measured flow.
 const SYNS_AT_ONCE: u32 = 16;
 /// A port without a listener.
 const CLOSED: u16 = 9;
@@ -34,11 +34,11 @@ pub enum Background {
     Idle(u32),
     /// The guest opens connections as fast as it can, to a port without a listener.
     StormOfGuest,
-    /// Clients connect to a forwarded port as fast as they can; the guest does not answer.
+    /// Clients connect to a forwarded port as fast as they can, and the guest does not answer.
     StormOfClients,
 }
 
-/// Accepts connections and keeps them until dropped.
+/// Accepts connections and keeps them until it is dropped.
 pub struct Keeper {
     at: SocketAddrV4,
     listener: Socket,
@@ -82,7 +82,7 @@ impl Keeper {
 
 impl Drop for Keeper {
     fn drop(&mut self) {
-        // Ends the wait for the next client.
+        // This ends the wait for the next client.
         let _ = self.listener.shutdown(Shutdown::Both);
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
@@ -90,7 +90,7 @@ impl Drop for Keeper {
     }
 }
 
-/// Clients that connect and disconnect, on a separate thread until dropped.
+/// Clients that connect and disconnect on a separate thread, until this is dropped.
 struct Clients {
     stop: Arc<AtomicBool>,
     made: Arc<AtomicU64>,
@@ -103,8 +103,8 @@ impl Clients {
         let (stopped, count) = (Arc::clone(&stop), Arc::clone(&made));
         let thread = thread::spawn(move || {
             while !stopped.load(Ordering::Relaxed) {
-                // Reset the connection, because after 30,000 closed connections a client would search for a free port
-                // for 10 ms.
+                // This resets the connection, because after 30,000 closed connections a client would search for a free
+                // port for 10 ms.
                 let client = TcpStream::connect((FAR, FORWARDED))?;
                 SockRef::from(&client).set_linger(Some(Duration::ZERO))?;
                 count.fetch_add(1, Ordering::Relaxed);
@@ -118,7 +118,7 @@ impl Clients {
         }
     }
 
-    /// Stops them; returns their number.
+    /// Stops the clients, and returns the number of their connections.
     fn end(mut self) -> Result<u64> {
         self.stop.store(true, Ordering::Relaxed);
         if let Some(thread) = self.thread.take() {
@@ -188,7 +188,7 @@ impl Crowd {
         Ok(())
     }
 
-    /// Called when the measured flow has ended; returns the connections of the storm.
+    /// Called when the measured flow has ended. Returns the number of connections of the storm.
     pub fn end(&mut self) -> Result<u64> {
         let clients = self.clients.take().map_or(Ok(0), Clients::end)?;
         Ok(self.syns + clients)
@@ -196,7 +196,7 @@ impl Crowd {
 }
 
 impl Guest<'_> {
-    /// Sends a SYN from `port`; false if the ring has no room.
+    /// Sends a SYN from `port`. False if the ring has no room.
     fn knock(&mut self, far: Ipv4Addr, far_port: u16, port: u16) -> Result<bool> {
         let ends = self.ends_of(port, SocketAddrV4::new(far, far_port));
         let syn = Segment {

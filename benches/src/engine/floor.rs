@@ -53,17 +53,17 @@ pub fn run(run: Run) -> Result<Outcome> {
     Ok(outcome)
 }
 
-/// Memory of a unit.
+/// Memory for a unit.
 struct Unit<'a>(&'a mut [u8]);
 
 impl Unit<'_> {
-    /// Calls sendmsg once, when the socket accepts data; returns the bytes sent.
+    /// Calls sendmsg once, when the socket accepts data. Returns the number of bytes sent.
     fn send(&self, stream: &TcpStream) -> io::Result<u64> {
         let slices: Vec<_> = self.0.chunks(PIECE).map(GuestSlice::from_bytes).collect();
         again(stream, libc::POLLOUT, || send(stream, &slices))
     }
 
-    /// Peeks once, when there is data, and discards once; returns the number of bytes.
+    /// Peeks once, when there is data, and discards once. Returns the number of bytes.
     fn take(self, stream: &TcpStream) -> io::Result<u64> {
         let mut slices: Vec<_> = self.0.chunks_mut(PIECE).map(GuestSliceMut::from_bytes).collect();
         let at = PeekAt {
@@ -76,7 +76,7 @@ impl Unit<'_> {
     }
 }
 
-/// Calls `f`, and again after a wait, while it would block.
+/// Calls `f` again after a wait, as long as it would block.
 fn again(stream: &TcpStream, events: i16, mut f: impl FnMut() -> io::Result<usize>) -> io::Result<u64> {
     loop {
         match f() {

@@ -1,4 +1,4 @@
-//! A synthetic guest: just enough of a driver and of TCP to keep one flow at full speed.
+//! A synthetic guest, with just enough of a driver and of TCP to keep one flow at full speed.
 
 use super::crowd::{Background, Crowd};
 use super::peer::FarEnd;
@@ -20,7 +20,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Name of the port; its worker is the measured thread.
+/// Name of the port. Its worker is the thread that is measured.
 pub const NAME: &str = "engine";
 /// Options for a hawser in another process with the same port.
 pub const OPTIONS_OF_PORT: [&str; 4] = [
@@ -29,7 +29,7 @@ pub const OPTIONS_OF_PORT: [&str; 4] = [
     "--mac=52:54:00:68:61:77",
     "--mtu=1500",
 ];
-/// Name of the worker's process, if it is this process.
+/// Process name that stands for this process.
 const SELF: &str = "self";
 const WORKER: &str = "engine-0";
 const MAC: MacAddr = MacAddr([0x52, 0x54, 0, 0x68, 0x61, 0x77]);
@@ -38,9 +38,9 @@ const GUEST_PORT: u16 = 9000;
 /// A port of the host that is forwarded to the guest.
 pub const FORWARDED: u16 = 9001;
 const RING_SIZE: u16 = 256;
-/// Bytes of a receive buffer: a page, as Linux posts them for a bulk flow.
+/// Length of a receive buffer in bytes: a page, as Linux posts them for a bulk flow.
 const RECEIVE_BUFFER: u32 = 4096;
-/// Bytes of a receive buffer that are read.
+/// Number of bytes of a receive buffer that are read.
 const LOOKED_AT: usize = VIRTIO + HEADERS + OPTIONS;
 
 fn port_config() -> Result<PortConfig> {
@@ -78,8 +78,7 @@ pub fn run(run: Run) -> Result<Outcome> {
     run_beside(run, Background::Idle(0)).map(|(outcome, _)| outcome)
 }
 
-/// Moves units through hawser with other activity beside; also returns the number of connections of
-/// the storm.
+/// Moves units through hawser with other activity beside it. Also returns the number of connections of the storm.
 ///
 /// # Errors
 /// A connection fails or stalls.
@@ -91,7 +90,7 @@ pub fn run_beside(run: Run, beside: Background) -> Result<(Outcome, u64)> {
     let serving = thread::spawn(move || server.run());
     let outcome = drive(ours, SELF, &far, run, beside);
     serving.join().map_err(|_| failure("the server panicked"))??;
-    // A far end that never got its connection still waits for it.
+    // A far end that has never got its connection still waits for one.
     if outcome.is_ok() {
         far.join()?;
     }
@@ -111,7 +110,7 @@ pub fn run_against(socket: &Path, process: u32, run: Run) -> Result<Outcome> {
     Ok(outcome)
 }
 
-/// Connects as a front end and moves units.
+/// Connects as a front end, and moves units.
 fn drive(front: UnixStream, process: &str, far: &FarEnd, run: Run, beside: Background) -> Result<(Outcome, u64)> {
     let SocketAddr::V4(at) = far.at else {
         return Err(failure("the far end is IPv4"));
@@ -136,25 +135,25 @@ fn drive(front: UnixStream, process: &str, far: &FarEnd, run: Run, beside: Backg
         guest.send(FIN | ACK | RST, None)?;
         outcome.map(|outcome| (outcome, storm))
     });
-    // Give the worker time to see the end of the connection.
+    // This gives the worker time to notice the end of the connection.
     thread::sleep(Duration::from_millis(20));
     outcome
 }
 
-/// A driver and its one flow; it keeps no state for flows of a [`Crowd`].
+/// A driver and its only flow. It keeps no state for flows of a [`Crowd`].
 pub struct Guest<'a> {
     ram: Arc<Ram>,
-    /// The process whose worker is measured.
+    /// Process whose worker is measured.
     process: String,
     receive: &'a mut Ring,
     transmit: &'a mut Ring,
     ends: Ends,
-    /// Guest-physical addresses of receive buffers by head.
+    /// Guest-physical addresses of receive buffers, by their head.
     receive_at: Vec<u64>,
     /// Header buffer, payload and indirect table of each unit.
     units: Vec<UnitMemory>,
     free_units: Vec<usize>,
-    /// Unit of each transmit head.
+    /// Unit that each transmit head carries.
     unit_of: Vec<usize>,
     snd_una: u32,
     snd_nxt: u32,
@@ -250,8 +249,8 @@ impl<'a> Guest<'a> {
         self.send(ACK, None)
     }
 
-    /// Puts a segment, with the payload of a unit or without any, into the ring and kicks the
-    /// device. False if there is no room.
+    /// Puts a segment, with the payload of a unit or without payload, into the ring and kicks the device. False if
+    /// there is no room.
     fn queue(&mut self, flags: u8, payload: Option<usize>) -> Result<bool> {
         let segment = Segment {
             seq: self.snd_nxt,
@@ -311,12 +310,12 @@ impl<'a> Guest<'a> {
         Ok(self.transmit.publish_and_kick()?)
     }
 
-    /// Waits for frames; false if none arrive.
+    /// Waits for frames. False if none arrive.
     pub(super) fn wait(&mut self, time: Duration) -> bool {
         self.receive.wait_used(time)
     }
 
-    /// Takes received frames; returns the answers to a crowd's SYNs.
+    /// Takes received frames, and returns the answers to a crowd's SYNs.
     pub(super) fn take_answers(&mut self) -> Result<Vec<(u16, u32)>> {
         self.receive_all()?;
         Ok(std::mem::take(&mut self.answers))
@@ -331,7 +330,7 @@ impl<'a> Guest<'a> {
         Ok(self.transmit.publish_and_kick()?)
     }
 
-    /// Takes all frames that the device has written; returns their payload.
+    /// Takes all frames that the device has written. Returns their payload.
     fn receive_all(&mut self) -> Result<(usize, usize)> {
         let (mut bytes, mut frames) = (0, 0);
         while let Some((head, _)) = self.receive.used() {
@@ -355,7 +354,7 @@ impl<'a> Guest<'a> {
         Ok((bytes, frames))
     }
 
-    /// Handles a segment; returns its new payload.
+    /// Handles a segment, and returns its new payload.
     fn take(&mut self, segment: Received) -> Result<usize> {
         if segment.port != GUEST_PORT {
             if segment.flags == SYN | ACK {
@@ -420,8 +419,7 @@ impl<'a> Guest<'a> {
         self.receive_all().map(drop)
     }
 
-    /// Waits for bytes and acknowledges all that have arrived, like a driver with mergeable
-    /// buffers.
+    /// Waits for bytes and acknowledges all bytes that have arrived, like a driver with mergeable buffers.
     fn pull(&mut self) -> Result<u64> {
         if !self.receive.wait_used(PATIENCE) {
             return Err(failure("no bytes come"));

@@ -1,4 +1,4 @@
-//! The far end of the one connection: discards everything, or sends as much as it can.
+//! The far end of the only connection. It discards everything, or sends as much as it can.
 
 use super::{FAR, Way};
 use hawser_testkit::{Result, failure};
@@ -14,9 +14,9 @@ const CHUNK: usize = 256 * 1024;
 
 /// A listening socket and the thread that serves its first connection.
 pub struct FarEnd {
-    /// Address of the socket.
+    /// Address at which the socket listens.
     pub at: SocketAddr,
-    /// Bytes discarded so far.
+    /// Number of bytes discarded so far.
     pub swallowed: Arc<AtomicU64>,
     thread: JoinHandle<()>,
 }
@@ -38,7 +38,7 @@ impl FarEnd {
         let swallowed = Arc::new(AtomicU64::new(0));
         let count = Arc::clone(&swallowed);
         let thread = thread::spawn(move || {
-            // The end of the connection stops it.
+            // The end of the connection stops the thread.
             let Ok((stream, _)) = listener.accept() else { return };
             match way {
                 Way::Out => swallow(&stream, &count),
@@ -49,7 +49,7 @@ impl FarEnd {
         Ok(Self { at, swallowed, thread })
     }
 
-    /// Waits for the end.
+    /// Waits for the end of the thread.
     ///
     /// # Errors
     /// The thread panicked.
@@ -58,7 +58,7 @@ impl FarEnd {
     }
 }
 
-/// Removes bytes from the queue without copying them: the far end is not measured.
+/// Removes bytes from the queue without copying them, because the far end is not measured.
 fn swallow(stream: &TcpStream, count: &AtomicU64) {
     loop {
         // SAFETY: with MSG_TRUNC a TCP socket writes nothing, so a null buffer is allowed (tcp(7)).

@@ -1,13 +1,13 @@
 //! Places threads: the measured thread has its own processor, and all others share the rest.
 //!
-//! If the scheduler decides, three busy threads on two processors disturb each other differently in
-//! each run, and results differ by a third.
+//! If the scheduler decides, three busy threads on two processors disturb each other differently in each run, and
+//! results differ by a third.
 
 use super::thread_in;
 use hawser_testkit::Result;
 use rustix::thread::{CpuSet, Pid, sched_getaffinity, sched_setaffinity};
 
-/// The processors this process may use, in order.
+/// The processors that this process may use, in order.
 fn processors() -> Result<Vec<usize>> {
     let set = sched_getaffinity(None)?;
     Ok((0..CpuSet::MAX_CPU).filter(|&n| set.is_set(n)).collect())
@@ -26,8 +26,8 @@ fn hold(thread: Option<Pid>, processors: &[usize]) -> Result<()> {
 pub struct Reserved(usize);
 
 impl Reserved {
-    /// Restricts the calling thread, and threads that it starts, to all processors but one; `None`
-    /// if there is only one.
+    /// Restricts the calling thread, and threads that it starts, to all processors except one. `None` if there is only
+    /// one.
     ///
     /// # Errors
     /// The kernel refuses.

@@ -4,16 +4,16 @@ use hawser_backend::config::GATEWAY_MAC;
 use hawser_backend::packet::MacAddr;
 use std::net::SocketAddrV4;
 
-/// Bytes of the virtio header.
+/// Length of the virtio header in bytes.
 pub(super) const VIRTIO: usize = 12;
 const ETHERNET: usize = 14;
 const IP: usize = 20;
 const TCP: usize = 20;
-/// Bytes of all headers without TCP options.
+/// Length of all headers without TCP options, in bytes.
 pub(super) const HEADERS: usize = ETHERNET + IP + TCP;
-/// Maximum bytes of TCP options.
+/// Maximum length of TCP options in bytes.
 pub(super) const OPTIONS: usize = 40;
-/// MSS and window scale.
+/// The options MSS and window scale of a SYN.
 const SYN_OPTIONS: [u8; 8] = [2, 4, 0x05, 0xb4, 1, 3, 3, WINDOW_SCALE];
 /// Shift of the guest's window.
 pub(super) const WINDOW_SCALE: u8 = 9;
@@ -25,7 +25,7 @@ pub(super) const RST: u8 = 4;
 pub(super) const PSH: u8 = 8;
 pub(super) const ACK: u8 = 16;
 
-/// Both endpoints, the guest's first.
+/// Both endpoints of a flow, beginning with the guest's.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Ends {
     pub mac: MacAddr,
@@ -39,19 +39,19 @@ pub(super) struct Segment {
     pub seq: u32,
     pub ack: u32,
     pub flags: u8,
-    /// As written, not scaled.
+    /// Window as it is written, without scaling.
     pub window: u16,
-    /// Payload in bytes: TSO if it is more than one MSS.
+    /// Length of the payload in bytes. If it is more than one MSS, the segment uses TSO.
     pub payload: usize,
 }
 
-/// virtio header and all protocol headers; the checksum is left to the device.
+/// The virtio header and all protocol headers. The checksum is left to the device.
 pub(super) fn emit(ends: &Ends, segment: Segment) -> Vec<u8> {
     let options: &[u8] = if segment.flags & SYN != 0 { &SYN_OPTIONS } else { &[] };
     let tcp_len = TCP + options.len();
     let mut out = Vec::with_capacity(VIRTIO + HEADERS + options.len());
     let is_large = segment.payload > usize::from(MSS);
-    // NEEDS_CSUM; GSO_TCPV4 or none.
+    // NEEDS_CSUM, and GSO_TCPV4 or none.
     out.extend_from_slice(&[1, u8::from(is_large)]);
     let lengths = [
         ETHERNET + IP + tcp_len,
@@ -73,7 +73,8 @@ pub(super) fn emit(ends: &Ends, segment: Segment) -> Vec<u8> {
     out.extend_from_slice(&segment.ack.to_be_bytes());
     out.extend_from_slice(&[low(tcp_len << 2).to_le_bytes()[0], segment.flags]);
     out.extend_from_slice(&segment.window.to_be_bytes());
-    // The checksum field would hold the sum over the pseudo-header; a back end that terminates TCP does not need it.
+    // The checksum field should contain the sum over the pseudo-header, but a back end that terminates TCP does not
+    // need it.
     out.extend_from_slice(&[0; 4]);
     out.extend_from_slice(options);
     out
@@ -83,7 +84,7 @@ fn ip(out: &mut Vec<u8>, ends: &Ends, len: usize) {
     let start = out.len();
     out.extend_from_slice(&[0x45, 0]);
     out.extend_from_slice(&low(len).to_be_bytes());
-    // Identification; don't fragment; TTL, protocol, checksum.
+    // Identification, don't fragment, TTL, protocol and checksum.
     out.extend_from_slice(&[0, 0, 0x40, 0, 64, 6, 0, 0]);
     out.extend_from_slice(&ends.guest.ip().octets());
     out.extend_from_slice(&ends.far.ip().octets());
@@ -104,7 +105,7 @@ pub(super) struct Received {
     pub ack: u32,
     pub flags: u8,
     pub window: u16,
-    /// Scale option of a SYN.
+    /// Window scale option of a SYN.
     pub scale: u8,
     pub payload: usize,
 }
@@ -114,7 +115,7 @@ pub(super) fn buffers(header: &[u8; VIRTIO + HEADERS + OPTIONS]) -> u16 {
     u16::from_le_bytes([header[10], header[11]])
 }
 
-/// Parses the first bytes of a frame, virtio header included; `None` if it is not TCP.
+/// Parses the first bytes of a frame, including the virtio header. `None` if the frame is not TCP.
 pub(super) fn parse(bytes: &[u8]) -> Option<Received> {
     let ip = bytes.get(VIRTIO + ETHERNET..)?;
     if bytes.get(VIRTIO + 12..VIRTIO + 14)? != [8, 0] || *ip.get(9)? != 6 {

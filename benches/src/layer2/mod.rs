@@ -1,7 +1,8 @@
-//! Two real guests on two nodes, on each network between them in turn.
+//! Measures two real guests on two nodes, on each network between them in turn.
 //!
-//! The nodes are namespaces on a bridge with MTU 1500. Between the guests is hawser's tunnel, that of Open vSwitch's
-//! user-space datapath with a TAP device for each guest, or no tunnel: TAP devices and bridges of the kernel.
+//! The nodes are namespaces on a bridge with MTU 1500. The guests are connected by hawser's tunnel, by the tunnel of
+//! Open vSwitch's user-space datapath with a TAP device for each guest, or without a tunnel by TAP devices and bridges
+//! of the kernel.
 
 pub mod results;
 pub mod setup;

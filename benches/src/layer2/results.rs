@@ -1,4 +1,4 @@
-//! All samples of a run between two nodes, and the targets set for it.
+//! All samples of a run between two nodes, and the targets for it.
 
 use crate::chart::{Bar, Panel};
 use crate::metric::About;
@@ -10,11 +10,11 @@ use std::fmt::Write as _;
 /// A network between two guests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Peer {
-    /// hawser, layer2 mode.
+    /// hawser in layer2 mode.
     Hawser,
     /// Open vSwitch, user-space datapath with Geneve and TAP devices, as it is by default.
     Ovs,
-    /// The same with `userspace-tso-enable`.
+    /// Open vSwitch with `userspace-tso-enable`.
     OvsTso,
     /// hawser's bridge mode on TAP devices and Linux bridges, without a tunnel.
     Bridge,
@@ -34,7 +34,7 @@ impl Peer {
         }
     }
 
-    /// Name for people.
+    /// Name of the network in tables and pictures.
     pub const fn title(self) -> &'static str {
         match self {
             Self::Hawser => "hawser layer2",
@@ -76,14 +76,14 @@ impl Metric {
     }
 }
 
-/// What hawser's figure is compared by.
+/// The bound on hawser's figure, relative to that of another network.
 #[derive(Clone, Copy, Debug)]
 enum Bound {
-    /// At least this many times the other's.
+    /// It is at least this many times the other's.
     TimesAtLeast(f64),
-    /// At most this many times the other's.
+    /// It is at most this many times the other's.
     TimesAtMost(f64),
-    /// At most this much more than the other's.
+    /// It exceeds the other's by at most this much.
     MoreAtMost(f64),
 }
 
@@ -98,7 +98,7 @@ const TARGETS: [(Metric, Peer, Bound); 8] = [
     (Metric::RoundTrip, Peer::Bridge, Bound::MoreAtMost(15.0)),
 ];
 
-/// A target, what was measured in words and numbers, and whether it is met.
+/// A target, the measured result in words and numbers, and whether the target is reached.
 struct Verdict {
     target: String,
     measured: String,
@@ -106,12 +106,12 @@ struct Verdict {
     is_met: bool,
 }
 
-/// Samples by peer and metric; equal positions are of the same round.
+/// Samples by peer and metric. Samples at equal positions are of the same round.
 #[derive(Debug, Default)]
 pub struct Results(BTreeMap<(Peer, Metric), Vec<f64>>);
 
 impl Results {
-    /// Adds a sample; NaN if the measurement failed.
+    /// Adds a sample. It is NaN if the measurement failed.
     pub fn add(&mut self, peer: Peer, metric: Metric, value: f64) {
         self.0.entry((peer, metric)).or_default().push(value);
     }
@@ -232,7 +232,7 @@ mod tests {
             results.add(peer, Metric::RoundTrip, round_trip);
         }
         let met: Vec<bool> = results.verdicts().map(|verdict| verdict.is_met).collect();
-        // Not measured is missed.
+        // A quantity that was not measured counts as a missed target.
         assert_eq!(met, [true, false, false, false, false, false, false, true]);
         let text = results.to_markdown();
         assert!(

@@ -15,13 +15,13 @@ const UNDERLAY_MTU: u32 = 1500;
 const VNI: u32 = 4711;
 const PORTS: [Port; 2] = [Port::new(0, 11), Port::new(1, 12)];
 const PATIENCE: Duration = Duration::from_secs(15);
-/// Longest a server in a guest runs.
+/// Longest time for which a server in a guest runs.
 const LIFETIME: Duration = Duration::from_secs(3600);
 
-/// One peer, ready to be measured. Fields are dropped in order: servers, guests, back ends, switches, nodes.
+/// A peer that is ready to be measured. Fields are dropped in order: servers, guests, back ends, switches, nodes.
 #[derive(Debug)]
 pub struct Setup {
-    /// Which one.
+    /// Which peer it is.
     pub peer: Peer,
     _servers: [Running; 2],
     guests: Vec<Guest>,
@@ -31,7 +31,7 @@ pub struct Setup {
 }
 
 impl Setup {
-    /// Starts everything, in these `surroundings`. The caller must have the machine.
+    /// Starts everything, in these `surroundings`. The caller must have exclusive use of the machine.
     ///
     /// # Errors
     /// A part does not start.

@@ -1,4 +1,4 @@
-//! The bare loop: one write or read per frame, and nothing else.
+//! The bare loop, which makes one write or read per frame and nothing else.
 
 use super::sender::{Sender, deaf};
 use super::{Load, Outcome, TAP, set_up};
@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 const THREAD: &str = "floor";
 /// Number of different frames, as in the guest's buffers.
 const FRAMES: usize = 256;
-/// Iterations between two checks of the clock.
+/// Number of iterations between two readings of the clock.
 const STRIDE: usize = 64;
 
 /// Moves frames for `time`.
@@ -26,7 +26,7 @@ pub fn run(load: Load, time: Duration) -> Result<Outcome> {
     let queue = namespace.inside(|| TapQueue::open(TAP, 1))??.pop();
     let queue = queue.ok_or_else(|| failure("no queue"))?;
     let host_mac = set_up(&namespace)?;
-    // The kernel does all offload work itself: one packet per frame.
+    // The kernel does all offload work itself, so a frame is one packet.
     queue.set_offloads(GuestCaps::default())?;
     let _deaf = namespace.inside(deaf)??;
     let sender = (!load.is_out()).then(|| namespace.inside(|| Sender::start(load == Load::InBatches)));

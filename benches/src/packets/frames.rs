@@ -6,24 +6,24 @@ use std::net::Ipv4Addr;
 
 /// VIRTIO_NET_HDR_F_NEEDS_CSUM
 const NEEDS_CSUM: u8 = 1;
-/// Bytes of the virtio header.
+/// Length of the virtio header in bytes.
 const VIRTIO: usize = 12;
 const IP: usize = 14;
 const UDP: usize = 34;
-/// Bytes of one of the frames.
+/// Length of a frame in bytes.
 pub(super) const LEN: usize = VIRTIO + HEADERS + PAYLOAD;
 
 /// The kind of frames.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Frames {
-    /// Of this many flows in turn, with the checksum left to the device.
+    /// Frames of this many flows in turn, with the checksum left to the device.
     Flows(u16),
-    /// Of one flow, without a checksum.
+    /// Frames of one flow, without a checksum.
     WithoutChecksum,
 }
 
 impl Frames {
-    /// Frame number `n`.
+    /// The frame with number `n`.
     pub(super) fn frame(self, n: usize, host_mac: [u8; 6]) -> [u8; LEN] {
         let mut bytes = [0x5a; LEN];
         let (virtio, frame) = bytes.split_at_mut(VIRTIO);

@@ -23,9 +23,9 @@ use std::time::{Duration, Instant};
 const NAME: &str = "packets";
 const WORKER: &str = "packets-0";
 const RING_SIZE: u16 = 256;
-/// Room for a frame of the usual MTU and its headers, as Linux posts it.
+/// Length of a receive buffer, which has room for a frame of the usual MTU and its headers, as Linux posts it.
 const RECEIVE_BUFFER: u32 = 1536;
-/// Bytes of the virtio header.
+/// Length of the virtio header in bytes.
 const VIRTIO: usize = 12;
 /// VIRTIO_NET_HDR_GSO_UDP_L4
 const GSO_UDP_L4: u8 = 5;
@@ -43,7 +43,7 @@ fn port_config() -> PortConfig {
     }
 }
 
-/// Moves frames through hawser for `time`; the guest accepts `features` among those offered.
+/// Moves frames through hawser for `time`. The guest accepts `features` among those that are offered.
 ///
 /// # Errors
 /// The rings stall.
@@ -82,7 +82,7 @@ pub fn run(load: Load, features: u64, time: Duration) -> Result<Outcome> {
     outcome
 }
 
-/// Waits until half of the ring has been used: three threads share two processors.
+/// Waits until half of the ring has been used, because three threads share two processors.
 fn wait(ring: &mut Ring) -> bool {
     ring.wait_used_by(RING_SIZE / 2, PATIENCE)
 }
@@ -92,7 +92,7 @@ struct Transmitter<'a> {
 }
 
 impl<'a> Transmitter<'a> {
-    /// A full ring; each frame is posted again as soon as it has been used.
+    /// A full ring. Each frame is posted again as soon as it has been used.
     fn new(ram: &Ram, ring: &'a mut Ring, frame: impl Fn(usize) -> [u8; LEN]) -> Result<Self> {
         for n in 0..usize::from(RING_SIZE) {
             let at = ram.allocate(LEN as u64, 64);
@@ -107,7 +107,7 @@ impl<'a> Transmitter<'a> {
         Ok(Self { ring })
     }
 
-    /// Posts used frames again; false if there were none.
+    /// Posts used frames again. False if there were none.
     fn put_back(&mut self) -> bool {
         // The descriptor still has the address of the frame.
         let mut any = false;
@@ -185,8 +185,7 @@ impl<'a> Receiver<'a> {
         })
     }
 
-    /// Number of datagrams in a buffer; one that continues from the previous buffer begins with
-    /// payload.
+    /// Number of datagrams in a buffer. A datagram that continues from the previous buffer begins with payload.
     fn count(&self, head: u16, len: u32) -> u64 {
         let mut virtio = [0; VIRTIO];
         self.ram.read(self.at[usize::from(head)], &mut virtio);

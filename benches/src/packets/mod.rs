@@ -1,10 +1,9 @@
-//! 64-byte packets between a synthetic guest and a TAP device, compared with a bare loop of one
-//! system call per frame.
+//! 64-byte packets between a synthetic guest and a TAP device, compared with a bare loop of one system call per frame.
 //!
-//! The guest ([`guest`]) keeps hawser's rings full of prepared frames, or empties them; the
-//! [`floor`] writes the same frames to the same kind of device, or reads those of the same sender.
-//! On the other side of the device is the kernel: a UDP socket whose buffer is full, or one that
-//! sends. The comparison therefore includes the kernel's path to the socket.
+//! The guest ([`guest`]) keeps hawser's rings full of prepared frames, or empties them. The [`floor`] writes the same
+//! frames to the same kind of device, or reads those of the same sender. On the other side of the device is the kernel:
+//! a UDP socket whose buffer is full, or one that sends. The comparison therefore includes the kernel's path to the
+//! socket.
 
 pub mod floor;
 mod frames;
@@ -16,7 +15,7 @@ use hawser_testkit::Result;
 use hawser_testkit::netns::Namespace;
 use std::time::Duration;
 
-/// The device.
+/// Name of the device.
 pub const TAP: &str = "tap0";
 /// The host's address on the segment.
 pub const HOST: &str = "192.0.2.1";
@@ -24,11 +23,11 @@ pub const HOST: &str = "192.0.2.1";
 pub const GUEST: &str = "192.0.2.2";
 /// MAC of the guest.
 pub const MAC: [u8; 6] = [0x52, 0x54, 0, 0x68, 0x61, 0x77];
-/// Port of the host's socket, and of the guest's.
+/// Port of the host's socket and of the guest's.
 pub const PORT: u16 = 9000;
-/// Payload of a datagram in a 64-byte frame, without the frame check sequence.
+/// Length of the payload in a 64-byte frame, without the frame check sequence.
 pub const PAYLOAD: usize = 22;
-/// Bytes of Ethernet, IPv4 and UDP header.
+/// Length of the Ethernet, IPv4 and UDP headers in bytes.
 pub const HEADERS: usize = 42;
 
 /// The traffic of a run.
@@ -56,7 +55,7 @@ impl Load {
         Self::InAlone,
     ];
 
-    /// Name for people.
+    /// Name of the load in tables.
     pub const fn title(self) -> &'static str {
         match self {
             Self::OutOneFlow => "guest → TAP, one flow",
@@ -84,21 +83,21 @@ impl Load {
 /// Result of a run.
 #[derive(Clone, Copy, Debug)]
 pub struct Outcome {
-    /// Packets.
+    /// Number of packets.
     pub packets: u64,
-    /// Duration.
+    /// Duration of the run.
     pub time: Duration,
     /// Processor time of the measured thread.
     pub cpu: Duration,
 }
 
 impl Outcome {
-    /// Millions per second.
+    /// Rate in millions of packets per second.
     pub fn rate(&self) -> f64 {
         self.packets as f64 / 1e6 / self.time.as_secs_f64()
     }
 
-    /// Processor nanoseconds per packet.
+    /// Cost in processor nanoseconds per packet.
     pub fn cost(&self) -> f64 {
         self.cpu.as_secs_f64() * 1e9 / self.packets.max(1) as f64
     }

@@ -1,4 +1,4 @@
-//! The host's sockets: one that sends as much as it can, or one that is never read.
+//! The host's sockets: one that sends as much as it can, and one that is never read.
 
 use super::{GUEST, HOST, PAYLOAD, PORT};
 use hawser_testkit::Result;
@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 
-/// Datagrams per call.
+/// Number of datagrams per call.
 const BATCH: u8 = 64;
 /// UDP_SEGMENT (linux/udp.h)
 const UDP_SEGMENT: libc::c_int = 103;
@@ -25,7 +25,7 @@ pub(super) struct Sender {
 }
 
 impl Sender {
-    /// Starts to send, in batches of one call or one by one. Must be called in the namespace.
+    /// Starts to send, either in batches of one call or one datagram at a time. Must be called in the namespace.
     pub(super) fn start(batches: bool) -> Result<Self> {
         let socket = UdpSocket::bind(format!("{HOST}:0"))?;
         socket.connect(format!("{GUEST}:{PORT}"))?;
@@ -88,7 +88,7 @@ fn one_by_one(socket: &UdpSocket, stop: &AtomicBool) {
         message.msg_hdr.msg_iovlen = 1;
     }
     while !stop.load(Ordering::Relaxed) {
-        // SAFETY: every message points to `iov`, which points to `bytes`; both live here.
+        // SAFETY: every message points to `iov`, which points to `bytes`. Both live in this function.
         unsafe { libc::sendmmsg(socket.as_raw_fd(), messages.as_mut_ptr(), BATCH.into(), 0) };
     }
 }

@@ -1,7 +1,7 @@
-//! The floors. [`Floor`] sends the payload with room for headers in equal datagrams: one `sendmsg` that the kernel
-//! splits, one `recvmsg` for datagrams that the kernel joins, and a copy and a checksum at each end. [`WholeFloor`]
-//! sends the payload as one datagram, without a copy in user space: into one buffer that stays in the caches, or through
-//! memory as large as the guest's, which costs more to write.
+//! The floors of the tunnel. [`Floor`] sends the payload with room for headers in equal datagrams: one `sendmsg` that
+//! the kernel splits, one `recvmsg` for datagrams that the kernel joins, and a copy and a checksum at each end.
+//! [`WholeFloor`] sends the payload as one datagram, without a copy in user space: into one buffer that stays in the
+//! caches, or through memory as large as the guest's, which costs more to write.
 
 use super::{BURST, Burst, PAYLOAD, REGION};
 use hawser_backend::frame::GuestSlice;
@@ -15,11 +15,11 @@ use std::hint::black_box;
 use std::io::{ErrorKind, Read};
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 
-/// Bytes of the headers of a segment: Geneve, Ethernet, IPv4, TCP with timestamps.
+/// Length of a segment's headers in bytes: Geneve, Ethernet, IPv4, and TCP with timestamps.
 const HEADERS: usize = 8 + 14 + 20 + 32;
-/// Messages received in one call.
+/// Number of messages received in one call.
 const MESSAGES: usize = 16;
-/// Datagrams of one call.
+/// Maximum number of datagrams in one call.
 const MAX_SEGMENTS: usize = 44;
 
 /// Two sockets, and the memory of two guests.
@@ -45,7 +45,7 @@ impl std::fmt::Debug for Floor {
     }
 }
 
-/// Two sockets on the loopback: a sender, a receiver, and the receiver's address.
+/// Creates two sockets on the loopback: a sender, a receiver, and the receiver's address.
 fn sockets() -> Result<(Socket, Socket, SocketAddr)> {
     let sender = Socket::new(Domain::IPV4, Type::DGRAM, None)?;
     let receiver = Socket::new(Domain::IPV4, Type::DGRAM.nonblocking(), None)?;
@@ -139,7 +139,7 @@ pub struct WholeFloor {
     receiver: Socket,
     to: SocketAddr,
     from: Vec<u8>,
-    /// Where the datagrams go, one behind the other.
+    /// Memory for the datagrams, one after another.
     into: Vec<u8>,
     outgoing: SendBatch,
     sent: usize,
@@ -153,7 +153,8 @@ impl std::fmt::Debug for WholeFloor {
 }
 
 impl WholeFloor {
-    /// A floor whose datagrams have the payload of a whole frame, received into memory of the size of a guest's.
+    /// A floor whose datagrams have the payload of a whole frame. They are received into memory of the size of a
+    /// guest's.
     ///
     /// # Errors
     /// The system cannot create the sockets.
@@ -161,7 +162,7 @@ impl WholeFloor {
         Self::into_memory(REGION)
     }
 
-    /// The same, received into a buffer that stays in the caches.
+    /// A floor with the same datagrams, which are received into a buffer that stays in the caches.
     ///
     /// # Errors
     /// The system cannot create the sockets.

@@ -14,14 +14,14 @@ use hawser_backend::sys::thread_time::thread_time;
 use hawser_testkit::Result;
 use std::time::{Duration, Instant};
 
-/// Bytes of memory from which one guest sends and into which another receives.
+/// Size of the memory from which one guest sends and into which another receives, in bytes.
 const REGION: usize = 16 << 20;
-/// Payload bytes of one frame.
+/// Length of the payload of one frame in bytes.
 const PAYLOAD: usize = 60_000;
-/// Frames sent before those that have arrived are read.
+/// Number of frames sent before those that have arrived are read.
 const BURST: usize = 8;
 
-/// The result of a run.
+/// Result of a run.
 #[derive(Clone, Copy, Debug)]
 pub struct Outcome {
     /// Payload bytes that arrived.
@@ -31,12 +31,12 @@ pub struct Outcome {
 }
 
 impl Outcome {
-    /// Processor seconds per GB.
+    /// Cost in processor seconds per GB.
     pub fn cost(&self) -> f64 {
         self.cpu.as_secs_f64() / (self.bytes_as_f64() / 1e9)
     }
 
-    /// Gbit/s that one processor moves.
+    /// Rate in Gbit/s that one processor moves.
     pub fn rate(&self) -> f64 {
         self.bytes_as_f64() * 8.0 / 1e9 / self.cpu.as_secs_f64()
     }
@@ -49,7 +49,7 @@ impl Outcome {
 
 /// A measured object, which sends a burst and receives it.
 pub trait Burst {
-    /// Moves one burst; returns the payload bytes that arrived.
+    /// Moves one burst. Returns the payload bytes that arrived.
     ///
     /// # Errors
     /// The system refuses an operation.

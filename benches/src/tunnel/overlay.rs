@@ -21,7 +21,7 @@ use std::num::NonZeroU16;
 use std::time::Duration;
 
 const HEADERS: usize = 14 + 20 + 32;
-/// Attempts to receive in vain before what is missing counts as lost.
+/// Number of attempts to receive without success after which missing datagrams count as lost.
 const PATIENCE: u32 = 1000;
 const NOW: Instant = Instant::from_nanos(1);
 const SENDER: MacAddr = MacAddr([2, 0, 0, 0, 0, 9]);
@@ -80,14 +80,14 @@ pub struct Pair {
     seq: u32,
 }
 
-/// What the guest sends.
+/// The form of what the guest sends.
 #[derive(Clone, Copy, Debug)]
 struct Shape {
-    /// Payload bytes of a segment.
+    /// Length of a segment's payload in bytes.
     mss: u16,
-    /// Payload bytes of a frame.
+    /// Length of a frame's payload in bytes.
     payload: usize,
-    /// Frames of a burst.
+    /// Number of frames in a burst.
     frames: usize,
 }
 
@@ -116,7 +116,7 @@ impl Shape {
     }
 }
 
-/// Runs work, and says how long it took if that is of interest.
+/// Runs work, and returns how long it took if that is of interest.
 pub(crate) type Timed = fn(&mut dyn FnMut()) -> Duration;
 
 impl std::fmt::Debug for Pair {
@@ -136,7 +136,7 @@ impl Pair {
         Self::of(Shape::large(mss), peers, false)
     }
 
-    /// The same for processes that support hawser's option, and so do not split frames on the loopback.
+    /// Modes for processes that support hawser's option, and so do not split frames on the loopback.
     ///
     /// # Errors
     /// The system cannot create the sockets.
@@ -144,10 +144,10 @@ impl Pair {
         Self::of(Shape::large(mss), 0, true)
     }
 
-    /// The same for guests that send bursts of small frames.
+    /// Modes for guests that send bursts of small frames.
     ///
     /// # Errors
-    /// The system gives no sockets.
+    /// The system cannot create the sockets.
     pub(crate) fn small() -> Result<Self> {
         let shape = Shape {
             mss: 1376,
@@ -157,7 +157,7 @@ impl Pair {
         Self::of(shape, 0, false)
     }
 
-    /// Frames of a burst.
+    /// Number of frames in a burst.
     pub(crate) const fn frames(&self) -> usize {
         self.shape.frames
     }
@@ -207,7 +207,7 @@ impl Pair {
 }
 
 impl Pair {
-    /// Sends a burst; returns the time of the sender.
+    /// Sends a burst. Returns the time of the sender.
     pub(crate) fn send(&mut self, timed: Timed) -> Duration {
         let Shape {
             payload: len, frames, ..
@@ -248,10 +248,10 @@ impl Pair {
         timed(&mut || self.sender.on_burst(NOW, &frames, &mut nothing))
     }
 
-    /// Receives the burst that was sent last; returns the time of the receiver.
+    /// Receives the burst that was sent last. Returns the time of the receiver.
     ///
     /// # Errors
-    /// A part of it was lost.
+    /// A part of the burst was lost.
     pub(crate) fn receive(&mut self, timed: Timed) -> Result<Duration> {
         let expected = self.into.payload + u64::try_from(self.shape.bytes())?;
         let mut idle = 0;

@@ -1,6 +1,6 @@
 //! Parses any datagram as a Geneve packet. There is no panic, header and options are within the head, and a frame is
-//! within the datagram. A head gives the same result as the whole datagram, and a header that is written from the
-//! parsed values parses to the same values.
+//! within the datagram. A head gives the same result as the whole datagram. A header that is written from the parsed
+//! values parses to the same values.
 #![no_main]
 
 use hawser_backend::packet::EthernetHeader;

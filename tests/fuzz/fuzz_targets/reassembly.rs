@@ -14,7 +14,7 @@ use libfuzzer_sys::fuzz_target;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
-/// Bytes of one instruction: flags, identification, offset and length in units of eight.
+/// Length of one instruction: flags, identification, offset and length in units of eight.
 const STEP: usize = 6;
 
 /// The byte at `position` of datagram `ident`, in every fragment that covers it.
@@ -70,7 +70,7 @@ fn fragment(v6: bool, info: FragmentInfo, payload: &[u8]) -> Vec<u8> {
     frame
 }
 
-/// Adds a frame if it is a fragment; checks the result.
+/// Adds a frame if it is a fragment, and checks the result.
 fn add(reassembler: &mut Reassembler, now: Instant, frame: Vec<u8>, ident: Option<u8>) {
     let head = &frame[..frame.len().min(HEAD_MAX)];
     let Ok(headers) = Headers::parse(head, frame.len()) else {
@@ -130,6 +130,6 @@ fuzz_target!(|data: &[u8]| {
             assert!(deadline > now, "what is due is gone");
         }
     }
-    // Try the unchanged bytes too.
+    // The unchanged bytes are tried too.
     add(&mut reassembler, now, data.to_vec(), None);
 });

@@ -19,13 +19,13 @@ use std::ops::Range;
 use std::sync::Arc;
 
 const MEMORY: usize = 0x20_0000;
-/// Bytes of guest memory that the input fills.
+/// Number of bytes of guest memory that the input fills.
 const FILLED: usize = 0x1_0000;
-/// Descriptors that a burst may visit: its budget, plus one chain that exceeds it.
+/// Number of descriptors that a burst may visit: its budget, plus one chain that exceeds it.
 const BURST_VISITS: usize = 2048 + MAX_VISITS;
-/// Descriptors that the receive side may visit in a turn.
+/// Number of descriptors that the receive side may visit in a turn.
 const TURN_VISITS: usize = 32_768 + MAX_VISITS;
-/// Descriptors that the control queue may visit in a turn.
+/// Number of descriptors that the control queue may visit in a turn.
 const ORDER_VISITS: usize = 64 * MAX_VISITS;
 /// Address at which the fake driver starts to allocate rings.
 const NOISE: u64 = 0x1000;
@@ -34,7 +34,7 @@ struct Input<'a> {
     features: Features,
     memory: TestMemory,
     layout: RingLayout,
-    /// Host addresses of guest memory.
+    /// Range of host addresses of guest memory.
     range: Range<usize>,
     picks: &'a [u8],
 }

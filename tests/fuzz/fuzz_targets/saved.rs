@@ -1,5 +1,5 @@
-//! Loads saved flows of TCP, UDP and echo from any bytes, uses those that load, and saves them again. There is no panic,
-//! and what this process saves it can load.
+//! Loads saved flows of TCP, UDP and echo from any bytes, uses those that load, and saves them again. There is no
+//! panic, and this process can load what it has saved.
 #![no_main]
 
 use hawser_backend::nat::saved::testing::use_saved;

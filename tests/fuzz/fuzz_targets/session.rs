@@ -12,12 +12,12 @@ use std::os::fd::OwnedFd;
 const PAIRS: usize = 2;
 const RINGS: usize = 5;
 
-/// SET_MEM_TABLE, which has a descriptor for each region.
+/// Number of SET_MEM_TABLE, which has a descriptor for each region.
 const SET_MEM_TABLE: u32 = 5;
-/// SET_LOG_BASE, SET_VRING_KICK, SET_VRING_CALL, SET_VRING_ERR, SET_BACKEND_REQ_FD and ADD_MEM_REG.
+/// Numbers of SET_LOG_BASE, SET_VRING_KICK, SET_VRING_CALL, SET_VRING_ERR, SET_BACKEND_REQ_FD and ADD_MEM_REG.
 const WITH_ONE_FILE: [u32; 6] = [6, 12, 13, 14, 21, 37];
 
-/// Descriptors that belong to a message.
+/// Number of descriptors that belong to a message.
 fn files_of(message: &Message) -> usize {
     let code = message.header().code;
     if code == SET_MEM_TABLE {

@@ -1,5 +1,5 @@
 //! Runs a TCP connection between a guest and a remote peer that do anything in any order. Every byte that arrives is
-//! correct, and the connection's numbers stay consistent.
+//! correct, and the numbers of the connection stay consistent.
 #![no_main]
 
 use hawser_backend::nat::tcp::testing::Player;

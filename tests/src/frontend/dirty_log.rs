@@ -10,11 +10,11 @@ use std::os::unix::fs::FileExt;
 const PAGE: u64 = 4096;
 const PAGES_PER_BYTE: u64 = 8;
 
-/// A log in a memfd, one bit per page of guest-physical memory.
+/// A log in a memfd, with one bit per page of guest-physical memory.
 #[derive(Debug)]
 pub struct DirtyLog {
     file: File,
-    /// Bytes that the back end must map.
+    /// Number of bytes that the back end must map.
     pub len: u64,
 }
 
@@ -42,7 +42,7 @@ impl DirtyLog {
         self.file.as_raw_fd()
     }
 
-    /// Takes the page numbers logged since the last call.
+    /// Takes the page numbers that were logged since the last call.
     ///
     /// # Panics
     /// If the memfd cannot be read.

@@ -5,7 +5,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Bytes of `struct virtio_net_hdr_v1`.
+/// Length of `struct virtio_net_hdr_v1` in bytes.
 const HEADER_LEN: u32 = 12;
 
 /// `struct virtio_net_hdr_v1` (virtio 5.1.6).
@@ -15,13 +15,13 @@ pub struct Header {
     pub flags: u8,
     /// VIRTIO_NET_HDR_GSO_*
     pub gso_type: u8,
-    /// Bytes of headers.
+    /// Length of the headers in bytes.
     pub hdr_len: u16,
-    /// Payload per segment.
+    /// Payload bytes per segment.
     pub gso_size: u16,
-    /// Start of the checksummed bytes.
+    /// Offset at which the checksummed bytes start.
     pub csum_start: u16,
-    /// Offset of the checksum field from there.
+    /// Offset of the checksum field, counted from there.
     pub csum_offset: u16,
     /// Number of buffers of the frame.
     pub num_buffers: u16,
@@ -64,53 +64,53 @@ pub enum TransmitLayout {
     Together,
     /// The header in a buffer of its own.
     HeaderApart,
-    /// The frame is split into buffers of this many bytes; the header is with the first.
+    /// The frame is split into buffers of this many bytes. The header is in front of the first piece.
     Scattered(u32),
-    /// The same as `Scattered`, in an indirect table (INDIRECT_DESC).
+    /// Like `Scattered`, but in an indirect table (INDIRECT_DESC).
     Indirect(u32),
 }
 
 /// Properties of a driver.
 #[derive(Clone, Copy, Debug)]
 pub struct NicConfig {
-    /// Descriptors of each ring.
+    /// Number of descriptors of each ring.
     pub ring_size: u16,
-    /// Bytes of each receive buffer, header included.
+    /// Length of each receive buffer in bytes, including the header.
     pub receive_buffer: u32,
-    /// Bytes of each transmit buffer, header included.
+    /// Length of each transmit buffer in bytes, including the header.
     pub transmit_buffer: u32,
     /// Layout of frames in transmit chains.
     pub layout: TransmitLayout,
-    /// MRG_RXBUF was negotiated.
+    /// True if MRG_RXBUF was negotiated.
     pub mergeable: bool,
-    /// EVENT_IDX was negotiated.
+    /// True if EVENT_IDX was negotiated.
     pub event_idx: bool,
 }
 
 /// A frame that was received.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Received {
-    /// The device's header.
+    /// Header that the device has written.
     pub header: Header,
-    /// The frame, from the Ethernet header on.
+    /// The frame itself, beginning with the Ethernet header.
     pub frame: Vec<u8>,
 }
 
 /// A pair of rings and a driver that keeps the receive ring full.
 pub struct Nic {
-    /// Frames to the guest.
+    /// Ring of frames to the guest.
     pub receive: Ring,
-    /// Frames from the guest.
+    /// Ring of frames from the guest.
     pub transmit: Ring,
     ram: Arc<Ram>,
     config: NicConfig,
-    /// Buffer of each receive head in flight.
+    /// Buffer of each receive head that is in flight.
     receive_at: Vec<Option<u64>>,
-    /// Receive buffers not posted.
+    /// Receive buffers that are not posted.
     spare: Vec<u64>,
-    /// Buffer of each transmit head in flight.
+    /// Buffer of each transmit head that is in flight.
     transmit_at: Vec<Option<u64>>,
-    /// Transmit buffers not in use.
+    /// Transmit buffers that are not in use.
     free: Vec<u64>,
 }
 
@@ -124,7 +124,7 @@ impl std::fmt::Debug for Nic {
 }
 
 impl Nic {
-    /// Rings and buffers in `ram`, nothing posted yet.
+    /// Creates rings and buffers in `ram`. Nothing is posted yet.
     pub fn new(ram: &Arc<Ram>, config: NicConfig) -> io::Result<Self> {
         let ring = || {
             Ring::new(
@@ -171,8 +171,8 @@ impl Nic {
         Ok(posted)
     }
 
-    /// Puts a frame into the transmit ring without a kick; false if there is no room. `header`
-    /// describes the offloads of the frame.
+    /// Puts a frame into the transmit ring without a kick. False if there is no room. `header` describes the offloads
+    /// of the frame.
     pub fn queue(&mut self, header: Header, frame: &[u8]) -> bool {
         self.reap();
         let Some(at) = self.free.pop() else { return false };
@@ -195,7 +195,7 @@ impl Nic {
         true
     }
 
-    /// Takes back the buffers that the device has sent.
+    /// Takes back the buffers whose frames the device has sent. Returns their number.
     pub fn reap(&mut self) -> usize {
         let mut done = 0;
         while let Some((head, _)) = self.transmit.used() {
@@ -205,12 +205,12 @@ impl Nic {
         done
     }
 
-    /// Sends one frame without offloads; waits for room.
+    /// Sends one frame without offloads. Waits for room.
     pub fn send(&mut self, frame: &[u8]) -> io::Result<()> {
         self.send_with(Header::default(), frame)
     }
 
-    /// Sends one frame with its header; waits for room.
+    /// Sends one frame with its header. Waits for room.
     pub fn send_with(&mut self, header: Header, frame: &[u8]) -> io::Result<()> {
         while !self.queue(header, frame) {
             if !self.transmit.wait_used(Duration::from_secs(5)) {
@@ -231,7 +231,7 @@ impl Nic {
         let header = Header::from_bytes(header);
         let more = if self.config.mergeable { header.num_buffers } else { 1 };
         for _ in 1..more {
-            // Buffers of one frame become visible together.
+            // The buffers of one frame become visible together.
             let next = self.receive.used();
             let (head, len) = next.ok_or_else(|| io::Error::other("a merged frame lacks buffers"))?;
             self.take_buffer(head, len, None, &mut frame)?;
@@ -265,7 +265,7 @@ impl Nic {
         Ok(())
     }
 
-    /// Waits for the next frame; `None` after `timeout`.
+    /// Waits for the next frame. `None` after `timeout`.
     pub fn recv(&mut self, timeout: Duration) -> io::Result<Option<Received>> {
         match self.poll()? {
             Some(received) => Ok(Some(received)),

@@ -12,13 +12,13 @@ use vm_memory::{
 /// A region of guest memory, as the front end describes it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Region {
-    /// Guest-physical address.
+    /// Start of the region, as a guest-physical address.
     pub guest: u64,
-    /// Length in bytes.
+    /// Length of the region in bytes.
     pub len: u64,
-    /// Address in this process, which vhost-user uses for rings.
+    /// Address of the region in this process, which vhost-user uses for rings.
     pub host: u64,
-    /// Offset in the memfd.
+    /// Offset of the region in the memfd.
     pub offset: u64,
 }
 
@@ -38,8 +38,8 @@ impl std::fmt::Debug for Ram {
 }
 
 impl Ram {
-    /// Memory at these guest-physical ranges (address, length in bytes; multiples of 4096). The
-    /// allocator uses the first range.
+    /// Creates memory at these guest-physical ranges (address, length in bytes; multiples of 4096). The allocator uses
+    /// the first range.
     pub fn new(ranges: &[(u64, u64)]) -> io::Result<Self> {
         // SAFETY: the name is a C string; nothing else is passed.
         let fd = unsafe { libc::memfd_create(c"guest".as_ptr(), libc::MFD_CLOEXEC) };
@@ -81,12 +81,12 @@ impl Ram {
         self.file.as_raw_fd()
     }
 
-    /// The regions, by guest-physical address.
+    /// The regions, ordered by guest-physical address.
     pub fn regions(&self) -> &[Region] {
         &self.regions
     }
 
-    /// Allocates `len` zeroed bytes in the first region; returns their guest-physical address.
+    /// Allocates `len` zeroed bytes in the first region, and returns their guest-physical address.
     ///
     /// # Panics
     /// If the region is full.
@@ -99,7 +99,7 @@ impl Ram {
         at
     }
 
-    /// Address in this process of guest-physical `at`.
+    /// Converts the guest-physical address `at` to an address in this process.
     ///
     /// # Panics
     /// If it is not mapped.
@@ -108,14 +108,14 @@ impl Ram {
         host.unwrap_or_else(|_| panic!("guest address {at:#x} is not mapped"))
     }
 
-    /// The vhost-user address of guest-physical `at`, which is its address in this process; for
-    /// addresses outside memory, an address outside all regions.
+    /// Converts the guest-physical address `at` to a vhost-user address, which is the address in this process. For
+    /// addresses outside memory, the result is outside all regions.
     pub fn user_address(&self, at: u64) -> u64 {
         let region = self.regions.iter().find(|r| at >= r.guest && at - r.guest < r.len);
         region.map_or(at, |r| r.host + (at - r.guest))
     }
 
-    /// Writes bytes; they may cross from one region into the next.
+    /// Writes bytes. They may cross from one region into the next.
     ///
     /// # Panics
     /// If they are not all mapped.

@@ -1,6 +1,6 @@
 //! The driver's side of a split ring (virtio 2.7).
 //!
-//! Well behaved by default. The `set_*` methods can write every field, as a hostile guest would.
+//! It is well behaved by default. The `set_*` methods can write every field, as a hostile guest would.
 
 use super::Ram;
 use std::collections::VecDeque;
@@ -23,18 +23,18 @@ const AVAIL_NO_INTERRUPT: u16 = 1;
 /// A range of guest memory in a chain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Buffer {
-    /// Guest-physical address.
+    /// Start of the range, as a guest-physical address.
     pub at: u64,
-    /// Length in bytes.
+    /// Length of the range in bytes.
     pub len: u32,
-    /// The device may write to it.
+    /// True if the device may write to it.
     pub writable: bool,
 }
 
 /// Addresses of a ring.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RingLayout {
-    /// Descriptors, a power of two.
+    /// Number of descriptors, a power of two.
     pub size: u16,
     /// Guest-physical address of the descriptor table.
     pub descriptors: u64,
@@ -45,7 +45,7 @@ pub struct RingLayout {
 }
 
 impl RingLayout {
-    /// A fresh ring of `size` descriptors somewhere in `ram`.
+    /// Allocates a new ring of `size` descriptors in `ram`.
     pub fn allocate(ram: &Ram, size: u16) -> Self {
         let n = u64::from(size);
         Self {
@@ -57,15 +57,15 @@ impl RingLayout {
     }
 }
 
-/// The front end's part of a ring: its addresses and events. The driver, perhaps on another thread,
-/// has the [`Ring`].
+/// The front end's part of a ring: its addresses and events. The driver, which may be on another thread, has the
+/// [`Ring`].
 #[derive(Debug)]
 pub struct RingHandle {
     /// Addresses of the ring.
     pub layout: RingLayout,
-    /// Eventfd for new chains.
+    /// Eventfd that announces new chains.
     pub kick: EventFd,
-    /// Eventfd for used chains.
+    /// Eventfd that announces used chains.
     pub call: EventFd,
 }
 
@@ -78,17 +78,17 @@ pub struct Ring {
     used: *mut u8,
     event_idx: bool,
     free: VecDeque<u16>,
-    /// Number of descriptors of each head in flight; 0 for others.
+    /// Number of descriptors of each head that is in flight; 0 for all others.
     chain: Vec<u16>,
     next: Vec<u16>,
     avail_idx: u16,
     kicked_idx: u16,
     used_idx: u16,
-    /// Eventfd for new chains.
+    /// Eventfd that announces new chains.
     pub kick: EventFd,
-    /// Eventfd for used chains.
+    /// Eventfd that announces used chains.
     pub call: EventFd,
-    /// Eventfd for a broken ring.
+    /// Eventfd that reports a broken ring.
     pub error: EventFd,
 }
 
@@ -101,11 +101,11 @@ impl std::fmt::Debug for Ring {
     }
 }
 
-// SAFETY: the addresses are in a mapping that `ram` keeps; they belong to no thread.
+// SAFETY: the addresses are in a mapping that `ram` keeps. They belong to no thread.
 unsafe impl Send for Ring {}
 
 impl Ring {
-    /// An empty ring. `event_idx`: VIRTIO_RING_F_EVENT_IDX was negotiated.
+    /// Creates an empty ring. `event_idx` is true if VIRTIO_RING_F_EVENT_IDX was negotiated.
     pub fn new(ram: Arc<Ram>, layout: RingLayout, event_idx: bool) -> io::Result<Self> {
         Ok(Self {
             descriptors: ram.host(layout.descriptors),
@@ -148,13 +148,13 @@ impl Ring {
         self.free.len()
     }
 
-    /// The next available index that the driver writes.
+    /// The available index that the driver writes next.
     pub const fn avail_idx(&self) -> u16 {
         self.avail_idx
     }
 
-    /// Adds a chain, which becomes visible at [`publish`](Self::publish); returns its head, `None`
-    /// if there is no room.
+    /// Adds a chain, which becomes visible at [`publish`](Self::publish). Returns its head, or `None` if there is no
+    /// room.
     pub fn add(&mut self, buffers: &[Buffer]) -> Option<u16> {
         if buffers.is_empty() || buffers.len() > self.free.len() {
             return None;
@@ -205,7 +205,7 @@ impl Ring {
         self.avail_idx = self.avail_idx.wrapping_add(1);
     }
 
-    /// Makes all added chains visible; true if the device wants a kick.
+    /// Makes all added chains visible. True if the device wants a kick.
     pub fn publish(&mut self) -> bool {
         self.u16_at(self.available, 2).store(self.avail_idx, Ordering::Release);
         fence(Ordering::SeqCst);
@@ -223,18 +223,18 @@ impl Ring {
         }
     }
 
-    /// [`publish`](Self::publish), and a kick if the device wants one.
+    /// Calls [`publish`](Self::publish), and kicks the device if it wants that.
     pub fn publish_and_kick(&mut self) -> io::Result<()> {
         if self.publish() { self.kick.write(1) } else { Ok(()) }
     }
 
-    /// The next used chain: its head and the bytes written.
+    /// Takes the next used chain: its head, and the number of bytes written.
     pub fn used(&mut self) -> Option<(u16, u32)> {
         if self.device_idx() == self.used_idx {
             return None;
         }
         let at = 4 + 8 * usize::from(self.used_idx % self.layout.size);
-        // SAFETY: inside the used ring of `size` entries; elements are 4-byte aligned.
+        // SAFETY: the address is inside the used ring of `size` entries. Elements are aligned to 4 bytes.
         let (id, len) = unsafe {
             let element = self.used.add(at).cast::<u32>();
             (element.read_volatile(), element.add(1).read_volatile())
@@ -258,7 +258,7 @@ impl Ring {
         self.u16_at(self.used, 2).load(Ordering::Acquire)
     }
 
-    /// Enables an interrupt for the next used chain, or disables it.
+    /// Enables or disables an interrupt for the next used chain.
     pub fn want_call(&mut self, wanted: bool) {
         if self.event_idx {
             let behind = if wanted { 0 } else { self.layout.size / 2 };
@@ -272,7 +272,7 @@ impl Ring {
         fence(Ordering::SeqCst);
     }
 
-    /// Waits for an interrupt for used chains, as a driver does; false after `timeout`.
+    /// Waits for an interrupt for used chains, as a driver does. False after `timeout`.
     pub fn wait_used(&mut self, timeout: Duration) -> bool {
         let deadline = std::time::Instant::now() + timeout;
         loop {
@@ -287,7 +287,7 @@ impl Ring {
         }
     }
 
-    /// Waits for `count` used chains with a single interrupt (EVENT_IDX); false after `timeout`.
+    /// Waits for `count` used chains with a single interrupt (EVENT_IDX). False after `timeout`.
     pub fn wait_used_by(&mut self, count: u16, timeout: Duration) -> bool {
         let deadline = std::time::Instant::now() + timeout;
         loop {
@@ -305,7 +305,7 @@ impl Ring {
         }
     }
 
-    /// Waits for the device to report a broken ring; false after `timeout`.
+    /// Waits for the device to report a broken ring. False after `timeout`.
     pub fn wait_error(&self, timeout: Duration) -> bool {
         wait_event(&self.error, timeout)
     }
@@ -318,8 +318,8 @@ impl Ring {
     /// Writes a descriptor.
     pub fn set_descriptor(&self, index: u16, buffer: Buffer, flags: u16, next: u16) {
         let bytes = descriptor(buffer, flags, next);
-        // SAFETY: the table has `size` descriptors, index is below that in every use;
-        // a hostile test that names another is stopped by the assertion.
+        // SAFETY: the table has `size` descriptors, and `index` is below that in every use. The assertion stops a
+        // hostile test that names another descriptor.
         unsafe {
             assert!(index < self.layout.size, "descriptor outside the table");
             let place = self.descriptors.add(16 * usize::from(index));
@@ -338,14 +338,14 @@ impl Ring {
         self.u16_at(self.available, 2).store(idx, Ordering::Release);
     }
 
-    /// Writes the used index, which is the device's.
+    /// Writes the used index, which belongs to the device.
     pub fn set_used_idx(&self, idx: u16) {
         self.u16_at(self.used, 2).store(idx, Ordering::Release);
     }
 
     fn u16_at(&self, base: *mut u8, offset: usize) -> &AtomicU16 {
-        // SAFETY: every caller stays inside its ring, whose parts are page-aligned and
-        // mapped as long as `ram`; offsets are even.
+        // SAFETY: every caller stays inside its ring, whose parts are page-aligned and mapped as long as `ram`. Offsets
+        // are even.
         unsafe { AtomicU16::from_ptr(base.add(offset).cast()) }
     }
 }

@@ -1,4 +1,4 @@
-//! A whole front end: negotiation, memory and rings in the order of real ones.
+//! A whole front end: negotiation, memory and rings, in the order of real front ends.
 
 use super::wire::code;
 use super::{Nic, NicConfig, Ram, Region, Ring, RingHandle, RingLayout, TransmitLayout, Wire, feature};
@@ -9,19 +9,19 @@ use vhost::vhost_user::message::{VhostUserConfigFlags, VhostUserHeaderFlag, Vhos
 use vhost::vhost_user::{Frontend, VhostUserFrontend};
 use vhost::{VhostBackend, VhostUserMemoryRegionInfo, VringConfigData};
 
-/// Bytes of the configuration space to read: more than any device has.
+/// Number of bytes of the configuration space to read. It is more than any device has.
 const CONFIG_LEN: u32 = 24;
 
 /// The front end to imitate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Order {
-    /// QEMU 10: rings enabled before SET_FEATURES, memory region by region.
+    /// QEMU 10: enables rings before SET_FEATURES, and sends memory region by region.
     Qemu,
     /// cloud-hypervisor, with the `vhost` crate's own `Frontend`.
     CloudHypervisor,
-    /// User-Mode Linux 7: every request acknowledged, no MQ.
+    /// User-Mode Linux 7: requests an acknowledgement of every request, and has no MQ.
     Uml,
-    /// A front end without protocol features: rings start by their kick alone.
+    /// A front end without protocol features: only a kick starts a ring.
     Plain,
 }
 
@@ -58,24 +58,24 @@ impl Order {
     }
 }
 
-/// Properties of VM and driver.
+/// Properties of the VM and its driver.
 #[derive(Clone, Debug)]
 pub struct VmmConfig {
     /// The front end to imitate.
     pub order: Order,
     /// Offered features that the guest's driver accepts.
     pub features: u64,
-    /// Pairs of rings to use.
+    /// Number of ring pairs to use.
     pub queue_pairs: u16,
-    /// Descriptors of each ring.
+    /// Number of descriptors of each ring.
     pub ring_size: u16,
     /// Guest memory: address and length of each region.
     pub memory: Vec<(u64, u64)>,
-    /// QEMU's `host_mtu=`.
+    /// MTU given by QEMU's `host_mtu=`.
     pub mtu: Option<u16>,
-    /// Bytes of each receive buffer.
+    /// Length of each receive buffer in bytes.
     pub receive_buffer: u32,
-    /// Bytes of each transmit buffer.
+    /// Length of each transmit buffer in bytes.
     pub transmit_buffer: u32,
     /// Layout of frames in transmit chains.
     pub layout: TransmitLayout,
@@ -100,17 +100,17 @@ impl Default for VmmConfig {
 
 /// A connected front end with its guest.
 pub struct Vmm {
-    /// The vhost-user connection.
+    /// Connection to the back end.
     pub wire: Wire,
-    /// Guest memory.
+    /// Memory of the guest.
     pub ram: Arc<Ram>,
-    /// The driver, per pair of rings. Receive rings are not filled yet.
+    /// The driver of each pair of rings. Receive rings are not filled yet.
     pub nics: Vec<Nic>,
-    /// Negotiated virtio features.
+    /// Virtio features that were negotiated.
     pub features: u64,
-    /// Negotiated protocol features.
+    /// Protocol features that were negotiated.
     pub protocol: u64,
-    /// The device configuration space, if the front end read it.
+    /// Configuration space of the device, if the front end has read it.
     pub config_space: Vec<u8>,
     config: VmmConfig,
 }
@@ -141,11 +141,11 @@ impl Vmm {
         Ok(vmm)
     }
 
-    /// Connects the same VM with its rings unchanged, as a front end does when its back end has
-    /// restarted. The guest notices nothing.
+    /// Connects the same VM with its rings unchanged, as a front end does when its back end has restarted. The guest
+    /// notices nothing.
     ///
     /// # Errors
-    /// See [`connect`](Self::connect).
+    /// As for [`connect`](Self::connect).
     pub fn reconnect(&mut self, stream: UnixStream) -> io::Result<()> {
         self.wire = Wire::new(stream)?;
         self.negotiate()?;
@@ -244,7 +244,7 @@ impl Vmm {
                 log_addr: None,
             };
             vu.set_vring_addr(i, &config).map_err(err)?;
-            // Use the available index, however much the device has used by then, as cloud-hypervisor does.
+            // This uses the available index, however much the device has used by then, as cloud-hypervisor does.
             vu.set_vring_base(i, ring.avail_idx()).map_err(err)?;
             vu.set_vring_call(i, &ring.call).map_err(err)?;
             vu.set_vring_kick(i, &ring.kick).map_err(err)?;
@@ -282,7 +282,7 @@ impl Vmm {
         self.start_all()
     }
 
-    /// Negotiates virtio features, then protocol features; returns the offered virtio features.
+    /// Negotiates virtio features, then protocol features. Returns the offered virtio features.
     fn ask_features(&mut self) -> io::Result<u64> {
         let offered = self.wire.ask(code::GET_FEATURES, &[])?.value()?;
         let protocol = self.wire.ask(code::GET_PROTOCOL_FEATURES, &[])?.value()?;
@@ -292,7 +292,7 @@ impl Vmm {
         Ok(offered)
     }
 
-    /// The guest's steps between feature negotiation and DRIVER_OK, executed once.
+    /// Takes the guest's steps between feature negotiation and DRIVER_OK, once.
     fn make_driver(&mut self, offered: u64) -> io::Result<()> {
         self.features = offered & (self.config.features | feature::PROTOCOL_FEATURES);
         if self.nics.is_empty() {
@@ -301,8 +301,7 @@ impl Vmm {
         Ok(())
     }
 
-    /// Creates new rings and buffers, like a driver that is loaded again; the device does not know
-    /// them yet.
+    /// Creates new rings and buffers, like a driver that is loaded again. The device does not know them yet.
     ///
     /// # Errors
     /// No event descriptor is left.
@@ -326,10 +325,10 @@ impl Vmm {
         (0..).zip(rings)
     }
 
-    /// Starts a ring at the device's current index: NUM, BASE, ADDR, KICK, CALL.
+    /// Starts a ring at the device's current index, with NUM, BASE, ADDR, KICK and CALL.
     ///
     /// # Errors
-    /// See [`connect`](Self::connect).
+    /// As for [`connect`](Self::connect).
     pub fn set_up_ring(&self, index: u32, ring: &Ring) -> io::Result<()> {
         self.start_ring(index, &ring.handle()?, ring.device_idx())
     }
@@ -337,23 +336,23 @@ impl Vmm {
     /// Starts all rings at the device's current index.
     ///
     /// # Errors
-    /// See [`connect`](Self::connect).
+    /// As for [`connect`](Self::connect).
     pub fn start_all(&self) -> io::Result<()> {
         self.rings().try_for_each(|(index, ring)| self.set_up_ring(index, ring))
     }
 
-    /// Stops all rings; returns the index of each.
+    /// Stops all rings, and returns the index of each.
     ///
     /// # Errors
-    /// See [`connect`](Self::connect).
+    /// As for [`connect`](Self::connect).
     pub fn stop_all(&self) -> io::Result<Vec<u16>> {
         self.rings().map(|(index, _)| self.wire.get_vring_base(index)).collect()
     }
 
-    /// Starts a ring at `base`, without its driver: NUM, BASE, ADDR, KICK, CALL.
+    /// Starts a ring at `base` without its driver, with NUM, BASE, ADDR, KICK and CALL.
     ///
     /// # Errors
-    /// See [`connect`](Self::connect).
+    /// As for [`connect`](Self::connect).
     pub fn start_ring(&self, index: u32, ring: &RingHandle, base: u16) -> io::Result<()> {
         self.set_up_addresses(index, ring.layout, base)?;
         self.wire.tell_event(code::SET_VRING_KICK, index, Some(&ring.kick))?;

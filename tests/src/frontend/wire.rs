@@ -1,4 +1,4 @@
-//! vhost-user messages one by one, as a front end sends them.
+//! Sends vhost-user messages one by one, as a front end does.
 
 use super::{DirtyLog, Region};
 use std::io::{self, Read, Write};
@@ -37,17 +37,17 @@ pub mod code {
 
 const VERSION: u32 = 1;
 const NEED_REPLY: u32 = 1 << 3;
-/// Longest time for a back end to answer.
+/// Longest time that a back end may take to answer.
 const PATIENCE: Duration = Duration::from_secs(15);
 
 /// An answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reply {
-    /// The request that it answers.
+    /// Number of the request that it answers.
     pub code: u32,
     /// Version and flags.
     pub flags: u32,
-    /// Content of the answer.
+    /// Body of the answer.
     pub body: Vec<u8>,
 }
 
@@ -59,16 +59,16 @@ impl Reply {
     }
 }
 
-/// A front end's end of the socket.
+/// A front end's end of the connection.
 #[derive(Debug)]
 pub struct Wire {
     stream: UnixStream,
-    /// True once REPLY_ACK is negotiated: requests without an answer are acknowledged.
+    /// True once REPLY_ACK is negotiated. Requests without an answer are then acknowledged.
     pub acknowledged: bool,
 }
 
 impl Wire {
-    /// A front end that has not sent anything.
+    /// Creates a front end that has not sent anything.
     pub fn new(stream: UnixStream) -> io::Result<Self> {
         stream.set_read_timeout(Some(PATIENCE))?;
         Ok(Self {
@@ -91,7 +91,7 @@ impl Wire {
     pub fn send_raw(&self, bytes: &[u8], files: &[RawFd]) -> io::Result<()> {
         let sent = self.stream.send_with_fds(&[bytes], files);
         let sent = sent.map_err(|e| io::Error::from_raw_os_error(e.errno()))?;
-        // The rest, if any, is sent without descriptors.
+        // The rest, if there is any, is sent without descriptors.
         (&self.stream).write_all(&bytes[sent..])
     }
 
@@ -128,7 +128,7 @@ impl Wire {
         }
     }
 
-    /// Sends a request without an answer; if acknowledgements are negotiated, waits for one.
+    /// Sends a request without an answer. If acknowledgements are negotiated, waits for one.
     pub fn tell(&self, code: u32, body: &[u8], files: &[RawFd]) -> io::Result<()> {
         if !self.acknowledged {
             return self.send(code, 0, body, files);
@@ -142,17 +142,17 @@ impl Wire {
         }
     }
 
-    /// [`tell`](Self::tell) with one 64-bit number.
+    /// Calls [`tell`](Self::tell) with one 64-bit number.
     pub fn tell_u64(&self, code: u32, value: u64) -> io::Result<()> {
         self.tell(code, &value.to_ne_bytes(), &[])
     }
 
-    /// [`tell`](Self::tell) with a ring and a number (NUM, BASE, ENABLE).
+    /// Calls [`tell`](Self::tell) with a ring and a number (NUM, BASE, ENABLE).
     pub fn tell_ring(&self, code: u32, ring: u32, value: u32) -> io::Result<()> {
         self.tell(code, &[ring, value].map(u32::to_ne_bytes).concat(), &[])
     }
 
-    /// [`tell`](Self::tell) with a ring's event descriptor (KICK, CALL, ERR); `None` for polling.
+    /// Calls [`tell`](Self::tell) with a ring's event descriptor (KICK, CALL, ERR). `None` for polling.
     pub fn tell_event(&self, code: u32, ring: u32, event: Option<&impl AsRawFd>) -> io::Result<()> {
         const NO_DESCRIPTOR: u64 = 1 << 8;
         let (flag, files) = match event {
@@ -191,7 +191,7 @@ impl Wire {
         self.receive().map(drop)
     }
 
-    /// GET_VRING_BASE: stops the ring; returns its index.
+    /// GET_VRING_BASE: stops the ring, and returns its index.
     pub fn get_vring_base(&self, ring: u32) -> io::Result<u16> {
         let body = [ring, 0].map(u32::to_ne_bytes).concat();
         let reply = self.ask(code::GET_VRING_BASE, &body)?.value()?.to_ne_bytes();

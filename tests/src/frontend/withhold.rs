@@ -12,11 +12,11 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use vmm_sys_util::sock_ctrl_msg::ScmSocket;
 
-/// Bytes of a message's header: request, flags, size of the body.
+/// Length of a message's header: request, flags, and size of the body.
 const HEADER: usize = 12;
-/// Longest body of an answer.
+/// Maximum length of an answer's body.
 const LONGEST: usize = 4096;
-/// Descriptors of one message (VHOST_USER_MAX_FDS is 8).
+/// Maximum number of descriptors in one message (VHOST_USER_MAX_FDS is 8).
 const DESCRIPTORS: usize = 32;
 
 /// The relay between one front end and a back end.
@@ -50,7 +50,7 @@ impl Withholding {
         let back = UnixStream::connect(&self.behind)?;
         let (orders_from, orders_to) = (front.try_clone()?, back.try_clone()?);
         let orders = thread::spawn(move || {
-            // The end of either side also ends the other.
+            // The end of either side also ends the other side.
             let _ = forward(&orders_from, &orders_to);
             let _ = orders_to.shutdown(Shutdown::Both);
         });
@@ -68,7 +68,7 @@ fn forward(from: &UnixStream, to: &UnixStream) -> io::Result<()> {
             iov_base: bytes.as_mut_ptr().cast(),
             iov_len: bytes.len(),
         }];
-        // SAFETY: the slice is ours to be written to.
+        // SAFETY: the slice belongs to this function and may be written to.
         let (len, count) = unsafe { from.recv_with_fds(&mut slices, &mut raw) }.map_err(errno)?;
         // SAFETY: the kernel has just given us these descriptors.
         let files: Vec<_> = raw[..count]
@@ -84,7 +84,7 @@ fn forward(from: &UnixStream, to: &UnixStream) -> io::Result<()> {
     }
 }
 
-/// Forwards the back end's messages; it sends no relevant descriptors.
+/// Forwards the messages of the back end, which sends no relevant descriptors.
 fn answers(mut from: &UnixStream, mut to: &UnixStream, withheld: u64) -> io::Result<()> {
     loop {
         let mut header = [0; HEADER];

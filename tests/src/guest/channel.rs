@@ -13,7 +13,7 @@ use std::time::Duration;
 /// Result of a command in the guest.
 #[derive(Clone, Debug)]
 pub struct Output {
-    /// Exit code, or 128 plus the signal; `None` if the command exceeded its time.
+    /// Exit code, or 128 plus the signal. `None` if the command exceeded its time.
     pub status: Option<i32>,
     /// Standard output.
     pub out: String,
@@ -33,14 +33,14 @@ impl Output {
     }
 }
 
-/// Waiting callers by command; `None` once the guest has ended.
+/// Waiting callers, by command. `None` once the guest has ended.
 type Waiting = Arc<Mutex<Option<HashMap<u64, Sender<Output>>>>>;
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The channel.
+/// The test's end of a command channel.
 #[derive(Debug)]
 pub(super) struct Channel {
     line: Mutex<UnixStream>,
@@ -69,7 +69,7 @@ impl Running {
         }
     }
 
-    /// The result, if it has ended.
+    /// The result, if the command has ended.
     pub fn poll(&self) -> Option<Output> {
         self.end.try_recv().ok()
     }
@@ -82,7 +82,7 @@ impl Channel {
         let (reader, for_reader) = (BufReader::new(line.try_clone()?), Arc::clone(&waiting));
         thread::spawn(move || {
             for text in reader.split(b'\n').map_while(std::result::Result::ok) {
-                // Output of the guest's firmware or kernel on the line is ignored.
+                // Output of the guest's firmware or kernel on this line is ignored.
                 let Ok(value) = serde_json::from_slice::<Value>(&text) else {
                     continue;
                 };

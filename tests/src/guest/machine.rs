@@ -1,8 +1,8 @@
 //! A lab VM: a Linux machine with a distribution's kernel, for features that the test machine's kernel may lack
 //! (ipvlan, VLAN-filtering bridges), or with hardware that the machine lacks (SR-IOV).
 //!
-//! It is an emulating QEMU, without a NIC or with a PF. Inside it run hawser and a guest, User-Mode Linux, whose command
-//! line is another serial line of the lab VM.
+//! It is an emulating QEMU, without a NIC or with a PF. Inside it run hawser and a guest, User-Mode Linux. The guest's
+//! command line is another serial line of the lab VM.
 
 use super::{AGENT_FD, Guest, Kind, Plan, SHORT_BOOT, Shell, cpio, hand_over};
 use crate::lab::{Turn, share_machine};
@@ -18,11 +18,11 @@ use std::process::Command;
 use std::time::Duration;
 
 const MEMORY: &str = "1G";
-/// The descriptor of QEMU's end of the nested guest's line.
+/// Descriptor of QEMU's end of the nested guest's line.
 const NESTED_FD: i32 = AGENT_FD + 1;
 /// Path of the nested guest's initramfs in the lab VM.
 const NESTED_INITRAMFS: &str = "/guest/initramfs.cpio";
-/// Longest time for the nested guest to boot, which is an emulation in an emulation.
+/// Longest time for the nested guest to boot. It runs in an emulation within an emulation.
 const NESTED_PATIENCE: Duration = Duration::from_secs(90);
 /// Longest run time of the nested guest.
 const LIFETIME: Duration = Duration::from_secs(3600);
@@ -48,7 +48,7 @@ struct Hardware {
     processors: &'static str,
     /// Further arguments of QEMU.
     devices: &'static [&'static str],
-    /// Further parameters of the kernel.
+    /// Further parameters for the kernel.
     parameters: &'static str,
 }
 
@@ -62,11 +62,11 @@ const PLAIN: Hardware = Hardware {
     parameters: "",
 };
 
-/// A machine with an IOMMU and two PFs, each at its own root port, on one segment.
+/// A machine with an IOMMU and two PFs. Each PF is at its own root port, and both are on one segment.
 const SRIOV: Hardware = Hardware {
     kernel: "sriov/vmlinuz",
     archives: &["sriov/initramfs.cpio"],
-    // The IOMMU's driver is for the processors of hardware with one.
+    // The driver of this IOMMU exists only in kernels for such processors.
     processor: "EPYC",
     // With an IOMMU, the emulator loses timers of a second one.
     processors: "1",
@@ -106,12 +106,13 @@ impl Deref for Machine {
 }
 
 impl Machine {
-    /// Waits for a share of the machine, and boots a lab VM with hawser, and with `files` by their paths without a leading slash.
+    /// Waits for a share of the machine, and boots a lab VM with hawser. `files` are given by their paths without a
+    /// leading slash.
     pub fn boot(files: &[(&str, &[u8])]) -> Result<Self> {
         Self::boot_with(&PLAIN, files)
     }
 
-    /// The same with an IOMMU and two PFs with the driver igb.
+    /// Boots a lab VM with an IOMMU and two PFs, which use the driver igb.
     pub fn boot_sriov(files: &[(&str, &[u8])]) -> Result<Self> {
         Self::boot_with(&SRIOV, files)
     }
@@ -156,15 +157,15 @@ impl Machine {
         })
     }
 
-    /// Starts `hawser ARGUMENTS` in the lab VM and waits until it listens on each of `sockets`. Its
-    /// output goes to `/run/NAME.log`, its process id to `/run/NAME.pid`.
+    /// Starts `hawser ARGUMENTS` in the lab VM and waits until it listens on each of `sockets`. Its output is written
+    /// to `/run/NAME.log`, and its process id to `/run/NAME.pid`.
     pub fn hawser(&self, name: &str, arguments: &str, sockets: &[&str]) -> Result<()> {
         self.start(
             &format!("echo $$ >/run/{name}.pid; exec hawser {arguments} >/run/{name}.log 2>&1"),
             LIFETIME,
         )?;
         for socket in sockets {
-            // The flag shows that it listens, not just that the socket exists.
+            // The flag shows that hawser listens, and not only that the socket exists.
             self.sh(&format!(
                 "for n in $(seq 100); do grep -q ' 00010000 .* {socket}$' /proc/net/unix && exit; usleep 100000; done; \
                  cat /run/{name}.log; exit 1"
@@ -173,7 +174,7 @@ impl Machine {
         Ok(())
     }
 
-    /// Starts User-Mode Linux in the lab VM with a NIC for each of `sockets`. Only one can run.
+    /// Starts User-Mode Linux in the lab VM with a NIC for each of `sockets`. Only one such guest can run.
     pub fn start_guest(&mut self, sockets: &[&str]) -> Result<Nested> {
         let line = self.nested.take();
         let line = line.ok_or_else(|| failure("a lab VM has a line for one guest"))?;
@@ -206,7 +207,7 @@ impl Deref for Nested {
 }
 
 impl Nested {
-    /// Waits until it accepts commands.
+    /// Waits until the guest accepts commands.
     pub fn wait_for_boot(&self, machine: &Machine) -> Result<()> {
         if self.0.is_ready(NESTED_PATIENCE) {
             return Ok(());
@@ -252,7 +253,7 @@ fn qemu(hardware: &Hardware, initramfs: &Path) -> Result<Command> {
     Ok(command)
 }
 
-/// The initramfs of QEMU guests, with everything that runs in a lab VM.
+/// Writes the initramfs of QEMU guests, with everything that runs in a lab VM.
 fn write_initramfs(path: &Path, hardware: &Hardware, files: &[(&str, &[u8])]) -> Result<()> {
     let mut archive = File::create(path)?;
     for piece in hardware.archives {
@@ -287,7 +288,7 @@ fn inside(path: &Path) -> String {
     path.display().to_string().trim_start_matches('/').to_owned()
 }
 
-/// The directories of files, outer ones first.
+/// The directories of the files, outer directories first.
 fn folders(files: &[(String, Vec<u8>)]) -> Vec<String> {
     let mut folders: Vec<PathBuf> = files
         .iter()

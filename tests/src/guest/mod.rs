@@ -1,9 +1,8 @@
 //! Real Linux guests whose only NIC is a vhost-user socket.
 //!
-//! There are two kinds: User-Mode Linux boots in a second and is fast; QEMU (emulating, since a
-//! test machine need not have KVM) is what users run, and can disable features. Both boot the
-//! initramfs of `hack/guests` with `hawser-traffic` added, which then receives commands over a
-//! serial line.
+//! There are two kinds. User-Mode Linux boots in a second and is fast. QEMU (emulating, since a test machine need not
+//! have KVM) is what users run, and can disable features. Both boot the initramfs of `hack/guests` with
+//! `hawser-traffic` added, which then receives commands over a serial line.
 
 mod channel;
 mod cpio;
@@ -28,12 +27,12 @@ use std::thread;
 use std::time::Duration;
 use tempfile::TempDir;
 
-/// The descriptor of a guest's end of the command channel, far from those in use.
+/// Descriptor of a guest's end of the command channel. It is far from those in use.
 const AGENT_FD: i32 = 100;
 
 const BOOT: &[u8] = b"#!/bin/sh\nexec hawser-traffic agent tty=/dev/$HAWSER_AGENT\n";
 
-/// Kernel parameters that avoid work at which an emulator is slow, which saves a fifth of the boot time. None of them
+/// Kernel parameters that avoid work that is slow in an emulator. They save a fifth of the boot time. None of them
 /// affects packets.
 const SHORT_BOOT: &str = "mitigations=off nokaslr no5lvl cryptomgr.notests=1 \
     initcall_blacklist=jent_mod_init,crypto_kdf108_init,load_system_certificate_list";
@@ -43,40 +42,40 @@ const SHORT_BOOT: &str = "mitigations=off nokaslr no5lvl cryptomgr.notests=1 \
 pub enum Kind {
     /// User-Mode Linux.
     Uml,
-    /// QEMU, emulating.
+    /// QEMU as an emulator.
     Qemu,
 }
 
 /// How QEMU connects to the back end.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Chardev {
-    /// QEMU connects to the back end's socket.
+    /// QEMU connects to the back end's socket once.
     #[default]
     Connects,
     /// QEMU connects, and reconnects this many milliseconds after a connection is lost.
     Reconnects(u32),
-    /// QEMU listens, and starts the guest once the back end is there.
+    /// QEMU listens, and starts the guest once the back end has connected.
     Listens,
 }
 
 /// Options for booting a guest.
 #[derive(Clone, Debug)]
 pub struct Plan {
-    /// The program that runs the guest.
+    /// Program that runs the guest.
     pub kind: Kind,
-    /// The back end's vhost-user socket.
+    /// vhost-user socket of the back end.
     pub socket: PathBuf,
     /// UML: sockets of further NICs, eth1 and so on.
     pub more_sockets: Vec<PathBuf>,
     /// Memory in MiB.
     pub memory_mib: u32,
-    /// UML: the processor that it runs on; `None` for any.
+    /// UML: the processor on which it runs. `None` for any.
     pub processor: Option<usize>,
     /// Parameters for the guest's kernel.
     pub kernel_arguments: Vec<String>,
-    /// QEMU: queue pairs, and as many processors.
+    /// QEMU: number of queue pairs, and of processors.
     pub queue_pairs: u16,
-    /// QEMU: MAC of the NIC; `None` for the back end's.
+    /// QEMU: MAC of the NIC. `None` for the back end's.
     pub mac: Option<String>,
     /// QEMU: properties of the NIC, such as `mrg_rxbuf=off`.
     pub properties: Vec<String>,
@@ -86,13 +85,13 @@ pub struct Plan {
     pub arguments: Vec<String>,
     /// Files of `hack/guests` that are appended to the initramfs, such as `qemu/agent.cpio`.
     pub archives: Vec<&'static str>,
-    /// Features of the back end that are hidden from the guest, as a mask; QEMU has properties for
-    /// that. Not available if QEMU listens.
+    /// Features of the back end that are hidden from the guest, as a mask. QEMU has properties for that. Not available
+    /// if QEMU listens.
     pub withheld: u64,
 }
 
 impl Plan {
-    /// A guest on `socket` with default options.
+    /// Options for a guest on `socket`, with their defaults.
     pub fn new(kind: Kind, socket: &Path) -> Self {
         Self {
             kind,
@@ -118,7 +117,7 @@ impl Plan {
         Ok(guest)
     }
 
-    /// Starts the guest without waiting, as is needed if QEMU itself waits for the back end.
+    /// Starts the guest without waiting. This is needed if QEMU itself waits for the back end.
     pub fn start(&self) -> Result<Guest> {
         let folder = tempfile::Builder::new().prefix("hawser-guest-").tempdir()?;
         let socket = self.socket_for_guest(folder.path())?;
@@ -130,8 +129,8 @@ impl Plan {
         self.start_command(command, folder)
     }
 
-    /// Starts a QEMU guest through another program, which gets QEMU's command line after its own
-    /// arguments and adds the NICs and the shared memory.
+    /// Starts a QEMU guest through another program. That program gets QEMU's command line after its own arguments, and
+    /// adds the NICs and the shared memory.
     pub fn start_by(&self, mut program: Command) -> Result<Guest> {
         let folder = tempfile::Builder::new().prefix("hawser-guest-").tempdir()?;
         let machine = self.qemu_machine(&folder.path().join("initramfs.cpio"))?;
@@ -177,7 +176,7 @@ impl Plan {
                 held
             }
         };
-        // Guest memory is a file in this directory, shared with the back end; on a disk it would be slow.
+        // Guest memory is a file in this directory, shared with the back end. On a disk it would be slow.
         command.env(
             "TMPDIR",
             if Path::new("/dev/shm").is_dir() {
@@ -204,7 +203,7 @@ impl Plan {
         Ok(command)
     }
 
-    /// QEMU with the NIC, and shared memory.
+    /// The command line of QEMU with the NIC and shared memory.
     fn qemu(&self, socket: &Path, initramfs: &Path) -> Result<Command> {
         let mut command = self.qemu_machine(initramfs)?;
         let path = socket.display();
@@ -232,7 +231,7 @@ impl Plan {
         Ok(command)
     }
 
-    /// QEMU without a NIC.
+    /// The command line of QEMU without a NIC.
     fn qemu_machine(&self, initramfs: &Path) -> Result<Command> {
         let mut command = Command::new(artifacts::guest_file("bin/qemu-system-x86_64")?);
         let (memory, kernel) = (self.memory_mib, artifacts::guest_file("qemu/vmlinuz")?);
@@ -278,13 +277,13 @@ impl Plan {
     }
 }
 
-/// Passes descriptors to a process under other numbers: (ours, its).
+/// Passes descriptors to a process under other numbers, as pairs of our number and its number.
 fn hand_over(command: &mut Command, descriptors: Vec<(RawFd, RawFd)>) {
     // SAFETY: only async-signal-safe calls, on descriptors that outlive the spawn.
     unsafe {
         command.pre_exec(move || {
             for &(ours, its) in &descriptors {
-                // A copy onto itself would keep close-on-exec.
+                // If the numbers were equal, the descriptor would keep close-on-exec.
                 let done = if ours == its {
                     libc::fcntl(ours, libc::F_SETFD, 0)
                 } else {
@@ -308,7 +307,7 @@ pub struct Guest {
     _folder: TempDir,
 }
 
-/// Commands for any guest.
+/// Gives access to the commands for any guest.
 impl Deref for Guest {
     type Target = Shell;
 
@@ -334,7 +333,7 @@ impl Guest {
         Err(self.process.failed(&format!("did not boot within {limit:?}")))
     }
 
-    /// The process that runs the guest.
+    /// Process that runs the guest.
     pub fn process(&mut self) -> &mut Background {
         &mut self.process
     }

@@ -1,4 +1,4 @@
-//! A guest's command line: commands for any guest, wherever it runs.
+//! The command line of a guest, with commands for any guest, wherever it runs.
 
 use super::channel::{Channel, Output, Running};
 use crate::{Result, failure, until};
@@ -11,16 +11,16 @@ use std::time::Duration;
 /// Default time limit of a command.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// The command line.
+/// The test's end of a guest's command line.
 #[derive(Debug)]
 pub struct Shell {
     channel: Channel,
-    /// The guest's console output, if it is a file here.
+    /// Console output of the guest, if it is a file on this machine.
     console: Option<PathBuf>,
 }
 
 impl Shell {
-    /// The command line at the other end of `line`.
+    /// Creates the command line at the other end of `line`.
     pub(super) fn new(line: UnixStream, console: Option<PathBuf>) -> Result<Self> {
         Ok(Self {
             channel: Channel::new(line)?,
@@ -46,12 +46,12 @@ impl Shell {
 
     /// Runs a shell command, for at most `limit`.
     pub fn run_for(&self, command: &str, limit: Duration) -> Result<Output> {
-        // Wait slightly longer, so that the guest can report that it ended the command.
+        // This waits slightly longer, so that the guest can report that it ended the command.
         let output = self.start(command, limit)?.wait(limit + Duration::from_secs(20));
         output.map_err(|e| failure(format!("{e}; its console says:\n{}", self.console())))
     }
 
-    /// Runs a shell command that must succeed; returns its standard output.
+    /// Runs a shell command that must succeed. Returns its standard output.
     pub fn sh(&self, command: &str) -> Result<String> {
         let output = self.run(command)?;
         match output.status {
@@ -63,7 +63,7 @@ impl Shell {
         }
     }
 
-    /// Starts a shell command and returns immediately; the command is ended after `limit`.
+    /// Starts a shell command and returns immediately. The command is ended after `limit`.
     pub fn start(&self, command: &str, limit: Duration) -> Result<Running> {
         self.channel.start(command, limit)
     }
@@ -73,13 +73,12 @@ impl Shell {
         self.channel.kill(running)
     }
 
-    /// Runs a client of `hawser-traffic` that must succeed; returns its report.
+    /// Runs a client of `hawser-traffic` that must succeed. Returns its report.
     pub fn traffic(&self, arguments: &str) -> Result<Value> {
         self.traffic_for(arguments, PATIENCE)
     }
 
-    /// Runs a client of `hawser-traffic` that must succeed, for at most `limit`; returns its
-    /// report.
+    /// Runs a client of `hawser-traffic` that must succeed, for at most `limit`. Returns its report.
     pub fn traffic_for(&self, arguments: &str, limit: Duration) -> Result<Value> {
         let output = self.run_for(&format!("hawser-traffic {arguments}"), limit)?;
         if output.status != Some(0) {
@@ -114,12 +113,12 @@ impl Shell {
         Ok(running)
     }
 
-    /// Configures the NIC like a distribution: DHCPv4, router advertisement, DHCPv6.
+    /// Configures the NIC as a distribution does: DHCPv4, router advertisement, DHCPv6.
     pub fn net_up(&self) -> Result<()> {
         self.sh("net-up").map(drop)
     }
 
-    /// Waits until the NIC has a carrier, or none.
+    /// Waits until the NIC has a carrier if `up` is true, or otherwise until it has none.
     pub fn wait_for_carrier(&self, up: bool) -> Result<()> {
         let wanted = if up { "1" } else { "0" };
         until(&format!("the guest sees its carrier as {wanted}"), || {
@@ -130,7 +129,7 @@ impl Shell {
     /// The virtio features that the NIC's driver has negotiated, as a mask.
     pub fn features(&self) -> Result<u64> {
         let digits = self.sh("cat /sys/class/net/eth0/device/features")?;
-        // One digit for each feature, the first for bit 0.
+        // There is one digit for each feature. The first is for bit 0.
         let reversed: String = digits.trim().chars().rev().collect();
         Ok(u64::from_str_radix(&reversed, 2)?)
     }

@@ -1,7 +1,8 @@
-//! The modules of a crate and their imports, read from its sources.
+//! Reads the modules of a crate and their imports from its sources.
 //!
-//! It reads Rust's tokens, not its grammar: comments, literals, `mod`, `use` and paths, which is enough to detect that
-//! one module names another. Test code is left out: items under a `cfg` that names `test`, and the files they declare.
+//! It reads Rust's tokens, but not its grammar: comments, literals, `mod`, `use` and paths. That is enough to detect
+//! that one module names another. Test code is left out: items under a `cfg` that names `test`, and the files that they
+//! declare.
 
 mod reader;
 
@@ -11,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// A module that names another module of the same crate.
+/// An import: one module names another module of the same crate.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Import {
     /// File of the importing module, relative to the crate's sources.
@@ -23,10 +24,10 @@ pub struct Import {
 /// The modules of a crate.
 #[derive(Debug, Default)]
 pub struct Crate {
-    /// File of each module, by its path from the root; the root's own path is empty.
+    /// File of each module, by its path from the root. The root's own path is empty.
     files: BTreeMap<Vec<String>, PathBuf>,
     imports: BTreeSet<Import>,
-    /// Paths of names, and the file that has each.
+    /// Paths of names, each with the file that contains it.
     paths: Vec<(PathBuf, Vec<String>)>,
     /// Names by which the root re-exports other crates of this workspace.
     crates: BTreeSet<String>,
@@ -84,7 +85,7 @@ impl Crate {
         between.filter(|((from, to), _)| from != to).collect()
     }
 
-    /// Files in the largest circle of imports.
+    /// The files in the largest cycle of imports.
     pub fn largest_circle(&self) -> BTreeSet<&Path> {
         let mut reached: BTreeMap<&Path, BTreeSet<&Path>> = BTreeMap::new();
         for file in self.files.values() {
@@ -163,7 +164,7 @@ impl Crate {
     }
 }
 
-/// The top module of a file; for the root, the name of its file.
+/// The top module of a file. For the root, it is the name of the root's file.
 fn top_of(file: &Path) -> String {
     let first = file.iter().next().unwrap_or_default().to_string_lossy();
     first.strip_suffix(".rs").unwrap_or(&first).to_owned()

@@ -49,7 +49,7 @@ fn words(text: &str) -> Vec<Word> {
     words
 }
 
-/// The position after `end`, searched from `at` on.
+/// The position after the next `end`, searched from `at` onwards.
 fn find(text: &[char], at: usize, end: &str) -> usize {
     let end: Vec<char> = end.chars().collect();
     let found = (at..text.len()).find(|n| text[*n..].starts_with(&end));
@@ -68,9 +68,9 @@ fn end_of_string(text: &[char], start: usize) -> usize {
 pub(super) struct Reader<'a> {
     words: Vec<Word>,
     at: usize,
-    /// The module that contains the words.
+    /// Path of the module that contains the words.
     module: Vec<String>,
-    /// Paths, and the module that names each.
+    /// Paths, each with the module that names it.
     paths: &'a mut Vec<(Vec<String>, Vec<String>)>,
     /// Modules with a file of their own.
     pub files: Vec<Vec<String>>,
@@ -295,25 +295,25 @@ impl Reader<'_> {
 /// The kinds of end that an item can have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum End {
-    /// A semicolon; the item itself may contain braces.
+    /// A semicolon. The item itself may contain braces.
     Semicolon,
     /// The end of its body, or a semicolon instead of one.
     Body,
     /// The end of its last branch.
     Branches,
-    /// A comma or semicolon; of an arm of a `match`, also the end of its block.
+    /// A comma or semicolon. For an arm of a `match`, also the end of its block.
     Comma,
 }
 
-/// The brackets around a word of an item.
+/// Depth of the brackets around a word of an item.
 #[derive(Clone, Copy, Debug, Default)]
 struct Nesting {
     brackets: usize,
-    /// Angle brackets of a type.
+    /// Number of open angle brackets of a type.
     angles: usize,
-    /// True if `=` was read, after which `<` is a comparison.
+    /// True once `=` was read, after which `<` is a comparison.
     has_value: bool,
-    /// Whether the outermost braces follow `=>` directly.
+    /// True if the outermost braces follow `=>` directly.
     block_follows_arrow: bool,
 }
 
@@ -326,7 +326,7 @@ impl Nesting {
         self.brackets == 0 && self.angles == 0
     }
 
-    /// True if one more closing bracket closes the outermost.
+    /// True if one more closing bracket closes the outermost one.
     const fn is_last(&self) -> bool {
         self.brackets == 1
     }

@@ -1,4 +1,4 @@
-//! A hawser back end in process, with the mode of `backend/examples/echo.rs`.
+//! A hawser back end in this process, with the mode of `backend/examples/echo.rs`.
 
 #![allow(dead_code, reason = "each test uses its part")]
 #![allow(clippy::unwrap_used, reason = "test code, though in no function marked as a test")]
@@ -19,14 +19,14 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-/// Long enough for every expected event.
+/// A time that is long enough for every expected event.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
-/// Long enough to conclude that nothing happens.
+/// A time that is long enough to conclude that nothing happens.
 pub(crate) const SILENCE: Duration = Duration::from_millis(100);
 
 pub(crate) const GUEST_MAC: MacAddr = MacAddr([0x52, 0x54, 0, 0x11, 0x22, 0x33]);
 
-/// A served port.
+/// A port that is served.
 pub(crate) struct Backend {
     pub port: Arc<Port>,
     pub path: PathBuf,

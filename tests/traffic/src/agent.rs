@@ -31,7 +31,7 @@ struct Order {
 #[derive(Serialize)]
 struct End {
     id: u64,
-    /// Exit code, or 128 plus the signal, as in a shell; `None` if the command exceeded its time.
+    /// Exit code, or 128 plus the signal, as in a shell. `None` if the command exceeded its time.
     status: Option<i32>,
     out: String,
     err: String,
@@ -67,7 +67,7 @@ fn say(line: &Line, what: &impl Serialize) {
 }
 
 fn kill_group(group: i32) {
-    // SAFETY: takes plain numbers; the error for a group that is gone can be ignored.
+    // SAFETY: kill takes plain numbers. The error for a group that is gone can be ignored.
     unsafe { libc::kill(-group, libc::SIGKILL) };
 }
 
@@ -82,7 +82,7 @@ fn collect(pipe: Option<impl Read + Send + 'static>) -> thread::JoinHandle<Strin
     })
 }
 
-/// Waits for `child`, at most `limit`.
+/// Waits for `child`, for at most `limit`.
 fn wait(child: &mut Child, limit: Duration) -> Option<i32> {
     let deadline = Instant::now() + limit;
     let mut pause = Duration::from_millis(1);
@@ -122,7 +122,7 @@ fn run(id: u64, command: &str, limit: Duration, running: &Running) -> End {
     running.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
     if status.is_none() {
         kill_group(group);
-        // This only reaps the child; its status would show the kill.
+        // This only reaps the child. Its status would show the kill.
         let _ = child.wait();
     }
     End {

@@ -1,15 +1,15 @@
-//! Many datagrams of one size in one system call, so that a flood does not measure the tool.
+//! Sends many datagrams of one size in one system call, so that a flood does not measure the tool.
 
 use std::io;
 use std::net::UdpSocket;
 use std::os::fd::AsRawFd;
 
-/// Datagrams of one call.
+/// Number of datagrams in one call.
 const BATCH: usize = 64;
 
 /// Room for the datagrams of one call.
 pub(crate) struct Batch {
-    /// The memory that `headers` refers to, through `slices`.
+    /// Memory that `headers` refers to through `slices`.
     _bytes: Vec<u8>,
     _slices: Vec<libc::iovec>,
     headers: Vec<libc::mmsghdr>,
@@ -47,7 +47,7 @@ impl Batch {
         u32::try_from(self.headers.len()).unwrap_or(u32::MAX)
     }
 
-    /// Sends the datagrams on a connected socket; returns how many were sent.
+    /// Sends the datagrams on a connected socket. Returns how many were sent.
     pub(crate) fn send(&mut self, socket: &UdpSocket) -> io::Result<u64> {
         // SAFETY: the headers point to slices and bytes that live as long as self.
         let n = unsafe { libc::sendmmsg(socket.as_raw_fd(), self.headers.as_mut_ptr(), self.count(), 0) };
@@ -56,7 +56,7 @@ impl Batch {
 
     /// Waits for the first datagram, takes all that have arrived, and returns their number.
     pub(crate) fn receive(&mut self, socket: &UdpSocket) -> io::Result<u64> {
-        // SAFETY: as above, and the bytes are ours to be written to; no time limit is passed.
+        // SAFETY: the same holds, and the bytes belong to self and may be written to. No time limit is passed.
         let n = unsafe {
             libc::recvmmsg(
                 socket.as_raw_fd(),

@@ -1,4 +1,4 @@
-//! Measures connections per second, and holds many idle ones.
+//! Measures connections per second, and keeps many idle ones open.
 
 use crate::wire::{Request, ask};
 use crate::{Arguments, Report};
@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 const STACK: usize = 128 * 1024;
 
-/// Connects, exchanges one byte, closes in order.
+/// Connects, exchanges one byte, and closes in an orderly way.
 fn once(to: SocketAddr) -> io::Result<()> {
     let mut connection = ask(to, &Request::Echo)?;
     connection.write_all(&[1])?;
@@ -22,7 +22,7 @@ fn once(to: SocketAddr) -> io::Result<()> {
     }
 }
 
-/// Connects repeatedly, and returns the duration of each connection.
+/// Connects repeatedly, and returns the duration of each exchange.
 fn repeat(to: SocketAddr, until: Instant) -> io::Result<Vec<Duration>> {
     let mut taken = Vec::new();
     let mut start = Instant::now();

@@ -26,7 +26,7 @@ fn bind(at: IpAddr) -> io::Result<UdpSocket> {
     Ok(socket)
 }
 
-/// Sends for `time`; returns the number of datagrams sent.
+/// Sends for `time`. Returns the number of datagrams sent.
 fn send_for(socket: &UdpSocket, size: usize, time: Duration) -> io::Result<u64> {
     let (mut batch, start, mut sent) = (Batch::new(size), Instant::now(), 0);
     while start.elapsed() < time {
@@ -41,7 +41,7 @@ fn send_for(socket: &UdpSocket, size: usize, time: Duration) -> io::Result<u64> 
     Ok(sent)
 }
 
-/// Counts datagrams until `is_over` and no more arrive.
+/// Counts datagrams until `is_over` is true and no more arrive.
 fn count_until(socket: &UdpSocket, size: usize, mut is_over: impl FnMut() -> bool) -> io::Result<u64> {
     socket.set_read_timeout(Some(TAIL))?;
     let (mut batch, mut got) = (Batch::new(size), 0);
@@ -58,7 +58,7 @@ fn count_until(socket: &UdpSocket, size: usize, mut is_over: impl FnMut() -> boo
     }
 }
 
-/// Server: reports a port, and counts datagrams there until the client ends its direction.
+/// Server: reports a port, and counts datagrams on it until the client ends its direction.
 pub(crate) fn count(connection: &TcpStream, size: usize) -> io::Result<()> {
     let socket = bind(connection.local_addr()?.ip())?;
     writeln!(&*connection, "{}", socket.local_addr()?.port())?;
@@ -68,7 +68,7 @@ pub(crate) fn count(connection: &TcpStream, size: usize) -> io::Result<()> {
     writeln!(&*connection, "{got}")
 }
 
-/// Server: reports a port, waits there for a first datagram and floods its sender.
+/// Server: reports a port, waits for a first datagram there, and floods its sender.
 pub(crate) fn pour(connection: &TcpStream, size: usize, time: Duration) -> io::Result<()> {
     let socket = bind(connection.local_addr()?.ip())?;
     writeln!(&*connection, "{}", socket.local_addr()?.port())?;
@@ -110,7 +110,7 @@ pub(crate) fn send_burst(connection: &TcpStream, size: u16, count: u64) -> io::R
     Ok(())
 }
 
-/// Client: requests a burst from the server; succeeds if all of it arrives.
+/// Client: requests a burst from the server. Succeeds if all of it arrives.
 pub(crate) fn burst(arguments: &Arguments) -> Report {
     let to = arguments.to()?;
     let (size, count) = (arguments.get("size")?, arguments.get("count")?);
@@ -128,8 +128,7 @@ fn number(reader: &mut impl io::BufRead) -> Result<u64, Failure> {
     Ok(read_line(reader)?.parse()?)
 }
 
-/// Client: floods the server, or requests a flood (`from=server`; `sent` is 0 if the server could
-/// not report it).
+/// Client: floods the server, or requests a flood (`from=server`). `sent` is 0 if the server could not report it.
 pub(crate) fn flood(arguments: &Arguments) -> Report {
     let to = arguments.to()?;
     let size: usize = arguments.get("size")?;

@@ -1,4 +1,4 @@
-//! Datagrams to a multicast group: a member that counts them, and a sender.
+//! Exchanges datagrams with a multicast group: a member counts them, and a sender sends them.
 
 use crate::{Arguments, Report, any};
 use serde_json::json;
@@ -6,11 +6,11 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Beyond the link, if there were a router.
+/// TTL that would reach beyond the link, if there were a router.
 const TTL: u32 = 8;
 const PAYLOAD: &[u8] = b"to the group";
 
-/// Joins a group and receives for some time, or until so many datagrams have come.
+/// Joins a group and receives for some time, or until a number of datagrams have arrived.
 pub(crate) fn join(arguments: &Arguments) -> Report {
     let group: SocketAddr = arguments.get("group")?;
     let count: u64 = arguments.get("count")?;
@@ -22,7 +22,7 @@ pub(crate) fn join(arguments: &Arguments) -> Report {
     println!("joined");
     let end = Instant::now() + Duration::from_secs(arguments.get("wait")?);
     let (mut received, mut bytes) = (0, [0; 64]);
-    // A member that is to hear nothing listens to the end.
+    // A member that should receive nothing waits until the time is up.
     while count == 0 || received < count {
         let left = end.saturating_duration_since(Instant::now());
         if left.is_zero() {
@@ -34,7 +34,7 @@ pub(crate) fn join(arguments: &Arguments) -> Report {
     Ok((received == count, json!({ "received": received })))
 }
 
-/// Sends datagrams to a group, a millisecond apart.
+/// Sends datagrams to a group at intervals of one millisecond.
 pub(crate) fn cast(arguments: &Arguments) -> Report {
     let to = arguments.to()?;
     let count: u64 = arguments.get("count")?;

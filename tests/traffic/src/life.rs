@@ -18,7 +18,7 @@ fn recall(to: SocketAddr, token: u64) -> io::Result<String> {
     read_line(&mut BufReader::new(ask(to, &Request::Recall { token })?))
 }
 
-/// Ends one direction of a connection; the other direction must still carry everything.
+/// Ends one direction of a connection. The other direction must still carry everything.
 pub(crate) fn half_close(arguments: &Arguments) -> Report {
     let to = arguments.to()?;
     let bytes: u64 = arguments.get("bytes")?;
@@ -47,7 +47,7 @@ pub(crate) fn half_close(arguments: &Arguments) -> Report {
     Ok((got == expected, json!({ "sent": expected, "received": got })))
 }
 
-/// Aborts one side of a connection; the other side must see a reset instead of an orderly end.
+/// Aborts one side of a connection. The other side must see a reset instead of an orderly end.
 pub(crate) fn reset(arguments: &Arguments) -> Report {
     let to = arguments.to()?;
     let seen = match arguments.text("by")? {
@@ -70,7 +70,7 @@ pub(crate) fn reset(arguments: &Arguments) -> Report {
     Ok((seen == "ConnectionReset", json!({ "seen": seen })))
 }
 
-/// The result of an attempt to connect. Never fails: the caller knows the expected result.
+/// The result of an attempt to connect. This never fails, because the caller knows the expected result.
 pub(crate) fn connect(arguments: &Arguments) -> Report {
     let (to, wait) = (
         arguments.to()?,
@@ -93,7 +93,7 @@ pub(crate) fn connect(arguments: &Arguments) -> Report {
     ))
 }
 
-/// The end of an idle connection whose server is probed. Never fails: the caller knows the expected
+/// The end of an idle connection whose server is probed. This never fails, because the caller knows the expected
 /// result.
 pub(crate) fn keepalive(arguments: &Arguments) -> Report {
     let seconds = |name| arguments.get(name).map(Duration::from_secs);
@@ -118,7 +118,7 @@ pub(crate) fn keepalive(arguments: &Arguments) -> Report {
     ))
 }
 
-/// The client's address as the server sees it.
+/// Reports the client's address as the server sees it.
 pub(crate) fn peer(arguments: &Arguments) -> Report {
     let to = arguments.to()?;
     let from = SocketAddr::new(arguments.get_or("from", any(to))?, arguments.get_or("port", 0)?);

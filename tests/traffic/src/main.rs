@@ -62,7 +62,7 @@ hawser-traffic COMMAND [name=value]…
 
 /// An error that ends a command early, for the line on stderr.
 type Failure = Box<dyn Error + Send + Sync>;
-/// A command's report: whether it succeeded, and its output.
+/// Report of a command: whether it succeeded, and its output.
 type Report = Result<(bool, Value), Failure>;
 
 /// The `name=value` arguments of a command.
@@ -143,7 +143,7 @@ fn run(command: &str, arguments: &Arguments) -> Report {
     }
 }
 
-/// Thousands of connections need thousands of file descriptors.
+/// Raises the limit on file descriptors, because thousands of connections need thousands of them.
 fn raise_file_limit() {
     let mut limit = libc::rlimit {
         rlim_cur: 0,

@@ -31,14 +31,14 @@ fn take_urgent(stream: &TcpStream) -> io::Result<u8> {
             // SAFETY: one byte was received.
             Ok(1) => return Ok(unsafe { byte[0].assume_init() }),
             Ok(_) => return Err(io::ErrorKind::UnexpectedEof.into()),
-            // It is announced but has not arrived, or is not yet announced.
+            // The byte is announced but has not arrived, or it is not announced yet.
             Err(_) if start.elapsed() < PATIENCE => std::thread::yield_now(),
             Err(error) => return Err(error),
         }
     }
 }
 
-/// Reads the bytes of [`send_urgent`]; returns the position of the urgent byte.
+/// Reads the bytes of [`send_urgent`]. Returns the position of the urgent byte.
 pub(crate) fn receive_urgent(mut stream: &TcpStream) -> io::Result<String> {
     let mut before = [0; BEFORE.len()];
     stream.read_exact(&mut before)?;
@@ -61,7 +61,7 @@ pub(crate) fn urgent(arguments: &Arguments) -> Report {
     Ok((good, json!({ "ready": ready, "there": there, "back": back })))
 }
 
-/// One exchange each of TCP and UDP, marked with a traffic class from the first packet on.
+/// Exchanges data once over TCP and once over UDP, marked with a traffic class from the first packet.
 pub(crate) fn marked(arguments: &Arguments) -> Report {
     let (to, class) = (arguments.to()?, arguments.get("class")?);
     let mark = |socket: &Socket| match to {

@@ -6,7 +6,7 @@ use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
-/// `frame`: sends a frame from an interface, several times.
+/// Sends a frame from an interface several times, for the command `frame`.
 pub(crate) fn frame(arguments: &Arguments) -> Report {
     let frame = decode(arguments.text("bytes")?)?;
     let count: u32 = arguments.get_or("count", 1)?;
@@ -31,7 +31,7 @@ fn open(interface: &str) -> Result<(OwnedFd, libc::sockaddr_ll), Failure> {
     if index == 0 {
         return Err(format!("{interface}: {}", io::Error::last_os_error()).into());
     }
-    // SAFETY: socket takes plain numbers.
+    // SAFETY: socket(2) takes plain numbers.
     let socket = unsafe { libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0) };
     if socket < 0 {
         return Err(io::Error::last_os_error().into());

@@ -9,11 +9,11 @@ use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// The identifier of all requests, the same as on Windows.
+/// Identifier of all requests. It is the same as on Windows.
 const IDENTIFIER: u16 = 1;
-/// The sequence number of all requests.
+/// Sequence number of all requests.
 const SEQUENCE: u16 = 7;
-/// Requests before a pause, because a link has a finite queue.
+/// Number of requests before a pause, because a link has a finite queue.
 const BURST: u32 = 32;
 const PAUSE: Duration = Duration::from_millis(2);
 /// How long to wait for the last reply.
@@ -34,7 +34,7 @@ fn octets(of: IpAddr) -> Vec<u8> {
     }
 }
 
-/// RFC 1071.
+/// Computes the checksum of RFC 1071.
 fn checksum(bytes: &[u8]) -> u16 {
     let words = bytes
         .chunks(2)
@@ -61,9 +61,9 @@ fn request(to: IpAddr) -> Vec<u8> {
 /// Replies to requests.
 #[derive(Default)]
 struct Replies {
-    /// Hosts that answered with their own address.
+    /// Hosts that have answered from their own address.
     hosts: BTreeSet<IpAddr>,
-    /// Replies from another host, or to another request.
+    /// Number of replies from another host, or to another request.
     wrong: u64,
 }
 
@@ -95,7 +95,7 @@ impl Replies {
     }
 }
 
-/// Sends requests to many hosts at once with one identifier; succeeds if each answers for itself.
+/// Sends requests with one identifier to many hosts at once. Succeeds if each host answers for itself.
 pub(crate) fn sweep(arguments: &Arguments) -> Report {
     let to: IpAddr = arguments.get("to")?;
     let hosts: u32 = arguments.get("hosts")?;

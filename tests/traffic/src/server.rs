@@ -10,9 +10,9 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-/// Connections that may wait to be accepted, because a storm of connections must not be refused.
+/// Number of connections that may wait to be accepted, because a storm of connections must not be refused.
 const BACKLOG: i32 = 4096;
-/// Enough for the few stack frames of a connection's thread, and small enough for thousands.
+/// Stack size that is enough for the few frames of a connection's thread, and small enough for thousands.
 const STACK: usize = 128 * 1024;
 
 /// Values that clients have stored, by token.
@@ -76,7 +76,7 @@ fn echo_datagrams(socket: &UdpSocket) {
     }
 }
 
-/// Length of the stream of `seed` received until the end, or a description of the error.
+/// Length of the stream of `seed` that was received until the end, or a description of the error.
 fn length_to_end(reader: &mut impl Read, seed: u64) -> String {
     match stream::receive_to_end(reader, seed) {
         Ok(bytes) => bytes.to_string(),

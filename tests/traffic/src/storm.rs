@@ -31,12 +31,12 @@ fn exchange(mut connection: &TcpStream, seed: u64, bytes: usize) -> io::Result<(
 
 fn one(to: SocketAddr, seed: u64, bytes: usize, all_open: &Barrier) -> io::Result<()> {
     let connection = ask(to, &Request::Echo);
-    // Wait even after a failure, because the others wait for this connection.
+    // The thread waits even after a failure, because the others wait for this connection.
     all_open.wait();
     exchange(&connection?, seed, bytes)
 }
 
-/// Opens `connections` connections; no data is exchanged before the last is open.
+/// Opens `connections` connections. No data is exchanged before the last one is open.
 pub(crate) fn storm(arguments: &Arguments) -> Report {
     let to = arguments.to()?;
     let connections: usize = arguments.get("connections")?;

@@ -5,7 +5,7 @@
 
 use std::io::{self, Read, Write};
 
-/// Bytes moved by one read or write.
+/// Number of bytes moved by one read or write.
 const PIECE: usize = 256 * 1024;
 
 /// An endless stream determined by its seed (splitmix64: streams of different seeds differ from the
@@ -19,8 +19,8 @@ impl Stream {
         Self { state: seed }
     }
 
-    /// Writes the next bytes of the stream over `out`. Only whole words are taken from the stream,
-    /// so all lengths but the last must be multiples of 8.
+    /// Writes the next bytes of the stream over `out`. Only whole words are taken from the stream, so all lengths
+    /// except the last must be multiples of 8.
     pub(crate) fn fill(&mut self, out: &mut [u8]) {
         for word in out.chunks_mut(8) {
             self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
@@ -60,7 +60,7 @@ pub(crate) fn send(to: &mut impl Write, seed: u64, bytes: u64) -> io::Result<()>
 /// Compares the bytes that arrive with the stream of a seed.
 struct Comparison {
     stream: Stream,
-    /// The next bytes of the stream; those before `at` have arrived.
+    /// Next bytes of the stream. Those before `at` have arrived.
     expected: Vec<u8>,
     at: usize,
     arrived: u64,
@@ -76,7 +76,7 @@ impl Comparison {
         }
     }
 
-    /// Takes the bytes that arrived next; returns an error if one differs from the stream.
+    /// Takes the bytes that arrived next. Returns an error if one differs from the stream.
     fn take(&mut self, mut got: &[u8]) -> io::Result<()> {
         while !got.is_empty() {
             if self.at == PIECE {
@@ -85,7 +85,7 @@ impl Comparison {
             }
             let expected = &self.expected[self.at..];
             let (now, later) = got.split_at(got.len().min(expected.len()));
-            // Compare the whole slice first, because the C library does that fastest.
+            // The whole slice is compared first, because the C library does that fastest.
             if now != &expected[..now.len()] {
                 let good = now
                     .iter()
@@ -103,7 +103,7 @@ impl Comparison {
     }
 }
 
-/// Takes the first `bytes` bytes of the stream of `seed`; returns an error if other bytes arrive.
+/// Takes the first `bytes` bytes of the stream of `seed`. Returns an error if other bytes arrive.
 pub(crate) fn receive(from: &mut impl Read, seed: u64, bytes: u64) -> io::Result<()> {
     let (mut comparison, mut buffer) = (Comparison::new(seed), vec![0; PIECE]);
     let mut left = bytes;
@@ -134,7 +134,7 @@ pub(crate) fn receive_to_end(from: &mut impl Read, seed: u64) -> io::Result<u64>
 mod tests {
     use super::*;
 
-    /// Returns the data in pieces of an odd length.
+    /// A reader that returns data in pieces of an odd length.
     struct Pieces<'a>(&'a [u8]);
 
     impl Read for Pieces<'_> {

@@ -1,4 +1,4 @@
-//! Sends datagrams of any size there and back, and compares them byte by byte.
+//! Sends datagrams of any size to a server and back, and compares them byte by byte.
 
 use crate::stream::Stream;
 use crate::wire::PATIENCE;
@@ -32,7 +32,7 @@ fn sizes(arguments: &Arguments) -> Result<Vec<usize>, Failure> {
     sizes.collect::<Result<_, _>>().map_err(Failure::from)
 }
 
-/// A datagram of each size with a traffic class.
+/// Exchanges one datagram of each size with a traffic class.
 pub(crate) fn send(arguments: &Arguments) -> Report {
     let (to, sizes) = (arguments.to()?, sizes(arguments)?);
     let socket = UdpSocket::bind(SocketAddr::new(any(to), 0))?;

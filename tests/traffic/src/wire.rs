@@ -6,13 +6,13 @@ use std::io::{self, BufRead, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
-/// Longest time for a blocked read or write before it counts as a failure.
+/// Longest time that a read or write may block before it counts as a failure.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Reply for a stream without errors.
+/// Reply for a stream that arrived without errors.
 pub(crate) const WHOLE: &str = "whole";
 
-/// The server's task for the rest of the connection.
+/// What the server does for the rest of the connection.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", tag = "do")]
 pub(crate) enum Request {
@@ -24,8 +24,8 @@ pub(crate) enum Request {
     Echo,
     /// Receive the stream of `seed` until the client's direction ends, and only then answer with its length.
     AwaitEnd { seed: u64 },
-    /// End our direction immediately, receive the stream of `seed` until the client's direction ends, and store its
-    /// length under `token`.
+    /// End the server's direction immediately, receive the stream of `seed` until the client's direction ends, and
+    /// store its length under `token`.
     EndFirst { token: u64, seed: u64 },
     /// Abort the connection.
     Abort,
