@@ -174,7 +174,7 @@ counters! {
         TunnelRouterGuard = "tunnel_router_guard",
         /// The transport of a frame from the tunnel cannot be determined, and a guard depends on it.
         TunnelHiddenTransport = "tunnel_hidden_transport",
-        /// A frame through the tunnel was marked by a congested router, and its sender does not understand marks (RFC 6040).
+        /// A frame in the tunnel has a router's congestion mark, which its sender does not understand (RFC 6040).
         TunnelCongestion = "tunnel_congestion",
         /// A frame is larger than the tunnel's path can carry.
         TunnelTooBig = "tunnel_too_big",
@@ -275,7 +275,7 @@ counters! {
         MulticastJoins = "multicast_joins",
         /// Times an endpoint of the tunnel left a multicast group, or did not report it in time.
         MulticastLeaves = "multicast_leaves",
-        /// Times the table of multicast groups had no room for an endpoint; all get all groups for a while.
+        /// Times the table of multicast groups had no room; every endpoint then gets all groups for a while.
         MulticastTableFull = "multicast_table_full",
         /// Announcements to the guest that the MAC of another guest's address is new.
         NeighbourAnnouncements = "neighbour_announcements",

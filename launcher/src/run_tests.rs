@@ -171,8 +171,7 @@ fn a_static_address_is_given_by_dhcp_with_its_routes() {
     );
     let (lease, lease6) = both(r#"{"type": "static", "addresses": [{"address": "2001:db8::5/64"}]}"#);
     assert!(lease.is_none() && lease6.is_some());
-    // Takes addresses from the runtime configuration, or names a network instead. Without either, it takes the pod's
-    // addresses.
+    // Names and servers come from the `dns` of `ipam` or of the configuration. Servers that neither has are the pod's.
     let named = r#"{"type": "static", "addresses": [{"address": "192.0.2.5/24"}],
         "dns": {"nameservers": ["192.0.2.53", "2001:db8::53"], "search": ["a.example"]}}"#;
     let told = |ipam: Option<LeaseConfig>| {

@@ -270,8 +270,8 @@ impl<F: Far> Interop<F> {
         Ok(())
     }
 
-    /// Packets of the far host that are one byte longer than the MTU of the network reach the guest, which answers in
-    /// fragments.
+    /// Tests that packets of the far host that are one byte longer than the MTU of the network reach the guest, which
+    /// answers in fragments.
     pub fn assert_mtu_inward(&mut self) -> Result<()> {
         let (node, mtu) = (&self.nodes.nodes[FAR.node], self.mtu());
         let before = self.hawser.counters()?;
@@ -285,7 +285,8 @@ impl<F: Far> Interop<F> {
         Ok(())
     }
 
-    /// A frame of the far host with a VLAN tag reaches the guest as it is. The guest itself may not send any.
+    /// Tests that a frame of the far host with a VLAN tag reaches the guest unchanged, and that the guest may not send any
+    /// such frame.
     pub fn assert_tags(&mut self) -> Result<()> {
         let heard = self.start_capture("vlan 7", "tags")?;
         let frame = |to: Port, from: Port| {

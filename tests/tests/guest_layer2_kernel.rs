@@ -86,7 +86,7 @@ impl Kernel {
         Ok(kernel)
     }
 
-    /// The link's type, the network's identifier and the far end.
+    /// Type, network identifier and far end of the link, as arguments of ip(8).
     fn tunnel(&self, vni: u32) -> String {
         format!(
             "geneve id {vni} remote {} dstport 6081",
@@ -107,13 +107,13 @@ impl Kernel {
             .map(drop)
     }
 
-    /// Replaces the link by one of another network.
+    /// Replaces the link with one of another network.
     fn move_to(&self, vni: u32) -> Result<()> {
         self.machine.sh("ip link del gnv0")?;
         self.add_link(&format!("{} udpcsum", self.tunnel(vni)))
     }
 
-    /// Replaces the link by one that takes the tunnel's fields from the route, with these options.
+    /// Replaces the link with one that takes the tunnel's fields from the route, with these options.
     fn send_options(&self, options: &str) -> Result<()> {
         self.machine.sh("ip link del gnv0")?;
         self.add_link("geneve external dstport 6081")?;

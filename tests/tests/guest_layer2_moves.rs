@@ -1,4 +1,4 @@
-//! Tests of a VM of a network that spans nodes. It moves to another node, with a store that the nodes share.
+//! Tests of a VM on a network that spans nodes. The VM moves to another node, and the nodes share a store.
 
 use hawser_testkit::guest::{Guest, Kind, Plan};
 use hawser_testkit::hawser::Hawser;

@@ -136,7 +136,7 @@ fn a_third_guest_hears_no_frame_between_two_others_and_a_guest_of_another_networ
     for port in ports {
         assert_eq!(heard(&other_network, port)?, Vec::<String>::new(), "in another network");
     }
-    // Nothing of it has reached the third node's link either.
+    // No segment of that transfer has reached the third node's link either.
     let tcp = format!("udp dst port 6081 and src host {} and greater 1000", vtep(0, false));
     assert_eq!(wire.seen(&tcp)?, Vec::<String>::new());
     Ok(())

@@ -22,7 +22,7 @@ pub struct FlowId {
     pub protocol: u8,
 }
 
-const _: () = assert!(size_of::<FlowId>() <= 40, "tables hold and compare many");
+const _: () = assert!(size_of::<FlowId>() <= 40, "tables hold and compare many of them");
 
 impl FlowId {
     /// A TCP connection.

@@ -39,7 +39,7 @@ pub struct Head {
     fault: Option<Malformed>,
 }
 
-const _: () = assert!(size_of::<Head>() <= 16, "it is handed on with every frame");
+const _: () = assert!(size_of::<Head>() <= 16, "it is passed on with every frame");
 
 /// The part of a datagram that a packet contains.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

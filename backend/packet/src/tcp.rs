@@ -149,7 +149,7 @@ pub struct TcpHeader {
     pub window: u16,
     /// Urgent pointer (SEG.UP), meaningful only if URG is set.
     pub urgent: u16,
-    /// Options of the segment, as far as they are supported.
+    /// Supported options of the segment.
     pub options: TcpOptions,
     /// Length of the header in bytes, including options (20 to 60). `emit` ignores it.
     pub header_len: usize,

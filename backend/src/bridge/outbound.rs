@@ -106,7 +106,7 @@ impl Outbound {
         }
     }
 
-    /// Writes the bytes begun so far, followed by the part of each frame from the given offset onwards.
+    /// Writes the bytes that were prepared in the buffer, then each frame's bytes from its offset onwards.
     fn write<'a, 'g: 'a>(
         &mut self,
         segment: &Segment,

@@ -98,7 +98,7 @@ impl Default for Plan {
 impl Plan {
     /// Makes the plan for a burst of up to [`MAX_FRAMES`].
     pub(crate) fn make(&mut self, burst: &[GuestFrame<'_>]) {
-        debug_assert!(burst.len() <= MAX_FRAMES, "a burst has no more");
+        debug_assert!(burst.len() <= MAX_FRAMES, "a burst has no more frames than a plan");
         self.runs.clear();
         self.open = 0;
         for (index, frame) in burst.iter().enumerate() {

@@ -9,9 +9,8 @@
 //! protocol looks up the local ends of its flows in its own [`LocalAddresses`] ([`TcpFlows::on_addresses_removed`] and
 //! its counterparts). A table does so in turns, with a [`Walk`].
 //!
-//! With net.ipv4.ip_nonlocal_bind a socket can be bound to any address. No removal is noticed then, and flows end by
-//! time-out.
-//! time-out.
+//! With net.ipv4.ip_nonlocal_bind a socket can be bound to any address. No removal is noticed then, and flows end only
+//! when they time out.
 //!
 //! [`TcpFlows::on_addresses_removed`]: super::tcp::TcpFlows::on_addresses_removed
 

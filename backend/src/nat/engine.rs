@@ -196,7 +196,7 @@ impl Engine {
             .inspect_err(|e| {
                 log::warn!(
                     "the pod's addresses are not watched ({e}): connections from a removed address \
-                     only end by time-out"
+                     end only when they time out"
                 );
             })
             .ok();

@@ -15,7 +15,7 @@ pub struct Link {
     pub gateway_mac: MacAddr,
     /// The guest's MAC: configured, or learned from its first frame.
     pub guest_mac: MacAddr,
-    /// MTU in bytes of IP packet.
+    /// MTU of the link, in bytes.
     pub mtu: u16,
     /// The gateway's IPv4 address, if IPv4 is enabled.
     pub gateway_ipv4: Option<Ipv4Addr>,

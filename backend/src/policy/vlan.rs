@@ -6,17 +6,17 @@
 //!
 //! | frame of the guest | on the segment |
 //! |---|---|
-//! | untagged | tagged with the port's VLAN; as it is if only the default VLAN is there; else dropped |
+//! | untagged | tagged with the port's VLAN; unchanged if only the default VLAN is there; else dropped |
 //! | priority tag (VLAN 0) | the same, its priority kept |
-//! | a VLAN of the port | as it is |
+//! | a VLAN of the port | unchanged |
 //! | VLAN 1 where the default VLAN is kept | untagged |
 //! | another VLAN, an 802.1ad tag | dropped |
 //!
 //! | frame of the segment | to the guest |
 //! |---|---|
 //! | the port's untagged VLAN | untagged |
-//! | a VLAN of the trunk | as it is |
-//! | untagged, or a priority tag | as it is where the default VLAN is kept, else dropped |
+//! | a VLAN of the trunk | unchanged |
+//! | untagged, or a priority tag | unchanged where the default VLAN is kept, else dropped |
 //! | another VLAN, an 802.1ad tag | dropped |
 //!
 //! Only the first tag is inspected, with one exception: a tag that would be removed (or ignored by others, like a

@@ -59,7 +59,7 @@ debug_fields!(Port { health });
 /// Maximum connections per protocol and worker, if the limit on open files allows it.
 const FLOW_LIMIT: usize = 65_536;
 
-/// The maximum above, reduced to fit the limit on open files.
+/// [`FLOW_LIMIT`], reduced to fit the limit on open files.
 fn flow_limit() -> usize {
     let files = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
     files.map_or(FLOW_LIMIT, |n| usize::try_from(n).unwrap_or(FLOW_LIMIT).min(FLOW_LIMIT))

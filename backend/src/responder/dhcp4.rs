@@ -45,7 +45,7 @@ pub(super) struct Terms {
     pub router: Option<Ipv4Addr>,
     /// Static routes and their routers; 0.0.0.0 means on-link.
     pub routes: Vec<(Ipv4Net, Ipv4Addr)>,
-    /// MTU of the link, in bytes of IP packet.
+    /// MTU of the link, in bytes.
     pub mtu: u16,
 }
 
@@ -336,7 +336,7 @@ fn parameters(terms: &Terms, told: &OfferedNames) -> DhcpOptions {
         parameters.insert(DhcpOption::DomainName(domain.to_owned()));
         parameters.insert(DhcpOption::DomainSearch(told.search.names()));
     }
-    // These are sent whether or not the client requests them. Their values override those above.
+    // These are sent whether or not the client requests them, and replace options that are already set.
     for (code, data) in &told.options {
         let option = UnknownOption::new(OptionCode::from(*code), data.clone());
         parameters.insert(DhcpOption::Unknown(option));

@@ -65,7 +65,7 @@ pub struct ServiceConfig {
     pub aliases: Vec<IpAddr>,
     /// Domain names and name servers that the guest gets.
     pub names: NameConfig,
-    /// MTU of the link, in bytes of IP packet.
+    /// MTU of the link, in bytes.
     pub mtu: u16,
     /// Record of granted and released leases, shared with the status API.
     pub held: Arc<HeldLeases>,

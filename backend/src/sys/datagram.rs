@@ -131,7 +131,7 @@ pub fn pass_only_icmp_type(socket: &Socket, domain: Domain, kind: u8) -> io::Res
     }
 }
 
-/// The MTU of the path of a connected socket, in bytes of IP packet.
+/// The MTU of a connected socket's path, in bytes.
 ///
 /// # Errors
 /// The error of getsockopt(2).

@@ -151,8 +151,7 @@ impl TapQueue {
         text(&self.name)
     }
 
-    /// MTU of the device, in bytes of IP packet. The device is looked up by name in the network namespace of the
-    /// calling thread.
+    /// MTU of the device, in bytes. The device is looked up by name in the network namespace of the calling thread.
     ///
     /// # Errors
     /// The error of ioctl(2): ENODEV if the device is not in this namespace.

@@ -1,7 +1,7 @@
 //! Serves one connection of a front end, from the first message to the last.
 //!
-//! A connection can also continue in another process ([`Connection::hand_over`]): it ends here between two reads, and the front end
-//! notices nothing.
+//! A connection can also continue in another process ([`Connection::hand_over`]): it ends here between two reads, and
+//! the front end stays connected.
 //!
 //! The connection never blocks on the front end. While answers wait because the front end does not read, no requests
 //! are read, so memory is bounded by one message in each direction.
@@ -46,7 +46,7 @@ pub enum ConnectionError {
     Ring(#[from] virtio_queue::Error),
 }
 
-/// A connection apart from its descriptors: those of the socket, then those of the session.
+/// A connection without its descriptors, which are those of the socket, then those of the session.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ConnectionRecord {
     transit: InTransit,

@@ -20,7 +20,7 @@ use virtio_bindings::virtio_net::VIRTIO_NET_F_CTRL_VQ;
 use vm_memory::GuestAddressSpace;
 use vmm_sys_util::epoll::EventSet;
 
-/// Largest MTU a virtio-net device may have, in bytes of IP packet.
+/// Largest MTU that a virtio-net device may have, in bytes.
 const MTU_MAX: u64 = 65535;
 
 /// A port as the device of one connection.

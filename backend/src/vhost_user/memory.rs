@@ -167,13 +167,13 @@ impl MemoryTable {
     }
 }
 
-/// A region of guest memory apart from its descriptor.
+/// A region of guest memory, without its descriptor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RegionRecord {
     front_end: u64,
     guest: u64,
     len: u64,
-    /// Of its start in the file.
+    /// Offset of the region's start in the file.
     offset: u64,
 }
 
@@ -215,8 +215,8 @@ fn unusable(why: impl std::fmt::Display) -> Refused {
     Refused::Memory(why.to_string())
 }
 
-/// The length of a file that does not contain the `len` bytes from `offset`: accessing them would end the process
-/// (SIGBUS). `None` if it does, or if the file is not regular (a device) and has no length.
+/// The length of the file, if the file ends before the last of the `len` bytes from `offset`: accessing those would end
+/// the process (SIGBUS). `None` if it contains them all, or if it is not a regular file (a device) and has no length.
 fn ends_beyond(file: impl AsFd, len: u64, offset: u64) -> Option<u64> {
     let stat = rustix::fs::fstat(file).ok()?;
     if !FileType::from_raw_mode(stat.st_mode).is_file() {

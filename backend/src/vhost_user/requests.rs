@@ -55,7 +55,7 @@ impl HandedOver {
     }
 }
 
-/// A server apart from its descriptors: those of the source, then those of the connection.
+/// A server without its descriptors, which are those of the source, then those of the connection.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServerRecord {
     pub(super) source: SourceRecord,

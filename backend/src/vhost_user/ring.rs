@@ -54,7 +54,7 @@ pub struct Addresses {
     pub used: u64,
 }
 
-/// A ring apart from its eventfds.
+/// A ring without its eventfds.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RingRecord {
     enabled: bool,

@@ -90,7 +90,7 @@ fn qemu_waits_for_the_acknowledgement_of_an_early_enable() {
 
     let (mut session, _) = session(1, 2);
     let unheard = value(&mut session, enable(1, 1, NEED_REPLY));
-    assert_eq!(unheard, None, "REPLY_ACK was not agreed on");
+    assert_eq!(unheard, None, "REPLY_ACK was not negotiated");
 }
 
 #[test]

@@ -129,7 +129,7 @@ impl MessageSocket {
     }
 }
 
-/// What is on its way through a socket: bytes of messages that have not been read or written completely.
+/// The data in transit on a socket: bytes of messages that have not been read or written completely.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InTransit {
     /// The start of a message of the peer.

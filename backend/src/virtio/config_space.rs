@@ -14,7 +14,7 @@ const DUPLEX_UNKNOWN: u8 = 0xff;
 pub struct DeviceConfig {
     /// MAC address. `None` if the front end or the guest chooses it.
     pub mac: Option<MacAddr>,
-    /// MTU, in bytes of IP packet.
+    /// MTU of the NIC, in bytes.
     pub mtu: u16,
     /// Offered queue pairs. Each consists of one receive and one transmit queue.
     pub queue_pairs: NonZeroU16,

@@ -49,7 +49,7 @@ impl Peer {
 
 /// A measured quantity.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-#[allow(missing_docs, reason = "each says what it is in `about`")]
+#[allow(missing_docs, reason = "`about` describes each")]
 pub enum Metric {
     TcpOut,
     TcpIn,

@@ -100,7 +100,7 @@ pub fn thread_time_in(process: &str, name: &str) -> Result<Duration> {
         .ok_or_else(|| failure("no processor time in /proc"))
 }
 
-/// A thread of a process (an id, or self), found by its name, and its folder in /proc.
+/// A thread of a process (an id, or self), found by its name, and its directory in /proc.
 fn thread_in(process: &str, name: &str) -> Result<(Pid, PathBuf)> {
     for task in fs::read_dir(format!("/proc/{process}/task"))? {
         let task = task?;

@@ -116,7 +116,7 @@ impl Shape {
     }
 }
 
-/// Runs work, and returns how long it took if that is of interest.
+/// Runs work, and returns how long it took, or zero if that is not measured.
 pub(crate) type Timed = fn(&mut dyn FnMut()) -> Duration;
 
 impl std::fmt::Debug for Pair {

@@ -1,10 +1,10 @@
 //! A journal of the changes made to the host. They are undone at exit, after a failure midway, and at the next start
 //! after a kill.
 //!
-//! Before each change, a line that states how to undo it is written to a file in the runtime folder. The process keeps
-//! its file locked. An unlocked file was left by a process that died. The next process that starts in the same network
-//! namespace undoes the lines of that file. Undoing a line is safe even if its change was never made, or was already
-//! undone.
+//! Before each change, a line that states how to undo it is written to a file in the runtime directory. The process
+//! keeps its file locked. An unlocked file was left by a process that died. The next process that starts in the same
+//! network namespace undoes the lines of that file. Undoing a line is safe even if its change was never made, or was
+//! already undone.
 
 use super::addresses::Recorded;
 use super::namespace;
@@ -179,8 +179,8 @@ impl Drop for Journal {
             return;
         };
         if undo_all(&record.undo) {
-            // The file cannot be removed if its folder does not belong to the user to which this process has switched.
-            // It then stays as an empty file.
+            // The file cannot be removed if its directory does not belong to the user to which this process has
+            // switched. It then stays as an empty file.
             let _ = file.set_len(0);
             let _ = fs::remove_file(&record.path);
         }
@@ -193,7 +193,7 @@ fn write_line(file: &mut File, value: &impl Serialize) -> io::Result<()> {
     file.write_all(&line)
 }
 
-/// Locks the folder. Without this lock, two processes that start at the same time could both undo the journal of a
+/// Locks the directory. Without this lock, two processes that start at the same time could both undo the journal of a
 /// third process. One of them could also mistake a file that is about to be locked for that of a dead process.
 fn close_gate(folder: &Path) -> io::Result<File> {
     let gate = File::create(folder.join("lock"))?;

@@ -32,7 +32,7 @@ pub struct DefaultRoute {
     pub source: IpAddr,
     /// Name of the link that has the source address.
     pub link: String,
-    /// MTU in bytes of IP packet.
+    /// MTU of the route, in bytes.
     pub mtu: u32,
 }
 

@@ -1,8 +1,9 @@
 //! What a plan claims from the store, and the plan with the leases that it got.
 //!
 //! [`reserve`] runs one step over a store: it checks that the networks of the plan are those that other VMs use, then
-//! leases each NIC the MAC and addresses that its manifest leaves open. [`apply`] writes a lease into the plan as if the
-//! manifest contained it: a `macAddress`, and `static` addresses in place of ranges. Later steps do not depend on leases.
+//! leases each NIC the MAC and addresses that its manifest leaves open. [`apply`] writes a lease into the plan as if
+//! the manifest contained it: a `macAddress`, and `static` addresses in place of ranges. Later steps do not depend on
+//! leases.
 //!
 //! The process that serves a VM does this itself on one node; the node agent does it for the processes of several.
 
@@ -27,8 +28,8 @@ pub fn vm_of(plan: &VmPlan) -> VmName {
     }
 }
 
-/// Leases the NICs of a plan what they need, and returns the leases in the order of the NICs. `pool` has the MACs for
-/// NICs that name none.
+/// Leases each NIC of a plan the MAC and addresses that it needs, and returns the leases in the order of the NICs.
+/// `pool` contains the MACs for NICs whose manifest names none.
 ///
 /// # Errors
 /// [`ClaimError`]; no lease changes.

@@ -25,7 +25,7 @@ pub struct NicSpec {
     pub name: String,
     /// MAC of the guest.
     pub mac: Option<MacAddr>,
-    /// MTU of the guest's NIC, in bytes of IP packet.
+    /// MTU of the guest's NIC, in bytes.
     pub mtu: Option<u16>,
     /// Number of receive and transmit queue pairs.
     pub queue_pairs: NonZeroU16,

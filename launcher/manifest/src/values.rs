@@ -287,7 +287,7 @@ pub fn underlay(text: &str) -> Parsed<UnderlaySpec> {
     }
 }
 
-/// Property of a peer that supports hawser's frame option.
+/// Property of a peer: it supports hawser's frame option.
 const FRAMES: &str = "frames";
 /// Property of a peer: the name of its guest.
 const NAME: &str = "name=";

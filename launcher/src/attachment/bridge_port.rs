@@ -36,7 +36,7 @@ pub(crate) struct BridgePort {
 /// Surveys a bridge for a guest.
 pub(super) fn look(netlink: &mut Netlink, port: &BridgePortSpec, spec: &NicSpec) -> Result<Finding, AttachError> {
     let bridge = find_bridge(netlink, &port.bridge)?;
-    require_privilege(netlink, "making a TAP device a port of a bridge")?;
+    require_privilege(netlink, "creating a TAP device as a port of a bridge")?;
     let port = BridgePort {
         tap: random_name("hw")?,
         mac: port_mac()?,

@@ -51,7 +51,7 @@ pub(super) fn look_at_macvtap(netlink: &mut Netlink, stack: &Stack<MacvtapMode>)
         };
     }
     let lower_mac = check_lower(netlink, &lower)?;
-    require_privilege(netlink, "making a macvtap")?;
+    require_privilege(netlink, "creating a macvtap")?;
     let mode = stack.mode.map_or(MacVtapMode::Bridge, macvtap_mode);
     // Only a passthru macvtap may have the MAC of its lower link. The MAC of the spec takes precedence.
     let mac = match mode {
@@ -93,7 +93,7 @@ pub(super) fn look_at_ipvtap(
         });
     }
     let mac = check_lower(netlink, &lower)?;
-    require_privilege(netlink, "making an ipvtap")?;
+    require_privilege(netlink, "creating an ipvtap")?;
     let mode = stack.mode.map_or(IpVtapMode::L2, ipvtap_mode);
     let forwarding = forwarding(Some(mode), Some(mac), &lower.name, spec)?;
     let device = Stacked {
@@ -154,7 +154,7 @@ fn mode_of_adopted(link: &Link) -> AttachError {
     AttachError::Kind {
         name: link.name.clone(),
         found: format!("{} that has its mode", article(&link.kind)),
-        wanted: "a link to make one on",
+        wanted: "a link to create one on",
         remedy: "leave the mode out".into(),
     }
 }

@@ -23,7 +23,7 @@ pub(crate) struct Tap {
 /// Surveys a TAP device for a guest.
 pub(super) fn look(netlink: &mut Netlink, name: String, spec: &NicSpec) -> Result<Finding, AttachError> {
     let Some(link) = netlink.link_named(&name)? else {
-        require_privilege(netlink, "making a TAP device")?;
+        require_privilege(netlink, "creating a TAP device")?;
         let mtu = spec.mtu.map(u32::from);
         return Ok(Finding::of(Tap { name, mtu }, None));
     };

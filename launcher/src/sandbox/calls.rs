@@ -238,7 +238,7 @@ const LINKS_UNTRACED: &[Call] = &[
         &[request(SIOCGIFMTU), request(SIOCGIFINDEX), request(SIOCGIFFLAGS)],
     )
     .because("properties of a device that came back"),
-    only(SYS_socket, &[is(0, AF_INET)]).because("to ask it"),
+    only(SYS_socket, &[is(0, AF_INET)]).because("querying that device"),
     only(SYS_newfstatat, &[]).because("a macvtap that came back: checking its device file"),
     only(SYS_statx, &[]).because("as newfstatat"),
     only(SYS_mknodat, &[]).because("a macvtap that came back: opening its device file"),

@@ -76,7 +76,7 @@ pub(super) fn passed_length(kind: ThreadKind) -> Result<usize, BackendError> {
     Ok(compile(passed, SeccompAction::Trap, SeccompAction::Allow)?.len())
 }
 
-/// Calls that are refused if they are not allowed.
+/// Calls that fail with an error, and do not end the process, if they are not allowed.
 pub(super) fn probes() -> impl Iterator<Item = c_long> {
     calls::PROBES.iter().copied().chain(calls::NEWER)
 }

@@ -57,7 +57,7 @@ impl Needs {
         let reach = &mut self.reach;
         reach.paths.extend(READ.map(|path| (path.into(), Access::Read)));
         if self.links {
-            // The folder must exist to be accessible later. If it cannot be created, either it is not needed, or the
+            // The directory must exist to be accessible later. If it cannot be created, either it is not needed, or the
             // code that needs it reports the error.
             let _ = std::fs::create_dir_all(runtime_folder);
             reach.paths.push((runtime_folder.to_owned(), Access::Notes));

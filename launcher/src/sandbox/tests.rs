@@ -5,13 +5,13 @@ use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::{Command, Output};
 
-/// Environment variable that names the deed for the test below, which runs in a separate process.
+/// Environment variable that selects the action of the test below, which runs in a separate process.
 const DEED: &str = "HAWSER_TEST_DEED";
 
 type Deed = fn() -> io::Result<()>;
 
-/// Deeds that a confined thread tries. Each consists of a name, the kind of thread, and a function that does the deed
-/// and returns the kernel's answer.
+/// Actions that a confined thread tries. Each has a name, the kind of the thread, and a function that performs it and
+/// returns the kernel's answer.
 const DEEDS: &[(&str, ThreadKind, Deed)] = &[
     ("worker-socket", ThreadKind::Worker, internet),
     ("worker-program", ThreadKind::Worker, program),
@@ -96,7 +96,7 @@ fn user() -> io::Result<()> {
     }
 }
 
-/// The other half of the tests below: a process that confines one thread, which does the deed.
+/// The other half of the tests below: a process that confines one thread, which performs the action.
 #[test]
 #[ignore = "started by other tests, in a process of its own"]
 fn the_deed() {

@@ -56,8 +56,8 @@ impl FileWatch {
         }
     }
 
-    /// Watches the file and the folders in which it may be replaced. If the path does not exist, its creation is
-    /// noticed through the folder above.
+    /// Watches the file and the directories in which it may be replaced. If the path does not exist, its creation is
+    /// noticed through the parent directory.
     fn add_watches(&self) {
         for place in folders(&self.path).iter().chain([&self.path]) {
             let _ = inotify::add_watch(&self.reports, place, CHANGES);

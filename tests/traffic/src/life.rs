@@ -70,7 +70,8 @@ pub(crate) fn reset(arguments: &Arguments) -> Report {
     Ok((seen == "ConnectionReset", json!({ "seen": seen })))
 }
 
-/// The result of an attempt to connect. This never fails, because the caller knows the expected result.
+/// Reports the result of an attempt to connect. No result counts as a failure, because only the caller knows which
+/// one to expect.
 pub(crate) fn connect(arguments: &Arguments) -> Report {
     let (to, wait) = (
         arguments.to()?,
@@ -93,8 +94,8 @@ pub(crate) fn connect(arguments: &Arguments) -> Report {
     ))
 }
 
-/// The end of an idle connection whose server is probed. This never fails, because the caller knows the expected
-/// result.
+/// Reports how an idle connection whose server is probed ends. No result counts as a failure, because only the caller
+/// knows which one to expect.
 pub(crate) fn keepalive(arguments: &Arguments) -> Report {
     let seconds = |name| arguments.get(name).map(Duration::from_secs);
     let mut connection = ask(arguments.to()?, &Request::Echo)?;

@@ -12,7 +12,7 @@ use crate::packet::{EthernetHeader, IcmpHeader, Ipv6Header, protocol};
 use crate::sys::error_queue::{Origin, QueuedError};
 use std::net::IpAddr;
 
-/// Largest ICMP error in bytes of IP packet (RFC 1812 4.3.2.3, RFC 4443 2.4 c).
+/// Maximum length in bytes of an ICMP error, including its IP header (RFC 1812 4.3.2.3, RFC 4443 2.4 c).
 const MAX_V4: usize = 576;
 const MAX_V6: usize = 1280;
 
@@ -40,7 +40,7 @@ pub enum IcmpError {
     Prohibited,
     /// The packet is larger than the path's MTU and must not be fragmented.
     TooBig {
-        /// MTU of the path, in bytes of IP packet.
+        /// MTU of the path, in bytes.
         mtu: u16,
     },
     /// The source is a link-local address, and the destination is not on the link (RFC 4443
@@ -149,8 +149,7 @@ impl IcmpError {
         }
     }
 
-    /// The error for the guest after a failed connect(2) or send(2); `None` if it says nothing
-    /// about the destination.
+    /// The error for the guest after a failed connect(2) or send(2); `None` if it does not concern the destination.
     pub const fn from_errno(errno: i32) -> Option<Self> {
         match errno {
             libc::ENETUNREACH | libc::ENETDOWN | libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL => {

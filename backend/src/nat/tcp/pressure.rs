@@ -1,7 +1,7 @@
 //! Ends connections to make room for others, if no descriptor is left or the table is full.
 //!
 //! The first to end is the oldest inactive half-closed connection, then the oldest connection that the guest does not
-//! answer, then the oldest that is still opening. Opening connections have two limited shares of the table, one for
+//! answer, then the oldest that is still in its handshake. Handshakes have two limited shares of the table, one for
 //! connections from the guest and one for connections from its clients. If a share is exceeded, its oldest connection
 //! is ended even if the table has room, because a scan of silent hosts must not displace everything else. Connections
 //! that are open in both directions and answered are never ended. Clients can wait but the guest's SYN cannot, so

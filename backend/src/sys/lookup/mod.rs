@@ -96,7 +96,7 @@ impl Handover for SocketLookup {
     }
 
     fn take_over(_: Self::Record, descriptors: &mut Descriptors) -> Result<Self, HandoverError> {
-        let link = next_of("the program that gives out ports", descriptors)?;
+        let link = next_of("the program that assigns ports", descriptors)?;
         Ok(Self { link })
     }
 }

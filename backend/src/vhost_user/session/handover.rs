@@ -1,4 +1,4 @@
-//! A session that continues in another process, while its front end notices nothing.
+//! A session that continues in another process, while its front end stays connected.
 
 use super::{NetDevice, Protocol, Session};
 use crate::config::handover::{Descriptors, HandoverError, next_of};
@@ -9,10 +9,10 @@ use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 
-/// The session, for messages.
+/// Name of the session in messages.
 const WHAT: &str = "the session of the front end";
 
-/// A session apart from its descriptors: one per memory region, those of the rings, and the back channel's.
+/// A session without its descriptors, which are one per memory region, those of the rings, and the back channel's.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SessionRecord {
     owned: bool,
@@ -63,7 +63,7 @@ impl<D: NetDevice> Session<D> {
     /// Continues a session of another process for `device`, with rings run by `hosts`.
     ///
     /// # Errors
-    /// [`HandoverError`]: the record fits no front end of this device.
+    /// [`HandoverError`]: the record does not match this device.
     pub fn take_over(
         device: D,
         hosts: Vec<Box<dyn RingHost>>,

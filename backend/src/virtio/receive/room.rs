@@ -112,7 +112,7 @@ impl<P: Passage> Receive<P> {
         }
     }
 
-    /// The part of `count` frames of up to `bytes` that may pass now. It is at least one.
+    /// How many of `count` frames of up to `bytes` each may pass now: at least one.
     fn affordable(&self, count: usize, bytes: usize) -> usize {
         let budget = self.passage.budget();
         if budget == Budget::UNLIMITED {

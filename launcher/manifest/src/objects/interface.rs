@@ -17,7 +17,7 @@ pub struct Interface {
     pub spot: Spot,
     /// `name`
     pub name: String,
-    /// Binding of the interface to its network. `None` after an error in it.
+    /// Binding of the interface to its network. `None` if it has an error.
     pub binding: Option<Binding>,
     /// `macAddress`
     pub mac: Option<MacAddr>,

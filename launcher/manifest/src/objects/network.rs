@@ -21,7 +21,7 @@ pub struct NamedNetwork {
     pub namespace: Option<String>,
     /// Name of the network.
     pub name: String,
-    /// What the network consists of. `None` after an error in it.
+    /// What the network consists of. `None` if it has an error.
     pub medium: Option<Medium>,
     /// Positions of its fields, if the network is a CNI configuration.
     pub fields: Option<Fields>,

@@ -37,7 +37,7 @@ pub struct KnownLabels {
 }
 
 impl Selector {
-    /// Reads a selector. `None` after an error in it.
+    /// Reads a selector. `None` if it has an error.
     pub fn read(item: &Item<'_>) -> Option<Self> {
         let selector = item.object(&table::SELECTOR)?;
         let labels = texts(selector.get("matchLabels"));

@@ -56,7 +56,7 @@ pub struct Network {
     pub spot: Spot,
     /// `name`
     pub name: String,
-    /// Source of the network. `None` after an error in it.
+    /// Source of the network. `None` if it has an error.
     pub source: Option<NetworkSource>,
 }
 

@@ -11,7 +11,7 @@ use crate::objects::vm::NetworkSource;
 
 impl Planner<'_> {
     /// The network that takes the place of the pod network in the VM's namespace, and whether that is certain. It is
-    /// not certain if unknown labels of the namespace decide.
+    /// uncertain if it depends on unknown labels of the namespace.
     pub(super) fn primary(&self) -> Option<(&NamedNetwork, bool)> {
         let namespace = self.vm.namespace.as_str();
         let primaries = || self.manifests.networks.iter().filter(|n| n.primary && !n.is_made);

@@ -88,13 +88,13 @@ pub(crate) enum PeerFault {
         /// This process's endpoint.
         own: SocketAddr,
     },
-    /// Two guests with one MAC.
+    /// Two guests have the same MAC.
     #[error("two guests have the MAC {0}: give each its own")]
     MacTwice(MacAddr),
-    /// Two guests with one address.
+    /// Two guests have the same address.
     #[error("two guests have the address {0}, or it is the gateway's: give each its own")]
     AddressTwice(IpAddr),
-    /// Two guests with one name.
+    /// Two guests have the same name.
     #[error("two guests have the name {0}: give each its own")]
     NameTwice(String),
     /// The peer's endpoint cannot be reached from this process's endpoint.

@@ -15,7 +15,7 @@ pub static NETWORK_POLICY: ObjectType = ObjectType {
         METADATA,
         honoured(
             "spec",
-            "a VM that the policy's `podSelector` selects is refused, unless --ignore-policies",
+            "a VM that the policy's `podSelector` selects is refused, unless --ignore-policies is given",
         ),
     ],
 };
@@ -59,7 +59,7 @@ pub static CLUSTER_POLICY: ObjectType = ObjectType {
         honoured("metadata", "name"),
         honoured(
             "spec",
-            "a VM that its subject selects is refused, unless --ignore-policies",
+            "a VM that its subject selects is refused, unless --ignore-policies is given",
         ),
     ],
 };
@@ -104,7 +104,7 @@ pub static EGRESS_FIREWALL: ObjectType = ObjectType {
         KIND,
         honoured(
             "metadata",
-            "it selects every VM of its namespace, and each is refused, unless --ignore-policies",
+            "it selects every VM of its namespace, and each is refused, unless --ignore-policies is given",
         ),
         passed_over("spec", "no part is enforced"),
     ],
@@ -123,7 +123,7 @@ pub static OTHER_POLICY: ObjectType = ObjectType {
         honoured(
             "metadata",
             "it may select any VM of its namespace (of any namespace, if it has none), and each is \
-             refused, unless --ignore-policies",
+             refused, unless --ignore-policies is given",
         ),
         passed_over("spec", "its selectors are not read"),
     ],
