@@ -64,7 +64,7 @@ counters! {
         SpoofedArp = "spoofed_arp",
         /// A neighbour message claims an address or a MAC that is not the guest's.
         SpoofedNeighbour = "spoofed_neighbour",
-        /// A packet of an address family that is closed to the guest, because the guest has no address in it.
+        /// A packet of an address family in which the guest has no address, so that the family is closed to it.
         ClosedFamily = "closed_family",
         /// The guest tried to act as a DHCP or DHCPv6 server.
         DhcpGuard = "dhcp_guard",
@@ -277,7 +277,7 @@ counters! {
         MulticastLeaves = "multicast_leaves",
         /// Times the table of multicast groups had no room; every endpoint then gets all groups for a while.
         MulticastTableFull = "multicast_table_full",
-        /// Announcements to the guest that the MAC of another guest's address is new.
+        /// Announcements to the guest that another guest's address has a new MAC.
         NeighbourAnnouncements = "neighbour_announcements",
         /// Queries for multicast groups that the gateway sent.
         GroupQueries = "group_queries",

@@ -303,7 +303,8 @@ impl Table {
         })
     }
 
-    /// The addresses that another MAC had in an earlier table, and then those that had none, each with its MAC now.
+    /// Addresses that belonged to another MAC in an earlier table, followed by addresses that were not in it, each with
+    /// its current MAC.
     pub fn moved_since<'a>(&'a self, earlier: &'a Self) -> impl Iterator<Item = (IpAddr, MacAddr)> + 'a {
         let of = move |was_known: bool| {
             self.addresses.iter().filter_map(move |(address, mac)| {
@@ -314,9 +315,9 @@ impl Table {
         of(true).chain(of(false))
     }
 
-    /// Whether the interface `mac` may claim `address`: no other interface has it, and if the table has addresses of
+    /// True if the interface `mac` may claim `address`: no other interface has it and, if the table has addresses of
     /// `mac` in this family, it is one of them. Interfaces choose their own link-local addresses, except those that are
-    /// made from the MAC of another.
+    /// made from the MAC of another interface.
     pub fn may_claim(&self, mac: MacAddr, address: IpAddr) -> bool {
         let address = address.to_canonical();
         if let Some(owner) = self.addresses.get(&address) {

@@ -133,7 +133,7 @@ fn an_interface_may_claim_its_own_addresses_and_none_of_another() {
     ] {
         assert!(!may(1, other), "{other}");
     }
-    // A family in which the network knows no address of the interface, and a host behind an endpoint with any MACs.
+    // The table has no address of the interface in this family, or the host is behind an endpoint with any MACs.
     for (last, address) in [
         (4, "fd00::77"),
         (9, "fd00::77"),

@@ -138,7 +138,7 @@ impl Hawser {
     }
 }
 
-/// The body of the API's answer to `GET path`.
+/// Body of the API's response to `GET path`.
 pub fn get(socket: &Path, path: &str) -> Result<String> {
     let mut stream = UnixStream::connect(socket)?;
     stream.write_all(format!("GET {path} HTTP/1.1\r\n\r\n").as_bytes())?;

@@ -1,4 +1,5 @@
-//! Hand-made datagrams on the underlay of a running process: each is dropped under its name, and no guest hears it.
+//! Tests with hand-made datagrams on the underlay of a running process. Each is dropped and counted under its name, and
+//! no guest receives it.
 
 use hawser_backend::packet::checksum::Sum;
 use hawser_backend::packet::{ArpPacket, Ipv4Header, Ipv6Header, MacAddr, UdpHeader, icmp, protocol};
@@ -11,7 +12,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 const VNI: u32 = 4711;
 const GENEVE: u16 = 6081;
-/// The guest that is attacked, the one whose node the datagrams come from, and another one.
+/// The guest that is attacked, the guest on whose node the datagrams are sent, and a third guest.
 const TARGET: Port = Port::new(0, 11);
 const SENDER: Port = Port::new(1, 12);
 const OTHER: Port = Port::new(2, 13);
@@ -34,7 +35,7 @@ fn mac(text: &str) -> Result<[u8; 6]> {
     bytes.try_into().map_err(|_| failure("a MAC has six bytes"))
 }
 
-/// The way of a datagram to the process: the underlay's addresses.
+/// Addresses of a datagram to the process, on the underlay.
 #[derive(Clone)]
 struct Route {
     link: [[u8; 6]; 2],
@@ -45,7 +46,7 @@ struct Route {
 }
 
 impl Route {
-    /// From `SENDER`'s node to the node of `TARGET`.
+    /// The route from the node of `SENDER` to the node of `TARGET`.
     fn new(nodes: &Nodes, underlay6: bool) -> Result<Self> {
         let link = |node: usize| {
             let shown = nodes.nodes[node].run("ip -o link show dev eth0")?;
@@ -102,7 +103,7 @@ impl Route {
         frame
     }
 
-    /// A frame of the underlay with a datagram to Geneve's port.
+    /// A frame of the underlay with a datagram to the UDP port of Geneve.
     fn datagram(&self, payload: &[u8]) -> Vec<u8> {
         self.packet(protocol::UDP, &self.udp(payload))
     }
@@ -135,7 +136,7 @@ fn sum_of(source: IpAddr, destination: IpAddr, next: u8, message: &[u8]) -> u16 
     sum.word(next.into()).word(len).bytes(message).finish()
 }
 
-/// A Geneve header without options, and a frame.
+/// A datagram's payload: a Geneve header without options, and a frame.
 fn geneve(vni: u32, frame: &[u8]) -> Vec<u8> {
     let vni = vni.to_be_bytes();
     [&[0, 0, 0x65, 0x58, vni[1], vni[2], vni[3], 0], frame].concat()
@@ -188,7 +189,7 @@ fn ipv6(from: Ipv6Addr, to: Ipv6Addr, next: u8, payload: &[u8]) -> Vec<u8> {
     packet
 }
 
-/// A UDP header, whose checksum nobody looks at, and some bytes.
+/// A UDP header, whose checksum is not verified, and some bytes.
 fn udp(ports: [u16; 2]) -> Vec<u8> {
     let mut datagram = vec![7; UdpHeader::LEN + 32];
     let header = UdpHeader {
@@ -200,7 +201,7 @@ fn udp(ports: [u16; 2]) -> Vec<u8> {
     datagram
 }
 
-/// An ARP reply from `SENDER` to `TARGET` that says an address is at the sender's MAC.
+/// An ARP reply from `SENDER` to `TARGET` that claims an address for the sender's MAC.
 fn arp(claimed: &str) -> Result<Vec<u8>> {
     let mut packet = vec![0; ArpPacket::LEN];
     ArpPacket {
@@ -214,7 +215,7 @@ fn arp(claimed: &str) -> Result<Vec<u8>> {
     frame(SENDER, mac(&TARGET.mac())?, 0x0806, &packet)
 }
 
-/// An unsolicited neighbour advertisement of the same kind.
+/// An unsolicited neighbour advertisement that does the same.
 fn advertisement(claimed: &str) -> Result<Vec<u8>> {
     let mut message = vec![icmp::v6::NEIGHBOUR_ADVERTISEMENT, 0, 0, 0, 0x20, 0, 0, 0];
     message.extend(claimed.parse::<Ipv6Addr>()?.octets());
@@ -223,7 +224,7 @@ fn advertisement(claimed: &str) -> Result<Vec<u8>> {
     neighbour_frame(&message)
 }
 
-/// A message of neighbour discovery from `SENDER` to `TARGET`.
+/// A frame from `SENDER` to `TARGET` with a neighbour discovery message.
 fn neighbour_frame(message: &[u8]) -> Result<Vec<u8>> {
     let (from, to) = (SENDER.address6().parse()?, TARGET.address6().parse()?);
     frame(
@@ -322,7 +323,7 @@ fn forged(route: &Route) -> Result<Vec<(&'static str, Vec<u8>)>> {
     Ok(all)
 }
 
-/// The IPv4 packet of a frame of the underlay, in two fragments.
+/// The IPv4 packet in a frame of the underlay, split into two fragments.
 fn fragments(frame: &[u8]) -> [Vec<u8>; 2] {
     const MORE: u8 = 0x20;
     let at = ETHERNET + Ipv4Header::LEN;
@@ -341,7 +342,8 @@ fn fragments(frame: &[u8]) -> [Vec<u8>; 2] {
     })
 }
 
-/// The process and the guest that are attacked, those of another network beside them, and the sender of datagrams.
+/// The process and the guest that are attacked, those of another network on the same node, and the sender of the
+/// datagrams.
 struct Attack {
     hawser: Hawser,
     guest: Guest,
@@ -368,13 +370,13 @@ impl Attack {
         })
     }
 
-    /// Puts a frame on the underlay, from the sender's node.
+    /// Sends a frame on the underlay from the sender's node.
     fn send(&self, frame: &[u8]) -> Result<()> {
         let bytes: String = frame.iter().map(|byte| format!("{byte:02x}")).collect();
         peers::traffic(&self.nodes.nodes[SENDER.node], &format!("frame on=eth0 bytes={bytes}")).map(drop)
     }
 
-    /// Datagrams that the kernel of the guest's node refused for their checksum.
+    /// Number of datagrams that the kernel of the guest's node refused because of their checksum.
     fn refused_checksums(&self) -> Result<u64> {
         let text = self.nodes.nodes[TARGET.node].run("cat /proc/net/snmp6")?;
         let line = text.lines().find_map(|line| line.strip_prefix("Udp6InCsumErrors"));
@@ -396,7 +398,8 @@ impl Attack {
         Ok(())
     }
 
-    /// Waits until one more frame from the tunnel has reached the guest, which may also receive answers to its own.
+    /// Waits until one more frame from the tunnel has reached the guest. The guest may also receive answers to its own
+    /// frames.
     fn assert_received(&mut self, datagrams: &[Vec<u8>]) -> Result<()> {
         let before = self.hawser.counters()?;
         for datagram in datagrams {
@@ -415,13 +418,13 @@ fn a_forged_datagram_is_dropped_under_its_name_and_heard_by_no_guest() -> Result
     for underlay6 in [false, true] {
         let mut attack = Attack::new(underlay6)?;
         let route = Route::new(&attack.nodes, underlay6)?;
-        // What the guest knows of its neighbours: the gateway, and the guest in whose name the forged claims are.
+        // The guest's neighbour entries: the gateway, and the guest whose address the forged claims name.
         attack.guest.sh("ping -c 1 -W 2 10.100.0.1")?;
         let known = format!("{} lladdr {}", OTHER.address4(), OTHER.mac());
         attack
             .guest
             .sh(&format!("ip neigh replace {known} nud reachable dev eth0"))?;
-        // The guest has come to rest: no advertisement or answer to it is due.
+        // The guest is quiet now: no advertisement or answer to it is due.
         let quiet = attack.stranger.counters()?;
         let all = forged(&route)?;
         for (reason, datagram) in &all {
@@ -452,7 +455,7 @@ fn a_forged_datagram_is_dropped_under_its_name_and_heard_by_no_guest() -> Result
             assert_eq!(attack.hawser.counters()?.get("tunnel_received"), received);
         } else {
             attack.assert_received(&[unchecked.datagram(&good)])?;
-            // The kernel reassembles, and one fragment without the other never arrives.
+            // The kernel reassembles the packet. A fragment without the other one is never delivered.
             let [first, second] = fragments(&route.datagram(&good));
             let received = attack.hawser.counters()?.get("tunnel_received");
             attack.send(&second)?;

@@ -219,15 +219,15 @@ spec:
     }
 ";
 
-/// The networks' names, their identifiers and their ports.
+/// Name, identifier and port of each network.
 const BOTH: [(&str, u32, u16); 2] = [("red", 1, 6081), ("blue", 0xff_ffff, 6082)];
 
-/// Address of the VM of a node, from 0, on one of [`BOTH`].
+/// Address of the VM on node number `node`, counted from 0, on one of [`BOTH`].
 fn address(network: usize, node: usize) -> String {
     format!("10.{}.0.{}", network + 1, node + 11)
 }
 
-/// Serves the VM of a node, and boots its guest with addresses from DHCP.
+/// Serves the VM of a node on both networks, and boots its guest with addresses from DHCP.
 fn place_on_two(nodes: &Nodes, node: usize) -> Result<(Hawser, Guest)> {
     let folder = nodes.path(&format!("node{node}"));
     fs::create_dir_all(&folder)?;
@@ -283,7 +283,7 @@ fn a_vm_on_two_secondary_networks_reaches_the_vm_of_another_node_on_each_and_nei
         guest.traffic(&format!("send to={far}:{PORT} bytes=2000000"))?;
         guest.traffic(&format!("udp to={far}:{PORT} sizes=1,1300 count=10"))?;
     }
-    // Packets for one network, put onto the other: each guest's address is known in its own network alone.
+    // Packets for one network are sent into the other. Each guest's address is known only in its own network.
     guest.sh("for nic in eth0 eth1; do sysctl -w net.ipv4.conf.$nic.rp_filter=0; done")?;
     for (network, link) in [(1, "eth0"), (0, "eth1")] {
         let far = address(network, 1);
@@ -300,7 +300,8 @@ fn a_vm_on_two_secondary_networks_reaches_the_vm_of_another_node_on_each_and_nei
     second.assert_alive()
 }
 
-/// The port security of a manifest's network: the guest neither sends from another's address nor claims one.
+/// Tests the port security of a network from manifests: the guest can neither send from another guest's address nor
+/// claim one.
 #[test]
 fn a_guest_of_a_manifest_sends_from_its_own_addresses_only_unless_an_option_allows_more() -> Result<()> {
     let nodes = Nodes::new(2, 1500)?;
@@ -332,7 +333,7 @@ fn a_guest_of_a_manifest_sends_from_its_own_addresses_only_unless_an_option_allo
     drop(guest);
     hawser.stop()?;
     let (mut hawser, guest) = serve_with(&nodes, 0, &folder, &["--ip-spoof-check=off"])?;
-    // The gateway's services are for the guest's own address, so another one shows only in the counters.
+    // The gateway's services answer only the guest's own address, so another address appears only in the counters.
     assert!(steal(&guest).is_err());
     let counters = hawser.counters()?;
     for reason in ["spoofed_arp", "closed_family"] {

@@ -54,7 +54,7 @@ impl Switch {
     /// Adds an option with a value to each packet for the tunnel. The bridge must know the option.
     fn set_option(&self, option: &str) -> Result<()> {
         self.ovs.ofctl(&["del-flows", "br-int"])?;
-        // OVS refuses this until the flows that used the options are gone from its threads too.
+        // OVS refuses this until its threads have also dropped the flows that used the options.
         until("OVS forgets the options", || {
             Ok(self.ovs.ofctl(&["del-tlv-map", "br-int"]).is_ok())
         })?;

@@ -91,7 +91,7 @@ fn a_peer_that_is_added_to_the_file_becomes_reachable_and_a_removed_one_is_no_lo
     hawser.assert_alive()
 }
 
-/// The guest's own entry is valid for longer than the test takes, so that only an announcement replaces it.
+/// The guest's own neighbour entry stays valid for longer than the test takes, so only an announcement replaces it.
 #[test]
 fn an_address_that_moves_to_another_mac_is_reached_at_once() -> Result<()> {
     let nodes = Nodes::new(2, 1500)?;

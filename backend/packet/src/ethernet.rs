@@ -28,7 +28,7 @@ impl MacAddr {
         matches!(self.0, [0x01, 0x80, 0xc2, 0, 0, 0..=0x0f])
     }
 
-    /// The MAC from which a link-local address is made; `None` for an address that is made in another way.
+    /// The MAC from which a link-local address was made; `None` if it was not made from a MAC.
     #[inline]
     pub const fn of_link_local(address: std::net::Ipv6Addr) -> Option<Self> {
         match address.octets() {

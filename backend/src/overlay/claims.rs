@@ -1,9 +1,9 @@
-//! Compares what guests say about themselves with the bindings of the network.
+//! Compares the addresses and roles that guests claim with the bindings of the network.
 //!
-//! A frame from the tunnel has already been admitted by its MAC. Here, an ARP packet or a message of neighbour discovery
-//! in it is dropped if it claims an address that belongs to another interface, to the gateway or to the guest itself.
-//! On a network that assigns addresses, DHCP servers among the guests are refused, and on a network with a gateway,
-//! routers. Frames of the guest to other guests pass the same check of claims.
+//! A frame from the tunnel has already been admitted by its MAC. Here, its ARP packet or neighbour discovery message is
+//! dropped if it claims an address that belongs to another interface, to the gateway or to the guest itself. DHCP
+//! servers among the guests are refused on a network that assigns addresses, and routers on a network with a gateway.
+//! Claims in the guest's frames to other guests are checked in the same way.
 
 use crate::config::{Families, Layer2Config, NetworkRole};
 use crate::counters::DropReason;
@@ -15,7 +15,7 @@ use crate::policy::claims::claim;
 use crate::responder::MAX_FRAME;
 use std::net::IpAddr;
 
-/// UDP ports of DHCP and DHCPv6, of which one is in every message of a server.
+/// UDP ports of DHCP and DHCPv6. Every message of a server has one of them.
 const DHCP_PORTS: [u16; 4] = [67, 68, 546, 547];
 
 /// The addresses that this process answers for, and the roles that no guest may have.
@@ -93,7 +93,7 @@ impl Claims {
 
     #[cold]
     fn check_guest_closely(&self, table: &Table, frame: &GuestFrame<'_>) -> Result<(), DropReason> {
-        // Options may be beyond the head. In a longer frame they must not hide.
+        // Options may be beyond the head. They must not escape the check in a longer frame.
         let mut copy = [0; MAX_FRAME];
         let len = frame.copy_to(0, &mut copy);
         match claim(&copy[..len], &frame.parsed)? {
@@ -121,7 +121,7 @@ const fn spoofed(address: IpAddr) -> DropReason {
     }
 }
 
-/// The reason for a frame of a peer's guest that has this name for a frame of the own one.
+/// The drop reason for a peer's guest that corresponds to this drop reason for the process's own guest.
 const fn of_tunnel(reason: DropReason) -> DropReason {
     match reason {
         DropReason::SpoofedArp => DropReason::TunnelSpoofedArp,
@@ -133,12 +133,12 @@ const fn of_tunnel(reason: DropReason) -> DropReason {
     }
 }
 
-/// True for TCP and UDP without tags or extension headers, DHCP excepted: most frames, which make no claim and play no
-/// role. The check costs a few instructions.
+/// True for TCP and UDP without tags or extension headers, except for DHCP. Most frames are of this kind. They make no
+/// claim and cannot come from a DHCP server or a router. The check costs a few instructions.
 #[inline]
 pub(super) fn has_no_claim(frame: &[u8]) -> bool {
     const IP: usize = EthernetHeader::LEN;
-    /// More fragments, and the offset.
+    /// The "more fragments" flag and the fragment offset.
     const FRAGMENT: u16 = 0x3fff;
     let (protocol, transport) = match frame.get(IP - 2..) {
         Some([0x08, 0x00, 0x45, ..]) if frame.len() >= IP + Ipv4Header::LEN => {

@@ -33,7 +33,7 @@ pub(super) struct Local {
     mac: Option<MacAddr>,
     services: LocalServices,
     beyond: Beyond,
-    /// True for the first worker of a port, which tells the guest of changes.
+    /// True for the first worker of a port, which announces changes to the guest.
     is_first: bool,
     /// True while the guest's driver is up.
     is_up: bool,
@@ -208,7 +208,7 @@ impl Local {
         }
     }
 
-    /// Tells the guest of addresses that have another MAC now.
+    /// Announces addresses that have another MAC now to the guest.
     pub(super) fn announce(&mut self, moved: impl Iterator<Item = (IpAddr, MacAddr)>, sink: &mut dyn GuestSink) {
         if self.is_first && self.is_up {
             self.services.announce(moved, sink);

@@ -180,8 +180,8 @@ impl Overlay {
         self.local.release_listeners()
     }
 
-    /// Replaces the table. Frames that are waiting for the guest are also checked against the new table. The guest is told of
-    /// addresses whose MAC has changed, so that its neighbour cache does not keep the old one.
+    /// Replaces the table. Frames that are waiting for the guest are also checked against the new table. Addresses
+    /// whose MAC has changed are announced to the guest, so that its neighbour cache does not keep the old MAC.
     fn set_peers(&mut self, now: Instant, table: Arc<Table>, sink: &mut dyn GuestSink) {
         let known = self.peers.table();
         if table

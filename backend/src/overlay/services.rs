@@ -13,8 +13,8 @@ use crate::time::Instant;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-/// Maximum addresses that the guest is told of after one change of the table. The others become reachable when its own
-/// entries have expired.
+/// Maximum addresses that are announced to the guest after one change of the table. The others become reachable when
+/// the guest's own entries have expired.
 const ANNOUNCEMENTS: usize = 64;
 
 /// The station's services as one worker runs them.
@@ -41,7 +41,7 @@ impl LocalServices {
         }
     }
 
-    /// Tells the guest of addresses that have another MAC now, as far as the number of frames is bearable for it.
+    /// Announces addresses that have another MAC now to the guest, up to a number of frames that the guest can handle.
     pub(super) fn announce(&mut self, moved: impl Iterator<Item = (IpAddr, MacAddr)>, sink: &mut dyn GuestSink) {
         for (address, mac) in moved.take(ANNOUNCEMENTS) {
             announce(address, mac, &mut self.replies);

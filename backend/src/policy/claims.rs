@@ -1,19 +1,19 @@
-//! What an ARP packet or a message of neighbour discovery claims: that its sender has an address.
+//! The claim in an ARP packet or a neighbour discovery message: its sender states that it has an address.
 //!
-//! Receivers enter claims into their neighbour caches, so a false one diverts the traffic of another host. The
-//! link-layer addresses in a message must be the MAC that it was sent from; whether the address belongs to that MAC is
-//! for the caller to decide.
+//! Receivers enter claims into their neighbour caches, so a false claim diverts the traffic of another host. The
+//! link-layer addresses in a message must equal the MAC that it was sent from. Whether the address belongs to that MAC
+//! is for the caller to decide.
 
 use crate::counters::DropReason;
 use crate::packet::icmp::v6;
 use crate::packet::{ArpPacket, EtherType, Fragment, Head, MacAddr, protocol};
 use std::net::{IpAddr, Ipv6Addr};
 
-/// Bytes of a router solicitation before its options.
+/// Length of a router solicitation before its options, in bytes.
 const RS_LEN: usize = 8;
-/// Bytes of a router advertisement before its options.
+/// Length of a router advertisement before its options, in bytes.
 const RA_LEN: usize = 16;
-/// Bytes of a neighbour solicitation or advertisement before its options.
+/// Length of a neighbour solicitation or advertisement before its options, in bytes.
 const ND_LEN: usize = 24;
 /// Offset of the target address in a neighbour solicitation or advertisement.
 const ND_TARGET: usize = 8;
@@ -23,10 +23,10 @@ const ND_LINK_ADDRESS: [u8; 2] = [1, 2];
 /// A claim of a frame's sender.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Claim {
-    /// The address.
+    /// Address that the sender claims.
     pub address: IpAddr,
-    /// The sender only looks for another owner before it uses the address (RFC 5227 2.1.1, RFC 4862 5.4.2). Receivers
-    /// enter nothing into their caches.
+    /// True if the sender only checks whether the address is free before it uses it (RFC 5227 2.1.1, RFC 4862 5.4.2).
+    /// Receivers then do not change their caches.
     pub is_probe: bool,
 }
 

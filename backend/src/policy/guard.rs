@@ -66,7 +66,8 @@ impl Guard {
         (policy.dhcp_guard || policy.router_guard || guard.addresses.is_some()).then_some(guard)
     }
 
-    /// Guards against DHCP servers in the families `dhcp` and routers in the families `router`; `None` without any.
+    /// Guards against DHCP servers in the families `dhcp` and routers in the families `router`; `None` if both are
+    /// empty.
     pub fn of_roles(dhcp: Families, router: Families) -> Option<Self> {
         (dhcp.any() || router.any()).then_some(Self {
             dhcp,

@@ -5,7 +5,7 @@ use crate::counters::DropReason;
 use crate::packet::{ArpPacket, EtherType, Head, MacAddr};
 use std::net::Ipv4Addr;
 
-/// Tells all hosts that `address` is at `mac` (RFC 5227 3).
+/// Announces to all hosts that `address` is at `mac` (RFC 5227 3).
 pub(super) fn announce(address: Ipv4Addr, mac: MacAddr, replies: &mut Replies) {
     let announcement = ArpPacket {
         operation: ArpPacket::REQUEST,

@@ -124,7 +124,7 @@ fn by_family(addresses: &[IpAddr]) -> (Vec<Ipv4Addr>, Vec<Ipv6Addr>) {
     (v4, v6)
 }
 
-/// Adds a frame to the guest which announces that `address` is at `mac` now.
+/// Adds a frame that announces to the guest that `address` is now at `mac`.
 pub fn announce(address: IpAddr, mac: MacAddr, replies: &mut Replies) {
     match address {
         IpAddr::V4(address) => arp::announce(address, mac, replies),

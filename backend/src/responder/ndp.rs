@@ -241,7 +241,7 @@ pub fn is_router_solicitation(bytes: &[u8], head: &Head) -> bool {
     is_ipv6(head, protocol::ICMPV6) && kind() == Some(&icmp::v6::ROUTER_SOLICITATION)
 }
 
-/// The target of a neighbour solicitation in a frame that begins as `head` says.
+/// The target of the neighbour solicitation in a frame whose parsed head is `head`; `None` for any other frame.
 pub fn solicited(bytes: &[u8], head: &Head) -> Option<Ipv6Addr> {
     let message = head.transport_bytes(bytes);
     if !is_ipv6(head, protocol::ICMPV6) || message.first() != Some(&icmp::v6::NEIGHBOUR_SOLICITATION) {
@@ -251,7 +251,7 @@ pub fn solicited(bytes: &[u8], head: &Head) -> Option<Ipv6Addr> {
     Some(Ipv6Addr::from(*target))
 }
 
-/// Tells all hosts that `address` is at `mac`, by an unsolicited advertisement (RFC 4861 7.2.6).
+/// Announces to all hosts that `address` is at `mac`, by an unsolicited advertisement (RFC 4861 7.2.6).
 pub(super) fn announce(address: Ipv6Addr, mac: MacAddr, replies: &mut Replies) {
     advertise_unsolicited(Neighbour::host(mac), address, replies);
 }

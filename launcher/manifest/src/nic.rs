@@ -130,9 +130,9 @@ pub struct Layer2Spec {
 /// Source addresses that the guest of a NIC may use.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SourceSpec {
-    /// Those that the network assigns to it, and these.
+    /// The addresses that the network assigns to the guest, and these.
     Assigned(AddressCheck),
-    /// Any.
+    /// Any address.
     Any,
 }
 

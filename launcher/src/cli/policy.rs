@@ -92,7 +92,7 @@ pub(crate) enum PolicyError {
         id: VlanId,
     },
     /// The address check is switched both on and off.
-    #[error("--ip-spoof-check=off switches the check off that other values of the option describe: leave one out")]
+    #[error("--ip-spoof-check=off disables the check that other values of the option describe: leave one out")]
     SourcesOnAndOff,
     /// A native VLAN is given without a trunk.
     #[error("--native-vlan={0} is the VLAN of untagged frames on a trunk: give --vlan-trunk too, or --vlan={0} alone")]

@@ -119,11 +119,11 @@ pub(super) fn resolve(spec: &NicSpec, mode: &Layer2Spec, host: &Host) -> Result<
     })
 }
 
-/// The rules for the guest's frames, as OVN's port security has them on a network with subnets: the guest sends only
-/// from the addresses that it was assigned. A family without a subnet is closed if the other one has a subnet.
+/// The rules for the guest's frames. They are those of OVN's port security for a network with subnets: the guest sends
+/// only from its assigned addresses, and a family without a subnet is closed if the other one has a subnet.
 ///
-/// Two rules differ from OVN's: link-local addresses are the guest's choice, because many guests do not make them from
-/// the MAC, and the guest cannot be a DHCP server, nor a router where the network has one.
+/// Two rules differ from OVN's. The guest chooses its link-local addresses, because many guests do not make them from
+/// the MAC. And the guest cannot be a DHCP server, nor a router if the network has one.
 fn policy(base: PolicyConfig, sources: &SourceSpec, addressing: Addressing) -> PolicyConfig {
     let SourceSpec::Assigned(more) = sources else {
         return base;

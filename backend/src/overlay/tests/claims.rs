@@ -1,4 +1,4 @@
-//! Tests of what guests claim about themselves: addresses, and the roles of a router and a DHCP server.
+//! Tests of the claims of guests: addresses, and the roles of a router and a DHCP server.
 
 use super::*;
 use crate::config::{Ipv6Link, SecondaryNetwork};
@@ -40,8 +40,8 @@ fn primary(mac: MacAddr) -> NetworkRole {
     })
 }
 
-/// A process whose guest has the MAC [`TO`], with [`FROM`] behind 127.0.0.2 and [`THIRD`] behind 127.0.0.4, and its
-/// endpoint.
+/// A process whose guest has the MAC [`TO`], and the process's endpoint. [`FROM`] is behind 127.0.0.2 and [`THIRD`]
+/// behind 127.0.0.4.
 fn receiver(role: NetworkRole) -> (Station, SocketAddr) {
     let own = vtep(3);
     let peers = match &role {
@@ -62,7 +62,7 @@ fn ethernet(src: MacAddr, dst: MacAddr, ethertype: EtherType) -> Vec<u8> {
     frame
 }
 
-/// An ARP packet from [`FROM`] that names this sender.
+/// An ARP packet from [`FROM`] with these sender fields.
 fn arp(operation: u16, sender_mac: MacAddr, sender: [u8; 4], target: [u8; 4]) -> Vec<u8> {
     let mut frame = ethernet(FROM, MacAddr::BROADCAST, EtherType::Arp);
     frame.resize(EthernetHeader::LEN + ArpPacket::LEN, 0);
@@ -174,7 +174,8 @@ fn packet4(protocol: u8, payload: &[u8]) -> Vec<u8> {
     frame
 }
 
-/// Sends frames through the tunnel, one by one. Each is dropped for its reason, or reaches the guest if it has none.
+/// Sends frames through the tunnel, one by one. Asserts that each is dropped for its reason, or reaches the guest if it
+/// has none.
 fn assert_each(cases: Vec<(Vec<u8>, Option<DropReason>)>, role: NetworkRole) {
     let (mut station, own) = receiver(role);
     let friend = UdpSocket::bind("127.0.0.2:0").unwrap();
@@ -203,14 +204,15 @@ fn an_arp_packet_of_a_peers_guest_claims_no_address_but_its_own() {
         let of = |mac, sender| arp(operation, mac, sender, TARGET);
         cases.push((of(FROM, OWN), None));
         cases.push((arp(operation, FROM, OWN, OWN), None));
-        // Another guest, the guest itself, the gateway, an address that is nobody's, and another MAC.
+        // The addresses of another guest, of the guest itself and of the gateway, an unassigned address, and another
+        // MAC.
         for sender in [[192, 0, 2, 5], TARGET, [192, 0, 2, 254], [192, 0, 2, 77]] {
             cases.push((of(FROM, sender), spoofed));
         }
         cases.push((of(THIRD, OWN), spoofed));
         cases.push((of(GATEWAY, [192, 0, 2, 254]), spoofed));
     }
-    // A probe claims nothing, whatever it asks for.
+    // A probe makes no claim, whatever its target.
     cases.push((arp(ArpPacket::REQUEST, FROM, [0; 4], TARGET), None));
     cases.push((arp(ArpPacket::REPLY, FROM, [0; 4], TARGET), spoofed));
     let mut tagged = arp(ArpPacket::REPLY, FROM, [192, 0, 2, 5], TARGET);
@@ -224,7 +226,7 @@ fn an_arp_packet_of_a_peers_guest_claims_no_address_but_its_own() {
 fn a_neighbour_message_of_a_peers_guest_claims_no_address_but_its_own() {
     let spoofed = Some(DropReason::TunnelSpoofedNeighbour);
     let mut cases = Vec::new();
-    // The third one is made from no MAC: guests choose such addresses themselves.
+    // The third one is not made from a MAC: guests choose such addresses themselves.
     for own in [ip6(9), FROM.link_local(), "fe80::1:2:3:4".parse().unwrap()] {
         cases.push((advertisement(own, FROM), None));
         cases.push((solicitation(own, FROM), None));
@@ -237,7 +239,7 @@ fn a_neighbour_message_of_a_peers_guest_claims_no_address_but_its_own() {
         cases.push((advertisement(other, FROM), spoofed));
         cases.push((solicitation(other, FROM), spoofed));
     }
-    // A probe has no source, and claims nothing.
+    // A probe has no source address and makes no claim.
     let probe = neighbour(icmp::v6::NEIGHBOUR_SOLICITATION, Ipv6Addr::UNSPECIFIED, ip6(1), FROM);
     cases.push((probe, None));
     assert_each(cases, primary(TO));
@@ -297,7 +299,7 @@ fn a_host_behind_any_endpoint_may_claim_addresses_that_no_guest_has() {
     assert_eq!(station.counters.dropped(DropReason::TunnelSpoofedNeighbour), 1);
 }
 
-/// A header that admits the datagrams after it in one message does not hide a claim.
+/// A remembered header admits the later datagrams of its message, but does not hide a claim in them.
 #[test]
 fn a_claim_among_other_datagrams_of_a_message_is_checked() {
     let (mut station, own) = receiver(primary(TO));
@@ -332,7 +334,7 @@ fn the_guest_claims_no_address_of_others_either() {
     let (a, b) = (vtep(2), vtep(3));
     let mut first = Station::with_role(primary(FROM), VNI, a, FROM, vec![dual(b, TO), dual(vtep(4), THIRD)]);
     let mut second = Station::with_role(primary(TO), VNI, b, TO, vec![dual(a, FROM)]);
-    // Broadcasts of both protocols do not leave, so these are for one guest.
+    // Broadcasts of both protocols do not leave the process, so these frames are for one guest.
     let unicast = |mut frame: Vec<u8>| {
         frame[..6].copy_from_slice(&TO.0);
         OwnedFrame::new(frame)
@@ -342,7 +344,7 @@ fn the_guest_claims_no_address_of_others_either() {
     assert_eq!(first.counters.dropped(DropReason::SpoofedArp), 3);
     let of = |target| unicast(advertisement(target, FROM));
     first.send(&[of(ip6(5)), of(THIRD.link_local()), of(GATEWAY.link_local())]);
-    // An option behind the bytes that are copied at first.
+    // The option is beyond the bytes that are copied at first.
     let mut hidden = vec![icmp::v6::NEIGHBOUR_SOLICITATION, 0, 0, 0, 0, 0, 0, 0];
     hidden.extend(ip6(1).octets());
     hidden.extend([14, 10]);
@@ -394,7 +396,7 @@ fn a_link_local_address_is_answered_for_if_it_is_made_from_a_mac_and_asked_of_al
     first.send(&asked.clone().map(OwnedFrame::new));
     let frames = second.until(|station| station.sink.frames.len() == 2);
     assert_eq!(frames.into_iter().map(|frame| frame.bytes).collect::<Vec<_>>(), asked);
-    // An address of the subnet is the network's to assign.
+    // Only the network assigns the addresses of its subnet.
     first.send(&[OwnedFrame::new(ask(ip6(77), source))]);
     assert_eq!(first.counters.dropped(DropReason::NoSuchNeighbour), 1);
     assert_eq!(first.counters.count(Count::TunnelSent), 2);

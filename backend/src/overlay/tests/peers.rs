@@ -76,7 +76,7 @@ fn the_guest_is_told_when_an_address_is_at_another_mac() {
     assert!(first.sink.take().is_empty(), "the driver is not up");
     first.mode.on_link_up(Instant::from_nanos(1), &mut first.sink);
     first.sink.take();
-    // The same interface at another endpoint.
+    // The same interface is now at another endpoint.
     first.set_peers(VNI, a, &[both(c, THIRD, 1)]);
     assert!(first.sink.take().is_empty());
     first.set_peers(VNI, a, &[both(c, TO, 1)]);
@@ -99,7 +99,7 @@ fn the_guest_is_told_when_an_address_is_at_another_mac() {
     assert_eq!((message[0], message[4]), (136, 0x20), "not solicited, overrides");
     assert_eq!(message[8..24], own.octets());
     assert_eq!((&message[24..26], &message[26..32]), (&[2, 1][..], &TO.0[..]));
-    // More than a guest is told of at once, those that have moved before those that are new.
+    // There are more than are announced at once. Those that have moved come before those that are new.
     let crowd = |macs: u8, moved: MacAddr| -> Vec<PeerConfig> {
         let others = (100..100 + macs).map(|n| peer(c, MacAddr([2, 0, 0, 0, 1, n]), [192, 0, 2, n]));
         others.chain([peer(c, moved, [192, 0, 2, 1])]).collect()

@@ -36,7 +36,7 @@ fn request(name: &str) -> Vec<u8> {
         [0xff; 6]
     };
     frame[..6].copy_from_slice(&group);
-    // What it claims is its own.
+    // The address that it claims is its own.
     replace(&mut frame, &testing::GUEST_MAC.0, &FROM.0);
     replace(
         &mut frame,

@@ -52,7 +52,7 @@ fn refusal(options: &[&str]) -> String {
     plan(options).unwrap_err().to_string()
 }
 
-/// What a guest of this network may send: its addresses, and whether it may be a DHCP server or a router.
+/// The frames that a guest of this network may send: from which addresses, and whether as a DHCP server or as a router.
 fn allowed(options: &[&str]) -> (Option<[Vec<String>; 2]>, bool, bool) {
     let policy = plan(options).unwrap().port.policy;
     let addresses = policy.addresses.map(|check| {
