@@ -1,4 +1,4 @@
-//! The node agent, with a folder of VMs.
+//! The node agent, with a directory of VMs.
 
 use crate::guest::{Guest, Kind, Plan};
 use crate::netns::Namespace;
@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 /// Longest time for a VM to reach a state.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// An agent, and the processes it has started, which end with this.
+/// An agent and the processes that it has started. All end when this is dropped.
 #[derive(Debug)]
 pub struct Agent {
     folder: PathBuf,
@@ -29,7 +29,7 @@ impl Agent {
         Ok(Self { folder, process })
     }
 
-    /// Starts it on the node `name`.
+    /// Starts the agent on the node `name`.
     pub fn start(&mut self, namespace: &Namespace, name: &str, arguments: &[&str]) -> Result<()> {
         let mut command = namespace.command(artifacts::agent()?);
         command.arg("serve").arg(format!("--node={name}"));
@@ -54,7 +54,7 @@ impl Agent {
         self.process.as_mut().ok_or_else(|| failure("the agent is not started"))
     }
 
-    /// Kills the agent; the processes of the VMs go on.
+    /// Kills the agent. The processes of the VMs continue.
     pub fn kill(&mut self) {
         self.process = None;
     }
@@ -78,7 +78,7 @@ impl Agent {
         self.folder.join("vms").join(format!("{name}.yaml"))
     }
 
-    /// What `hawser-agent get` prints, with these options.
+    /// Output of `hawser-agent get` with these options.
     pub fn get(&self, options: &[&str]) -> Result<String> {
         let mut command = Command::new(artifacts::agent()?);
         let output = command
@@ -104,7 +104,7 @@ impl Agent {
     pub fn wait_for(&mut self, name: &str, what: &str, holds: impl Fn(&Value) -> bool) -> Result<Value> {
         let deadline = Instant::now() + PATIENCE;
         loop {
-            // Without a report yet, there is no VM.
+            // The agent has not written a report yet.
             let vm = self.vm(name).unwrap_or_default();
             if holds(&vm) {
                 return Ok(vm);
@@ -139,7 +139,7 @@ impl Drop for Agent {
         for vm in vms.flatten() {
             let text = fs::read_to_string(vm.path().join("pid")).unwrap_or_default();
             if let Some(pid) = text.split_whitespace().next().and_then(|pid| pid.parse().ok()) {
-                // SAFETY: takes plain numbers; the number is that of a process which this test's agent has started.
+                // SAFETY: takes plain numbers. The number is that of a process that this test's agent has started.
                 unsafe { libc::kill(pid, libc::SIGKILL) };
             }
         }

@@ -6,12 +6,12 @@ use crate::{Result, failure};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// Port of the clients.
+/// Port for clients.
 pub const PORT: u16 = 2379;
-/// Longest time for etcd to serve.
+/// Longest time for etcd to start serving.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// The member. Its data outlive it.
+/// The member. Its data outlives it.
 #[derive(Debug)]
 pub struct Etcd {
     address: String,
@@ -31,7 +31,7 @@ impl Etcd {
         Ok(member)
     }
 
-    /// Starts it again.
+    /// Starts the member again with its data.
     pub fn restart(&mut self, namespace: &Namespace) -> Result<()> {
         self.kill();
         let url = format!("http://{}:{PORT}", self.address);
@@ -54,12 +54,12 @@ impl Etcd {
         Ok(())
     }
 
-    /// Ends it without warning.
+    /// Kills the member without warning.
     pub fn kill(&mut self) {
         self.process = None;
     }
 
-    /// The `--store` of an agent.
+    /// The value of `--store` for an agent.
     pub fn store(&self) -> String {
         format!("etcd://{}:{PORT}/test", self.address)
     }

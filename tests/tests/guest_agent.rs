@@ -1,4 +1,5 @@
-//! Node agents that share etcd: VMs are launched from folders, find each other, and go on without agent and etcd.
+//! Tests of node agents that share etcd. VMs are started from directories, find each other, and continue without agent
+//! and etcd.
 
 use hawser_testkit::agent::Agent;
 use hawser_testkit::etcd::Etcd;
@@ -55,7 +56,7 @@ impl Cluster {
         self.agents[node].start(&self.nodes.nodes[node], &format!("n{node}"), &[&store])
     }
 
-    /// Has a node serve a VM, and boots its guest.
+    /// Makes a node serve a VM, and boots its guest.
     fn run(&mut self, node: usize, name: &str) -> Result<Guest> {
         self.agents[node].describe(name, &vm(name))?;
         let guest = self.agents[node].boot(name, NIC)?;
@@ -102,7 +103,7 @@ fn vms_of_two_nodes_find_each_other_and_go_on_without_agent_and_etcd() -> Result
     first.sh(&format!("ping -c 3 -W 2 {}", addresses[1]))?;
     second.sh(&format!("ping -c 3 -W 2 {}", addresses[0]))?;
 
-    // A new agent takes over the process of the one before, and a third VM is found by both.
+    // A new agent takes over the process of the previous agent, and both find a third VM.
     cluster.etcd.restart(&cluster.nodes.world)?;
     cluster.start(0)?;
     assert_eq!(cluster.agents[0].wait_running("one")?["pid"], before);
@@ -120,7 +121,7 @@ fn a_vm_whose_file_moves_to_another_node_keeps_its_address_and_is_found_there() 
     let moves = cluster.run(0, "moves")?;
     let before = address(&moves)?;
     reaches(&stays, &before)?;
-    // The other node refuses it as long as it runs here.
+    // The other node refuses the VM as long as it runs here.
     cluster.agents[1].describe("moves", &vm("moves"))?;
     let refused = |vm: &serde_json::Value| {
         vm["message"]
@@ -129,7 +130,7 @@ fn a_vm_whose_file_moves_to_another_node_keeps_its_address_and_is_found_there() 
     };
     cluster.agents[1].wait_for("moves", "refused", refused)?;
     drop(moves);
-    // The file is removed while no agent looks.
+    // The file is removed while no agent runs.
     cluster.agents[0].kill();
     cluster.agents[0].remove("moves")?;
     cluster.start(0)?;
@@ -149,13 +150,13 @@ fn a_wrong_file_is_shown_by_its_line_and_others_are_served() -> Result<()> {
     let good = cluster.agents[0].wait_running("good")?;
     let table = cluster.agents[0].get(&[])?;
     assert!(table.contains("bad.yaml:5: ") && table.contains("l3bridge"), "{table}");
-    // A VM whose file becomes wrong goes on as it was.
+    // A VM whose file becomes invalid continues as before.
     cluster.agents[0].describe("good", "kind: [")?;
     until("the file is refused", || {
         Ok(cluster.agents[0].get(&[])?.contains("good.yaml:1: "))
     })?;
     assert_eq!(cluster.agents[0].vm("good")?["pid"], good["pid"]);
-    // A process that is killed is started again, at the same address.
+    // A killed process is started again, at the same address.
     let pid = good["pid"].as_i64().unwrap_or_default();
     cluster.nodes.world.run(&format!("kill -9 {pid}"))?;
     let again = cluster.agents[0].wait_for("good", "running again", |vm| {

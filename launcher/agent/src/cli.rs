@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-/// Launches a hawser process for each VM of this node, and ties nodes together through a store.
+/// Starts a hawser process for each VM of this node, and connects nodes through a store.
 #[derive(Debug, Parser)]
 #[command(name = "hawser-agent", version, about)]
 pub(crate) struct Cli {
@@ -16,7 +16,7 @@ pub(crate) struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Serves the VMs of a folder until SIGTERM; their processes go on after that
+    /// Serves the VMs of a directory until SIGTERM, after which their processes continue
     Serve(Box<ServeArgs>),
     /// Lists the VMs of this node
     Get(GetArgs),
@@ -25,14 +25,14 @@ pub(crate) enum Command {
 /// Options of `hawser-agent serve`.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct ServeArgs {
-    /// Folder of the VMs of this node: each file (*.yaml, *.yml, *.json) has the manifests of one VM; a file that is
-    /// added, changed or removed takes effect within a second
+    /// Directory of the VMs of this node: each file (*.yaml, *.yml, *.json) contains the manifests of one VM; a file
+    /// that is added, changed or removed takes effect within a second
     #[arg(long, value_name = "DIR", default_value = "/etc/hawser/vms")]
     pub vm_dir: PathBuf,
-    /// File or folder of manifests that the VMs share, such as their networks; may be given again
+    /// File or directory of manifests that the VMs share, such as their networks; may be repeated
     #[arg(short = 'f', long = "filename", value_name = "FILE")]
     pub shared: Vec<PathBuf>,
-    /// Folder of sockets, PID files and logs of the VMs' processes
+    /// Directory for the sockets, PID files and logs of the VMs' processes
     #[arg(long, value_name = "DIR", default_value = "/run/hawser-agent")]
     pub run_dir: PathBuf,
     /// The store: a file of this node, or etcd://HOST:PORT[,HOST:PORT…]/CLUSTER
@@ -45,22 +45,22 @@ pub(crate) struct ServeArgs {
     /// address of the default route]
     #[arg(long, value_name = "ADDR")]
     pub vtep: Option<IpAddr>,
-    /// First UDP port on which they arrive; each interface takes the next free one
+    /// First UDP port for these frames; each interface takes the next free one
     #[arg(long, value_name = "PORT", default_value_t = 6081)]
     pub vtep_port: u16,
-    /// The hawser program
+    /// Path of the hawser program
     #[arg(long, value_name = "PATH", default_value = "hawser")]
     pub hawser: PathBuf,
-    /// Option for every hawser process, such as --hawser-option=--log-level=debug; may be given again
+    /// Option for every hawser process, such as --hawser-option=--log-level=debug; may be repeated
     #[arg(long = "hawser-option", value_name = "OPTION", allow_hyphen_values = true)]
     pub hawser_options: Vec<String>,
-    /// TLS towards etcd: certificates of its authorities, in PEM
+    /// TLS for etcd: certificates of the authorities that sign its certificates, in PEM
     #[arg(long, value_name = "FILE")]
     pub etcd_ca: Option<PathBuf>,
-    /// TLS towards etcd: certificate of this node, in PEM
+    /// TLS for etcd: certificate of this node, in PEM
     #[arg(long, value_name = "FILE", requires_all = ["etcd_ca", "etcd_key"])]
     pub etcd_cert: Option<PathBuf>,
-    /// TLS towards etcd: private key of this node, in PEM
+    /// TLS for etcd: private key of this node, in PEM
     #[arg(long, value_name = "FILE", requires = "etcd_cert")]
     pub etcd_key: Option<PathBuf>,
     /// File with NAME:PASSWORD of the user of etcd
@@ -71,7 +71,7 @@ pub(crate) struct ServeArgs {
 /// Options of `hawser-agent get`.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct GetArgs {
-    /// The --run-dir of the agent
+    /// Directory given to the agent by --run-dir
     #[arg(long, value_name = "DIR", default_value = "/run/hawser-agent")]
     pub run_dir: PathBuf,
     /// Print JSON
@@ -79,7 +79,7 @@ pub(crate) struct GetArgs {
     pub json: bool,
 }
 
-/// Where the records are.
+/// The place of the records.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum StorePlace {
     /// In a file of this node.
@@ -99,10 +99,10 @@ fn store_place(text: &str) -> Result<StorePlace, String> {
 /// The reason why a command fails.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Failure {
-    /// Options that cannot be used: exit status 2.
+    /// The options cannot be used. The exit status is 2.
     #[error("{0}")]
     Usage(String),
-    /// A failure of the system or the store: exit status 1.
+    /// The system or the store failed. The exit status is 1.
     #[error("{0}")]
     Runtime(String),
 }

@@ -1,7 +1,7 @@
-//! The folder of VMs: which VMs this node serves, by files that people write.
+//! The directory of VMs: files that operators write determine which VMs this node serves.
 //!
-//! Each file describes one VM, together with the manifests that VMs share. A file with a problem concerns its VM only: a
-//! VM that runs goes on as before, and one that does not run is not started.
+//! Each file describes one VM, together with the manifests that all VMs share. A problem in a file concerns its VM
+//! only: a running VM continues as before, and a VM that does not run is not started.
 
 use hawser_manifest::check::{Rejected, check_sources};
 use hawser_manifest::objects::{MAX_FILE, SourceFile};
@@ -16,14 +16,14 @@ use std::time::SystemTime;
 /// Files by their paths.
 type Files = BTreeMap<PathBuf, Stamp>;
 
-/// Tells versions of a file apart.
+/// Distinguishes versions of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Stamp {
     modified: Option<SystemTime>,
     length: u64,
 }
 
-/// The folder, and the files that its VMs share.
+/// The directory, and the files that its VMs share.
 #[derive(Debug)]
 pub(crate) struct VmDir {
     vm_dir: PathBuf,
@@ -36,18 +36,18 @@ pub(crate) struct VmDir {
 pub(crate) enum Described {
     /// A VM that can be served.
     Vm(Box<VmFile>),
-    /// Nothing that can be served: the problem, with file and line.
+    /// Nothing that can be served. Contains the problem, with file and line.
     Wrong(String),
 }
 
 /// A VM and the files that describe it.
 #[derive(Clone, Debug)]
 pub(crate) struct VmFile {
-    /// The file of the VM.
+    /// Path of the VM's file.
     pub path: PathBuf,
-    /// Its content, then that of the shared files.
+    /// Content of that file, followed by that of the shared files.
     pub sources: Vec<SourceFile>,
-    /// The plan, without leases. Its sockets are in no folder.
+    /// The plan, without leases. The paths of its sockets have no directory.
     pub plan: VmPlan,
 }
 
@@ -60,10 +60,10 @@ impl VmDir {
         }
     }
 
-    /// What each file describes, by the file; `None` if nothing has changed since the last call.
+    /// The description in each file, by its path; `None` if nothing has changed since the last call.
     ///
     /// # Errors
-    /// If the folder or a shared file cannot be read. What was known stays as it is.
+    /// The directory or a shared file cannot be read. The known descriptions stay as they are.
     pub(crate) fn changed(&mut self) -> Result<Option<BTreeMap<PathBuf, Described>>, String> {
         let mut own = Files::new();
         list(&self.vm_dir, &mut own).map_err(|error| unreadable(&self.vm_dir, &error))?;
@@ -104,13 +104,13 @@ fn describe(path: &Path, own: SourceFile, common: &[SourceFile]) -> Result<Descr
     })))
 }
 
-/// All errors, a line each.
+/// All errors, one per line.
 fn text(rejected: &Rejected) -> String {
     let lines: Vec<String> = rejected.errors.iter().map(ToString::to_string).collect();
     lines.join("\n")
 }
 
-/// Lists the manifests of a folder, or the file itself.
+/// Adds the manifests of a directory, or the file itself, to `files`.
 fn list(path: &Path, files: &mut Files) -> io::Result<()> {
     let metadata = fs::metadata(path)?;
     if !metadata.is_dir() {
@@ -124,7 +124,7 @@ fn list(path: &Path, files: &mut Files) -> io::Result<()> {
         let extension = path.extension().and_then(|extension| extension.to_str());
         if !path.is_dir() && extension.is_some_and(|extension| matches!(extension, "yaml" | "yml" | "json")) {
             match list(&path, files) {
-                // It was removed meanwhile.
+                // The file was removed in the meantime.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 listed => listed?,
             }

@@ -1,9 +1,9 @@
-//! The folder in which the process of a VM has its sockets, its leases and its peers.
+//! The directory with the sockets, leases and peers of a VM's process.
 
 use hawser_store::VmName;
 use std::path::{Path, PathBuf};
 
-/// The folder of a VM's process.
+/// The directory of a VM's process.
 #[derive(Clone, Debug)]
 pub(crate) struct VmFolder(PathBuf);
 
@@ -12,13 +12,13 @@ impl VmFolder {
         Self(run_dir.join("vms").join(format!("{}.{}", vm.namespace, vm.name)))
     }
 
-    /// The VMs that have a folder.
+    /// The VMs that have a directory.
     pub(crate) fn all(run_dir: &Path) -> Vec<VmName> {
         let Ok(entries) = std::fs::read_dir(run_dir.join("vms")) else {
             return Vec::new();
         };
         let name = |entry: std::fs::DirEntry| {
-            // A namespace has no dot, a VM may have some.
+            // The name of a namespace contains no dot, but the name of a VM may.
             let name = entry.file_name().into_string().ok()?;
             let (namespace, name) = name.split_once('.')?;
             let (namespace, name) = (namespace.to_owned(), name.to_owned());
@@ -27,12 +27,12 @@ impl VmFolder {
         entries.flatten().filter_map(name).collect()
     }
 
-    /// The folder itself.
+    /// Path of the directory.
     pub(crate) fn path(&self) -> &Path {
         &self.0
     }
 
-    /// The manifests with which the process was started, or which it has taken over.
+    /// The manifests with which the process was started, or which it has adopted since.
     pub(crate) fn manifests(&self) -> PathBuf {
         self.0.join("manifests")
     }
@@ -67,7 +67,7 @@ impl VmFolder {
         self.0.join("store.db")
     }
 
-    /// The guests of a network.
+    /// The peers file of a network.
     pub(crate) fn peers(&self, network: &str) -> PathBuf {
         self.0.join(format!("peers-{}", network.replace('/', ".")))
     }

@@ -1,8 +1,7 @@
-//! The node: a loop that compares the VMs of the folder with those that run, and the ports of their networks with the
-//! files of peers.
+//! The node: a loop that compares the VMs of the directory with those that run, and the ports of their networks with
+//! the peers files.
 //!
-//! Each turn may fail at any point and is repeated. Nothing here stops a VM that runs, other than the removal of its
-//! file.
+//! Each turn may fail at any point and is repeated. A VM that runs is stopped only when its file is removed.
 
 use crate::cli::{Failure, ServeArgs};
 use crate::desired::{Described, VmDir};
@@ -25,17 +24,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-/// Longest time between two turns: how long a change of the folder may go unnoticed.
+/// Longest time between two turns, and thus until a change of the directory is noticed.
 const TURN: Duration = Duration::from_secs(1);
-/// Shorter, while something is under way.
+/// Longest time between two turns while a change is in progress.
 const BUSY_TURN: Duration = Duration::from_millis(50);
-/// Interval at which a store that cannot push is asked for changes.
+/// Interval at which a store that cannot push is polled for changes.
 const POLL: Duration = Duration::from_millis(200);
 
-/// Serves the VMs of the folder until a signal.
+/// Serves the VMs of the directory until a signal arrives.
 ///
 /// # Errors
-/// If the agent cannot start.
+/// The reason why the agent cannot start.
 pub(crate) fn serve(args: &ServeArgs) -> Result<(), Failure> {
     env_logger::Builder::new()
         .filter_level(log::LevelFilter::Info)
@@ -66,7 +65,7 @@ pub(crate) fn serve(args: &ServeArgs) -> Result<(), Failure> {
         reported: None,
     };
     log::info!("node {node} serves the VMs of {}", args.vm_dir.display());
-    // Without a service manager there is nobody to tell.
+    // This fails without a service manager, which does no harm.
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
     while !stop.load(Ordering::Relaxed) {
         let pause = agent.turn(Instant::now());
@@ -75,7 +74,7 @@ pub(crate) fn serve(args: &ServeArgs) -> Result<(), Failure> {
     Ok(())
 }
 
-/// The host name, as the kernel has it.
+/// The host name in the kernel.
 fn host_name() -> Result<String, Failure> {
     let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
     if name.is_empty() || name == "(none)" {
@@ -84,7 +83,7 @@ fn host_name() -> Result<String, Failure> {
     Ok(name)
 }
 
-/// Keeps a second agent out of the same folder.
+/// Keeps a second agent from using the same directory.
 fn lock(args: &ServeArgs) -> Result<fs::File, Failure> {
     let path = args.run_dir.join("lock");
     let file =
@@ -92,7 +91,7 @@ fn lock(args: &ServeArgs) -> Result<fs::File, Failure> {
     rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive).map_err(|_| {
         let folder = args.run_dir.display();
         Failure::runtime(format_args!(
-            "another agent uses --run-dir={folder}: end it, or name another folder"
+            "another agent uses --run-dir={folder}: end it, or name another directory"
         ))
     })?;
     Ok(file)
@@ -114,13 +113,13 @@ struct Node<'a> {
     /// Problems of files that describe no VM that can be served.
     wrong: BTreeMap<PathBuf, String>,
     networks: BTreeMap<String, Network>,
-    /// Why the folder or the store cannot be read.
+    /// The reason why the directory or the store cannot be read.
     problem: Option<String>,
     reported: Option<String>,
 }
 
 impl Node<'_> {
-    /// One turn; returns the longest pause before the next.
+    /// Runs one turn, and returns the longest pause before the next.
     fn turn(&mut self, now: Instant) -> Duration {
         match self.folder.changed() {
             Ok(Some(described)) => self.desire(described, now),
@@ -154,7 +153,7 @@ impl Node<'_> {
         }
     }
 
-    /// Waits for a signal, a change of the store, the end of a process, or the time.
+    /// Waits for a signal, a change of the store, the end of a process, or until the time is up.
     fn pause(&self, woken: &UnixStream, pause: Duration) {
         let mut waits = vec![PollFd::new(woken, PollFlags::IN)];
         let wakes = self.store.wakes();
@@ -166,16 +165,16 @@ impl Node<'_> {
         let processes = self.vms.values().filter_map(|vm| vm.process.as_ref());
         waits.extend(processes.map(|process| PollFd::from_borrowed_fd(process.handle().as_fd(), PollFlags::IN)));
         let timeout = Timespec::try_from(pause).ok();
-        // A signal ends the wait early, which is as good as the time.
+        // A signal ends the wait early. The effect is the same as when the time is up.
         let _ = poll(&mut waits, timeout.as_ref());
         if let Some(wakes) = wakes {
             let mut count = [0; 8];
-            // Empty if something else ended the wait.
+            // The socket has no data if something else ended the wait.
             let _ = rustix::io::read(wakes, &mut count);
         }
     }
 
-    /// Keeps a problem, and logs it when it is new.
+    /// Records a problem, and logs it if it is new.
     fn note(&mut self, problem: Option<String>) {
         if let Some(text) = problem.as_ref().filter(|_| self.problem != problem) {
             log::warn!("{text}");
@@ -197,7 +196,7 @@ impl Node<'_> {
                 Described::Vm(file) => {
                     let name = hawser_leases::vm_of(&file.plan);
                     if !wanted.insert(name.clone()) {
-                        let problem = format!("{}: VM {name} is described by another file too", path.display());
+                        let problem = format!("{}: another file also describes VM {name}", path.display());
                         log::warn!("{problem}");
                         self.wrong.insert(path, problem);
                         continue;
@@ -208,12 +207,13 @@ impl Node<'_> {
             }
         }
         for vm in self.vms.values_mut().filter(|vm| !wanted.contains(&vm.name)) {
-            // A VM whose file has become wrong goes on as it was.
+            // A VM whose file has become invalid continues as before.
             if !vm.file.as_ref().is_some_and(|file| kept.contains(&file.path)) {
                 vm.file = None;
             }
         }
-        // Those of an earlier agent whose file was removed meanwhile. One that cannot be read may be theirs.
+        // These are VMs of an earlier agent whose file was removed in the meantime. A file that cannot be read may
+        // describe one of them.
         if self.wrong.is_empty() {
             for name in VmFolder::all(&self.args.run_dir) {
                 let vm = self.vms.entry(name.clone());
@@ -222,7 +222,7 @@ impl Node<'_> {
         }
     }
 
-    /// Brings the files of peers up to date.
+    /// Updates the peers files.
     fn follow(&mut self) -> Result<(), String> {
         let own = self
             .vms
@@ -283,7 +283,7 @@ fn list(store: &AgentStore, name: &str) -> Result<Network, String> {
 
 /// The source address of the default route, IPv4 first.
 fn source_address() -> Result<IpAddr, String> {
-    // Connecting sends nothing; the addresses are of documentation networks.
+    // Connecting a datagram socket sends nothing. The addresses are reserved for documentation.
     let by = |local: IpAddr, remote: IpAddr| {
         let socket = UdpSocket::bind((local, 0)).ok()?;
         socket.connect((remote, 9)).ok()?;

@@ -1,4 +1,4 @@
-//! The file of a network's guests, in the form that `hawser run --peers` reads and follows.
+//! The peers file of a network, in the form that `hawser run --peers` reads and follows.
 
 use hawser_manifest::values::hostname;
 use hawser_store::bindings::{Bound, Change, PortId};
@@ -13,12 +13,13 @@ use std::path::Path;
 pub(crate) struct Ports(BTreeMap<PortId, Bound>);
 
 impl Ports {
-    /// All ports of a list.
+    /// A table of all ports in a list.
     pub(crate) fn listed(bound: Vec<Bound>) -> Self {
         Self(bound.into_iter().map(|bound| (bound.port.clone(), bound)).collect())
     }
 
-    /// Applies a change. False if the table has a newer one, which only a store that went back can cause.
+    /// Applies a change. False if the table has a newer one, which happens only if the store was restored to an earlier
+    /// state.
     pub(crate) fn apply(&mut self, change: Change) -> bool {
         let known = self.0.get(change.port()).map(|bound| bound.epoch);
         match change {
@@ -34,7 +35,7 @@ impl Ports {
         }
     }
 
-    /// The text of the file. Of two ports with one MAC or one address only the first counts; the store does not allow
+    /// The text of the file. If two ports have the same MAC or address, only the first counts. The store does not allow
     /// such ports.
     pub(crate) fn text(&self) -> String {
         let mut text =
@@ -60,10 +61,10 @@ impl Ports {
     }
 }
 
-/// Replaces a file by another with this text, so that a reader sees one or the other.
+/// Replaces a file with one that contains this text, so that a reader sees either the old or the new text.
 ///
 /// # Errors
-/// The system's.
+/// The error of the system.
 pub(crate) fn replace(path: &Path, text: &str) -> io::Result<()> {
     if fs::read_to_string(path).is_ok_and(|known| known == text) {
         return Ok(());

@@ -19,19 +19,19 @@ pub(crate) struct Process {
     handle: OwnedFd,
     /// `None` if an earlier agent started it.
     child: Option<Child>,
-    /// Receives what the process reports to a service manager (sd_notify(3)).
+    /// Receives the notifications of the process for its service manager (sd_notify(3)).
     reports: Option<UnixDatagram>,
     is_ready: bool,
 }
 
 impl Process {
-    /// Starts `program` with `arguments`; it logs to a file of `folder`.
+    /// Starts `program` with `arguments`. Its log is a file in `folder`.
     ///
     /// # Errors
-    /// The system's.
+    /// The error of the system.
     pub(crate) fn start(program: &Path, arguments: &[OsString], folder: &VmFolder) -> io::Result<Self> {
         let socket = folder.reports();
-        // Of an earlier process.
+        // This is the socket of an earlier process.
         let _ = fs::remove_file(&socket);
         let reports = UnixDatagram::bind(&socket)?;
         reports.set_nonblocking(true)?;
@@ -42,7 +42,7 @@ impl Process {
             .stdin(Stdio::null())
             .stdout(Stdio::from(log.try_clone()?))
             .stderr(Stdio::from(log))
-            // Signals for the agent's terminal are not for the VM.
+            // Signals from the agent's terminal must not reach the VM.
             .process_group(0)
             .spawn()?;
         let pid = Pid::from_child(&child);
@@ -66,7 +66,7 @@ impl Process {
         let (pid, start) = text.trim_end().split_once(' ')?;
         let pid = Pid::from_raw(pid.parse().ok()?)?;
         let handle = pidfd_open(pid, PidfdFlags::empty()).ok()?;
-        // Read after the handle is open: another process may have got the number.
+        // The file is read after the handle is open, because another process may have got the number.
         if started_at(pid)? != start {
             return None;
         }
@@ -75,13 +75,13 @@ impl Process {
             handle,
             child: None,
             reports: None,
-            // It was, or else it will end.
+            // The process already was ready. Otherwise it will end by itself.
             is_ready: true,
         };
         (!process.has_ended()).then_some(process)
     }
 
-    /// Its PID.
+    /// PID of the process.
     pub(crate) fn id(&self) -> i32 {
         self.pid.as_raw_nonzero().get()
     }
@@ -110,18 +110,18 @@ impl Process {
         self.is_ready
     }
 
-    /// Asks the process to end.
+    /// Requests the end of the process.
     pub(crate) fn stop(&self) {
-        // It may have ended by itself.
+        // The process may already have ended.
         let _ = pidfd_send_signal(&self.handle, Signal::TERM);
     }
 
-    /// Ends the process.
+    /// Kills the process.
     pub(crate) fn kill(&self) {
         let _ = pidfd_send_signal(&self.handle, Signal::KILL);
     }
 
-    /// Collects the exit status of a process that has ended, as text.
+    /// Reaps a process that has ended, and returns its exit status as text.
     pub(crate) fn reap(&mut self) -> String {
         match self.child.as_mut().map(Child::wait) {
             Some(Ok(status)) => status.to_string(),
@@ -131,7 +131,7 @@ impl Process {
     }
 }
 
-/// When the process started, in ticks since the boot (field 22 of proc_pid_stat(5)).
+/// Start time of the process, in ticks since the boot (field 22 of proc_pid_stat(5)).
 fn started_at(pid: Pid) -> Option<String> {
     let stat = fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero())).ok()?;
     // The name of the program, in parentheses, may contain anything.
@@ -139,7 +139,7 @@ fn started_at(pid: Pid) -> Option<String> {
     fields.split_whitespace().nth(19).map(str::to_owned)
 }
 
-/// The last lines of the process's log that are errors, or else the very last.
+/// The last error lines in the log of the process, or its last lines if there are none.
 pub(crate) fn last_words(folder: &VmFolder) -> String {
     const TAIL: u64 = 4096;
     let read = || -> io::Result<String> {

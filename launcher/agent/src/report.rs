@@ -1,4 +1,4 @@
-//! `hawser-agent get`: the VMs of this node, as the agent has reported them.
+//! `hawser-agent get`: shows the VMs of this node from the agent's report.
 
 use crate::cli::{Failure, GetArgs};
 use crate::process::Process;
@@ -13,9 +13,9 @@ use std::path::{Path, PathBuf};
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct NodeReport {
-    /// The node.
+    /// Name of the node.
     pub node: String,
-    /// Why the folder or the store cannot be read.
+    /// The reason why the directory or the store cannot be read.
     pub problem: Option<String>,
     /// The VMs, in the order of their names.
     pub vms: Vec<VmReport>,
@@ -30,10 +30,10 @@ pub(crate) struct VmReport {
     pub namespace: String,
     pub name: String,
     pub phase: Phase,
-    /// Why it waits, or what is wrong with its newest manifest.
+    /// The reason why it waits, or the problem of its newest manifest.
     pub message: String,
     pub pid: Option<i32>,
-    /// Folder of its sockets.
+    /// Directory of its sockets.
     pub folder: PathBuf,
     pub interfaces: Vec<InterfaceReport>,
 }
@@ -46,7 +46,7 @@ pub(crate) struct InterfaceReport {
     pub network: String,
     pub mac: Option<String>,
     pub addresses: Vec<String>,
-    /// Where frames for it arrive, on a network that spans nodes.
+    /// Tunnel endpoint of the interface, on a network that spans nodes.
     pub vtep: Option<String>,
 }
 
@@ -75,7 +75,7 @@ impl VmReport {
     }
 }
 
-/// The file of the report.
+/// Path of the file with the report.
 pub(crate) fn path(run_dir: &Path) -> PathBuf {
     run_dir.join("node.json")
 }
@@ -83,7 +83,7 @@ pub(crate) fn path(run_dir: &Path) -> PathBuf {
 /// Runs the command.
 ///
 /// # Errors
-/// If there is no report.
+/// There is no report.
 pub(crate) fn get(args: &GetArgs) -> Result<(), Failure> {
     let path = path(&args.run_dir);
     let text = fs::read_to_string(&path).map_err(|error| {

@@ -19,10 +19,10 @@ pub(crate) enum AgentStore {
 }
 
 impl AgentStore {
-    /// Opens the store that the options name; `node` is the name of this node.
+    /// Opens the store that the options name. `node` is the name of this node.
     ///
     /// # Errors
-    /// If it cannot be opened, or a file of the options cannot be read.
+    /// The store cannot be opened, or a file of the options cannot be read.
     pub(crate) fn open(args: &ServeArgs, node: &str) -> Result<Self, Failure> {
         match &args.store {
             StorePlace::File(path) => {

@@ -1,4 +1,4 @@
-//! One VM of this node: what it needs, what it has, and the step from one to the other.
+//! One VM of this node: its desired state, its current state, and the steps from one to the other.
 
 use crate::cli::ServeArgs;
 use crate::desired::VmFile;
@@ -21,10 +21,10 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// Pauses before another attempt.
+/// First and longest pause before another attempt.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
-/// A process that ran for this time is started again at once.
+/// A process that has run for this time is restarted immediately.
 const STABLE: Duration = Duration::from_secs(60);
 /// Time for a process to end before it is killed.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -32,13 +32,13 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// State of a VM, for people and programs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub(crate) enum Phase {
-    /// It cannot be started yet; the message says why.
+    /// It cannot be started yet. The message gives the reason.
     Waiting,
-    /// Its process has been started and does not serve yet.
+    /// Its process has been started, but does not serve it yet.
     Starting,
     /// It is served.
     Running,
-    /// Its process is asked to end.
+    /// Its process has been requested to end.
     Stopping,
 }
 
@@ -50,7 +50,7 @@ pub(crate) struct OwnPort {
     epoch: Epoch,
 }
 
-/// A port as a later agent needs it to give it back.
+/// The data with which a later agent can unbind a port.
 #[derive(Debug, serde::Serialize, serde::Deserialize)]
 struct KnownPort {
     network: String,
@@ -73,24 +73,24 @@ impl KnownPort {
 pub(crate) struct Vm {
     pub name: VmName,
     pub folder: VmFolder,
-    /// The file that describes it; `None` once it was removed.
+    /// File that describes the VM. `None` once it was removed.
     pub file: Option<VmFile>,
     pub leases: Vec<Lease>,
     pub ports: Vec<OwnPort>,
     pub process: Option<Process>,
     pub phase: Phase,
-    /// Why it waits, or what is wrong with its newest manifest.
+    /// The reason why the VM waits, or the problem of its newest manifest.
     pub message: String,
-    /// True if the NICs of the file have changed since the process was started or took them over.
+    /// True if the NICs in the file have changed since the process was started or adopted them.
     changed: bool,
-    /// `hawser plug`, which takes over changed NICs.
+    /// A running `hawser plug` that applies changed NICs.
     plug: Option<Child>,
     next: Instant,
     pause: Duration,
     since: Instant,
 }
 
-/// What all VMs of the node have in common.
+/// The properties that all VMs of the node share.
 pub(crate) struct Site<'a> {
     pub args: &'a ServeArgs,
     pub node: &'a str,
@@ -119,7 +119,7 @@ impl Vm {
         }
     }
 
-    /// Takes over what the file describes now.
+    /// Adopts the current description in the file.
     pub(crate) fn describe(&mut self, file: VmFile, now: Instant) {
         let is_new = self
             .file
@@ -161,7 +161,7 @@ impl Vm {
             return true;
         }
         let done = match self.process {
-            // Started by an earlier agent.
+            // An earlier agent started this process.
             Some(_) => self.prepare(store, site),
             None => self
                 .prepare(store, site)
@@ -177,7 +177,7 @@ impl Vm {
         true
     }
 
-    /// Takes changed NICs over into the running process.
+    /// Applies changed NICs to the running process.
     fn step_to_change(&mut self, store: &mut AgentStore, site: &mut Site<'_>, now: Instant) {
         match self.plug.as_mut().map(Child::try_wait) {
             None if now < self.next => {}
@@ -193,7 +193,7 @@ impl Vm {
             Some(_) => {
                 self.plug = None;
                 let message = fs::read_to_string(self.folder.plug_log()).unwrap_or_default();
-                // The next version of the file is another attempt.
+                // The next version of the file causes another attempt.
                 self.wait(message.trim_end().to_owned(), now);
             }
         }
@@ -215,7 +215,7 @@ impl Vm {
         Ok(())
     }
 
-    /// True if what the VM has in the store is known, and its file asks for no other ports.
+    /// True if the VM's records in the store are known, and its file requires no other ports.
     fn has_ports(&self) -> bool {
         let Some(file) = &self.file else { return true };
         let wanted = file.plan.nics.iter().filter(|nic| nic.mode.layer2().is_some()).count();
@@ -234,7 +234,7 @@ impl Vm {
         self.pause = (self.pause * 2).min(LONGEST_PAUSE);
     }
 
-    /// Notices that the process has ended.
+    /// Handles the end of the process, if it has ended.
     fn notice_end(&mut self, now: Instant) {
         let Some(process) = self.process.as_mut().filter(|process| process.has_ended()) else {
             return;
@@ -251,7 +251,7 @@ impl Vm {
         self.wait(format!("its process ended ({status}): {words}"), now);
     }
 
-    /// Stops the process, then gives the ports back. Leases stay until they are released.
+    /// Stops the process, then unbinds the ports. Leases stay until they are released.
     fn step_to_end(&mut self, store: &mut AgentStore, now: Instant) -> bool {
         if let Some(process) = &self.process {
             if self.phase != Phase::Stopping {
@@ -273,12 +273,12 @@ impl Vm {
             self.next = now;
             return true;
         }
-        // Whoever looks for it finds nothing that runs.
+        // If this fails, a later agent finds a directory without a running process, and removes it.
         let _ = fs::remove_dir_all(self.folder.path());
         false
     }
 
-    /// Unbinds the ports of the VM, those that an earlier agent has bound too.
+    /// Unbinds the ports of the VM, including those that an earlier agent has bound.
     fn give_back(&mut self, store: &mut AgentStore) -> Result<(), StoreError> {
         let mut ports: Vec<KnownPort> = self.ports.iter().map(KnownPort::of).collect();
         if ports.is_empty() {
@@ -294,18 +294,18 @@ impl Vm {
             let vm = self.name.clone();
             let holder = Holder { vm, interface };
             match store.unbind(&PortId { network, holder }, Epoch(epoch)) {
-                // Another node has it already.
+                // Another node already has the port.
                 Ok(()) | Err(BindError::Fenced { .. }) => {}
                 Err(BindError::Store(error)) => return Err(error),
             }
         }
         self.ports.clear();
-        // It is written again with the next ports.
+        // The file is written again with the next ports.
         let _ = fs::remove_file(self.folder.ports());
         Ok(())
     }
 
-    /// Leases what the VM needs, claims its ports, and writes the files of its process.
+    /// Leases MACs and addresses to the VM, claims its ports, and writes the files of its process.
     fn prepare(&mut self, store: &mut AgentStore, site: &mut Site<'_>) -> Result<VmPlan, String> {
         let Some(file) = &self.file else {
             return Err("its file was removed".to_owned());
@@ -321,8 +321,7 @@ impl Vm {
         Ok(plan)
     }
 
-    /// Keeps the manifests as they were checked, so that a process that is started again does not read a later version
-    /// that is wrong.
+    /// Stores the manifests as they were checked, so that a restarted process does not read a later, invalid version.
     fn write_manifests(&self, file: &VmFile) -> io::Result<()> {
         let folder = self.folder.manifests();
         fs::create_dir_all(&folder)?;
@@ -345,7 +344,7 @@ impl Vm {
         Ok(())
     }
 
-    /// Writes the leases into the store of the VM's process, which finds that they are what it would lease.
+    /// Writes the leases into the private store of the VM's process, which then leases the same MACs and addresses.
     fn seed(&self, plan: &VmPlan) -> Result<(), StoreError> {
         let mut own = Sqlite::open(&self.folder.store(), Access::Make)?;
         let seeded: Result<(), agreement::NetworkError> = own.step(|ledger| {
@@ -361,7 +360,7 @@ impl Vm {
         match seeded {
             Ok(()) => Ok(()),
             Err(agreement::NetworkError::Store(error)) => Err(error),
-            // No other VM has a lease there.
+            // No other VM has a lease in that store.
             Err(error) => {
                 log::error!("VM {}: {error}", self.name);
                 Ok(())
@@ -391,7 +390,7 @@ impl Vm {
                 process: self.name.to_string(),
             };
             let is_own = |found: &Bound| found.binding.process == own;
-            // What an earlier agent has bound keeps its UDP port, on which the process listens.
+            // A port that an earlier agent has bound keeps its UDP port, because the process listens on it.
             let found = store.bindings(&port.network).map_err(|error| error.to_string())?.0;
             let found = found.into_iter().find(|bound| bound.port == port);
             if let Some(other) = found.as_ref().filter(|found| !is_own(found)) {
@@ -431,7 +430,7 @@ impl Vm {
         let arguments = self.arguments(plan, site);
         for port in &self.ports {
             let path = self.folder.peers(&port.port.network);
-            // The process needs a file; the node fills it.
+            // The process needs the file to exist. The node writes its content.
             if !path.exists() {
                 fs::write(&path, "").map_err(|error| unwritable(&path, &error))?;
             }

@@ -42,7 +42,8 @@ pub fn reserve(store: &mut impl Store, plan: &VmPlan, pool: &MacRange) -> Result
     })
 }
 
-/// The same for a plan whose networks may have no identifier: those get the one on record, or a free one.
+/// Does the same for a plan whose networks may have no identifier. Such a network gets the recorded identifier, or a
+/// free one.
 ///
 /// # Errors
 /// [`ClaimError`]; no lease changes.
@@ -61,7 +62,7 @@ pub fn reserve_with_identifiers(
             if layer2.tunnel.vni.is_none() {
                 layer2.tunnel.vni = Some(agreement::identifier(ledger, &layer2.network.network)?);
             }
-            // At once, so that the next network of the plan gets another identifier.
+            // The network is recorded immediately, so that the next network of the plan gets another identifier.
             agreement::agree(ledger, &vm, &networks(&plan))?;
         }
         let leases = claim::claim(ledger, &vm, &claims(&plan), &plan.absent, pool)?;

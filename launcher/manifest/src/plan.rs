@@ -156,7 +156,7 @@ impl NicMode {
         }
     }
 
-    /// The same, to change them.
+    /// Settings of a NIC on a network that spans nodes, to change them.
     pub fn layer2_mut(&mut self) -> Option<&mut Layer2Plan> {
         match self {
             Self::Layer2(plan) => Some(plan),
@@ -164,7 +164,7 @@ impl NicMode {
         }
     }
 
-    /// The scope of the NIC's lease; `None` if the NIC takes over MAC and addresses of the pod.
+    /// The scope of the NIC's lease. `None` if the NIC takes over MAC and addresses of the pod.
     pub fn lease_scope(&self) -> Option<LeaseScope<'_>> {
         match self {
             // Behind NAT, a VM is alone on its segment.

@@ -92,8 +92,8 @@ pub fn agree(ledger: &mut dyn Ledger, vm: &VmName, networks: &[NetworkRecord]) -
     Ok(())
 }
 
-/// The identifier of a network: the one on record, or else a free one that follows from the name. Two nodes that ask at
-/// once get the same, or one of them loses the race when it records the network.
+/// The identifier of a network: the recorded one, or else a free one that is derived from the name. If two nodes call
+/// this at the same time, they get the same identifier, or one of them loses the race when it records the network.
 ///
 /// # Errors
 /// [`StoreError`]
@@ -103,15 +103,15 @@ pub fn identifier(ledger: &dyn Ledger, name: &str) -> Result<Vni, StoreError> {
         return Ok(network.vni);
     }
     let taken: BTreeSet<Vni> = known.iter().map(|network| network.vni).collect();
-    // 0 is left out, because some programs take it for none.
+    // 0 is excluded, because some programs treat it as "no identifier".
     let first = hash(name) % u32::from(Vni::MAX);
     let candidates = (0..u32::from(Vni::MAX)).map(|n| (first + n) % u32::from(Vni::MAX) + 1);
     let free = candidates.filter_map(Vni::new).find(|vni| !taken.contains(vni));
-    // As many networks as identifiers cannot be stored.
+    // A store cannot contain as many networks as there are identifiers.
     Ok(free.unwrap_or(Vni::MAX))
 }
 
-/// FNV-1a: all nodes begin the search for a free identifier at the same number.
+/// FNV-1a, so that all nodes begin the search for a free identifier at the same number.
 fn hash(name: &str) -> u32 {
     const BASIS: u32 = 0x811c_9dc5;
     const PRIME: u32 = 0x0100_0193;

@@ -74,7 +74,7 @@ fn a_network_without_an_identifier_gets_a_free_one_and_keeps_it<P: Place>() {
     let first = free(&mut store, "blue");
     assert_ne!(u32::from(first), 0);
     assert_eq!(free(&mut store, "blue"), first);
-    // The number that follows from the name is taken.
+    // The number that is derived from the name is in use.
     let other = record("red", first.into(), "10.1.0.0/24");
     tell(&mut store, "vm1", &other).unwrap();
     let next = free(&mut store, "blue");
