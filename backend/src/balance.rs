@@ -18,17 +18,17 @@ use std::time::Duration;
 /// A port at a virtual address: protocol, address and port.
 pub type Virtual = (u8, SocketAddr);
 
-/// The Services of a network. Immutable: the owner builds a new one for each change.
+/// The Services of a network. The table is immutable: its owner builds a new one for each change.
 #[derive(Debug, Default)]
 pub struct ServiceTable {
     ports: HashMap<Virtual, Arc<Target>>,
     addresses: HashSet<IpAddr>,
 }
 
-/// Where a port of a Service leads to.
+/// The endpoints to which a port of a Service leads.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Target {
-    /// Of the family of the virtual address.
+    /// Endpoints of the same family as the virtual address.
     endpoints: Box<[SocketAddr]>,
     affinity: Option<Duration>,
 }
@@ -84,7 +84,7 @@ impl ServiceTable {
     }
 }
 
-/// The time of the last packet of a client, in nanoseconds. Its flows keep it current.
+/// Time of a client's last packet, in nanoseconds. The flows of the client update it.
 pub type LastUse = Arc<AtomicU64>;
 
 /// The endpoint that a client keeps.
@@ -103,18 +103,18 @@ pub struct Chosen {
     pub used: Option<LastUse>,
 }
 
-/// What a destination is.
+/// The kind of a destination.
 #[derive(Clone, Debug)]
 pub enum Choice {
-    /// A Service with this endpoint.
+    /// A Service, with the chosen endpoint.
     Endpoint(Chosen),
-    /// A virtual address that has no such port, or a port without endpoints.
+    /// A virtual address without such a port, or a port without endpoints.
     Closed,
-    /// Nothing of a Service.
+    /// The destination is not a virtual address.
     NoService,
 }
 
-/// Chooses endpoints, and remembers those that clients keep.
+/// Chooses endpoints, and records those that clients keep.
 #[derive(Debug, Default)]
 pub struct Chooser {
     table: Arc<ServiceTable>,
@@ -236,7 +236,7 @@ mod tests {
     fn a_client_keeps_its_endpoint_until_it_has_been_idle_or_the_endpoint_is_gone() {
         let mut chooser = chooser(&[1, 2, 3], 100);
         let first = chosen(&mut chooser, 0, 1).unwrap();
-        // Each use counts, so this is longer than the timeout in all.
+        // Each use restarts the timeout, so the total time is longer than the timeout.
         for port in 0..50 {
             assert_eq!(chosen(&mut chooser, u64::from(port) * 99, port), Some(first));
         }

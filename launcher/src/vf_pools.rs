@@ -1,4 +1,4 @@
-//! The pools of VFs on this node: what `hawser node apply` records, and `hawser run` chooses from.
+//! The pools of VFs on this node, which `hawser node apply` records and from which `hawser run` chooses.
 
 use crate::failure::Failure;
 use hawser_host::pci::PciAddress;
@@ -17,24 +17,24 @@ pub(crate) const FILE: &str = "vf-pools.json";
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Pools {
     version: u32,
-    /// Its physical functions, in the order of their addresses.
+    /// Physical functions, in the order of their addresses.
     pub functions: Vec<PfRecord>,
 }
 
 /// A physical function that a policy covers.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct PfRecord {
-    /// Its address.
+    /// Address of the function.
     pub pf: PciAddress,
-    /// Its name when the policies were applied.
+    /// Name of its network device when the policies were applied.
     pub name: String,
-    /// Number of its virtual functions.
+    /// Number of virtual functions.
     pub num_vfs: u32,
-    /// The MTU that the policies ask for.
+    /// MTU that the policies request.
     pub mtu: Option<u16>,
-    /// The policies leave the functions themselves alone.
+    /// True if the policies do not change the number of virtual functions.
     pub externally_managed: bool,
-    /// Its pools.
+    /// Pools of the function.
     pub pools: Vec<Pool>,
 }
 
@@ -91,7 +91,7 @@ impl Pools {
             .map_err(|error| Failure::runtime(format_args!("{}: {error}", path.display())))
     }
 
-    /// Writes the whole file anew, so that a reader finds the old or the new one.
+    /// Replaces the whole file, so that a reader finds either the old or the new record.
     fn write(&self, path: &Path) -> io::Result<()> {
         let new = PathBuf::from(format!("{}.new", path.display()));
         fs::write(&new, serde_json::to_vec_pretty(self)?)?;

@@ -1,5 +1,5 @@
-//! Networks that span nodes with packets of every size: jumbo frames, a path that shrinks, one family only, and guests of
-//! different kinds on three nodes.
+//! Tests of networks that span nodes with packets of every size: jumbo frames, a path that shrinks, a single address
+//! family, and guests of different kinds on three nodes.
 
 use hawser_testkit::Result;
 use hawser_testkit::guest::{Guest, Kind, Plan};
@@ -12,7 +12,7 @@ const VNI: u32 = 4711;
 /// MTU of an underlay with jumbo frames.
 const JUMBO: u32 = 9000;
 
-/// A process for each port of a network without a store; `options` are for all of them.
+/// Starts a process for each port of a network without a store. `options` apply to all of them.
 fn processes(nodes: &Nodes, ports: &[Port], underlay6: bool, options: &[&str]) -> Result<Vec<Hawser>> {
     let process = |port: &Port| {
         let others = ports.iter().filter(|other| other.number != port.number);
@@ -24,14 +24,14 @@ fn processes(nodes: &Nodes, ports: &[Port], underlay6: bool, options: &[&str]) -
     ports.iter().map(process).collect()
 }
 
-/// Bytes both ways and datagrams up to the MTU, all of which are checked.
+/// Transfers bytes in both directions and datagrams up to the MTU, and checks all of them.
 fn assert_exchange(from: &Guest, to: &Guest, addresses: &[&str], mtu: u32) -> Result<()> {
     let _server = to.serve(&format!("[::]:{PORT}"))?;
     for address in addresses {
         for command in ["send", "receive"] {
             from.traffic(&format!("{command} to={address}:{PORT} bytes=20000000 connections=2"))?;
         }
-        // Headers of IPv6 and UDP.
+        // Length of the IPv6 and UDP headers.
         let largest = mtu - 48;
         from.traffic(&format!("udp to={address}:{PORT} sizes=1,1300,{largest} count=20"))?;
     }
@@ -83,7 +83,7 @@ fn a_stream_goes_on_when_the_path_to_the_other_node_shrinks() -> Result<()> {
     let address = ports[1].address4();
     let _server = receiver.serve(&format!("0.0.0.0:{PORT}"))?;
     sender.traffic(&format!("send to={address}:{PORT} bytes=5000000"))?;
-    // The route to the other node only; the guest keeps its MTU.
+    // Only the route to the other node shrinks. The guest keeps its MTU.
     let route = format!("ip route add {} dev eth0 mtu 1300", Nodes::vtep4(1));
     let node = &nodes.nodes[0];
     thread::scope(|scope| -> Result<()> {

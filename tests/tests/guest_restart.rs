@@ -1,4 +1,4 @@
-//! Tests of what a restart of hawser costs a real guest, and what the guest's peers see of it.
+//! Tests of the effects of a restart of hawser on a real guest and on the guest's peers.
 
 use hawser_testkit::Result;
 use hawser_testkit::guest::{Chardev, Kind, Plan};
@@ -35,7 +35,8 @@ fn a_restart_costs_the_guest_no_lost_request_for_the_gateway() -> Result<()> {
     Ok(())
 }
 
-/// The longest time without a reply, in milliseconds, from the output of ping(8): lost replies in a row, or a late one.
+/// The longest time without a reply, in milliseconds, from the output of ping(8). The cause is either consecutive lost
+/// replies or a late reply.
 fn longest_gap(output: &str) -> f64 {
     let field = |line: &str, name: &str| {
         let value = line.split(name).nth(1)?.split(' ').next()?;

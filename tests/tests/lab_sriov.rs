@@ -87,13 +87,13 @@ fn the_lab_has_virtual_functions_in_groups_of_their_own_that_vfio_pci_takes(mach
         .map(drop)
 }
 
-/// The address of the first PF's VF of that number.
+/// The address of VF `number` of the first PF.
 fn vf(machine: &Machine, number: u32) -> Result<String> {
     let path = machine.sh(&format!("readlink /sys/bus/pci/devices/{PF}/virtfn{number}"))?;
     Ok(path.trim().trim_start_matches("../").to_owned())
 }
 
-/// VFs of the first PF, until it is dropped.
+/// VFs of the first PF, which are removed on drop.
 struct Vfs<'a>(&'a Machine);
 
 impl<'a> Vfs<'a> {
@@ -106,7 +106,7 @@ impl<'a> Vfs<'a> {
         Ok(Self(machine))
     }
 
-    /// Everything that passing a VF may change.
+    /// Everything that passing a VF may change, as text.
     fn state(&self) -> Result<String> {
         self.0.sh(&format!(
             "cd /sys/bus/pci/devices/{PF}; ip link show dev $(ls net); for vf in virtfn*; do\n\
@@ -134,7 +134,7 @@ fn a_vf_gets_its_attributes_and_vfio_and_is_put_back_at_the_end(machine: &Machin
     let vfs = Vfs::new(machine, 2)?;
     let before = vfs.state()?;
     let address = vf(machine, 1)?;
-    // The second process cannot have the VF of the first.
+    // The second process cannot get the VF of the first process.
     let shown = machine.sh(&format!(
         "set -e\nmkfifo /run/hold\nvf pass /run/vf {address} {TAGGED} {MAC} {UNCHECKED} {TRUSTED} </run/hold >/run/vf.log 2>&1 &\n\
          exec 3>/run/hold\nfor n in $(seq 100); do grep -q passed /run/vf.log && break; usleep 50000; done\n\
@@ -162,7 +162,7 @@ fn after_a_kill_at_any_moment_the_next_start_puts_the_vf_back(machine: &Machine)
     let before = vfs.state()?;
     let address = vf(machine, 0)?;
     for round in 0..50 {
-        // From before the first change until after the last.
+        // The state lasts from before the first change until after the last.
         let microseconds = round * 8_000;
         machine.sh(&format!(
             "[ -e /run/stay ] || mkfifo /run/stay\nexec 3<>/run/stay\n\
@@ -214,7 +214,7 @@ fn what_cannot_work_is_refused_before_anything_changes(machine: &Machine) -> Res
         assert!(output.err.contains(words), "{attribute}: {}", output.err);
         assert_eq!(vfs.state()?, before, "{attribute}");
     }
-    // In another network namespace the PF cannot be seen.
+    // The PF is in another network namespace, so it is not visible.
     let output = machine.run(&format!(
         "unshare -n vf pass /run/refused {address} {TRUSTED} </dev/null"
     ))?;
@@ -233,7 +233,7 @@ fn what_cannot_work_is_refused_before_anything_changes(machine: &Machine) -> Res
         output.err
     );
     assert_eq!(vfs.state()?, before);
-    // A rate that the driver refuses only when it is set, after the VLAN: the VLAN is taken back.
+    // The driver refuses this rate only when it is set, which is after the VLAN. The VLAN is then restored.
     let output = machine.run(&format!(
         r#"vf pass /run/refused {address} {TAGGED} '{{"rate":{{"min":0,"max":99999}}}}' </dev/null"#
     ))?;
@@ -246,7 +246,7 @@ fn what_cannot_work_is_refused_before_anything_changes(machine: &Machine) -> Res
     Ok(())
 }
 
-/// By netdevsim, whose VFs have every attribute, but are no PCI functions.
+/// Tests on netdevsim, whose VFs have every attribute but are not PCI functions.
 fn every_attribute_that_a_driver_has_is_set_and_read_back(machine: &Machine) -> Result<()> {
     if machine.run("grep -q ^netdevsim /proc/modules")?.status != Some(0) {
         println!("there is no netdevsim in this lab: only igb was tried");
@@ -323,7 +323,7 @@ fn a_policy_is_applied_once_and_shown_and_taken_back(machine: &Machine) -> Resul
     assert_eq!(pf["Vfs"][2]["resourceName"], "nics");
     let text = machine.sh("hawser node status --pools=/run/pools.json")?;
     assert!(text.contains("kind: SriovNetworkNodeState\n"), "{text}");
-    // More VFs than the PF has.
+    // These are more VFs than the PF has.
     let refused = machine.run(&format!(
         "hawser node apply -f - --pools=/run/pools.json <<'END'\n{}END",
         policy(8)
@@ -334,7 +334,7 @@ fn a_policy_is_applied_once_and_shown_and_taken_back(machine: &Machine) -> Resul
         "{}",
         refused.err
     );
-    // The number changes while no VF is used, and not while one is.
+    // The number changes while no VF is in use, but not while one is.
     let address = vf(machine, 1)?;
     let refused = machine.run(&format!(
         "group=$(basename $(readlink /sys/bus/pci/devices/{address}/iommu_group))\nexec 3<>/dev/vfio/$group\n\

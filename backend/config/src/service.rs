@@ -14,7 +14,7 @@ pub struct ServicePort {
     pub transport: Transport,
     /// The port at the virtual addresses.
     pub port: u16,
-    /// Where clients are connected, in both families; empty: they are refused.
+    /// Addresses and ports to which clients are connected, of both families. If there are none, clients are refused.
     pub endpoints: Vec<SocketAddr>,
     /// `sessionAffinity: ClientIP`: seconds for which a client keeps its endpoint after its last packet.
     pub affinity_secs: Option<NonZeroU32>,

@@ -1,8 +1,8 @@
-//! Passing a virtual function to a guest: checks, attributes, driver.
+//! Passes a virtual function to a guest: checks, attributes, driver.
 //!
-//! [`survey`] reads everything and refuses what cannot work before anything is changed. [`Survey::pass`] then notes the
-//! way back in the [`Journal`], sets the attributes in the order of sriov-cni, binds vfio-pci, and opens, checks and
-//! resets the function once, so that a failure shows here and not in the VMM.
+//! [`survey`] reads everything and refuses what cannot work, before anything is changed. [`Survey::pass`] then records
+//! the way back in the [`Journal`], sets the attributes in the order of sriov-cni, binds vfio-pci, and opens, checks
+//! and resets the function once, so that a failure occurs here and not in the VMM.
 
 use super::journal::{Journal, Undo};
 use super::link::Link;
@@ -24,7 +24,7 @@ pub enum PassthroughError {
     /// The function is not a virtual one.
     #[error("{0} is not a VF; hawser node status lists the VFs of this node")]
     NotVirtual(PciAddress),
-    /// The physical function cannot be seen.
+    /// The network device of the physical function is not visible.
     #[error(
         "the PF {pf} of {vf} has no network device in this network namespace; run hawser where the PF is, or move the \
          PF back (ip link set NAME netns PID)"
@@ -38,26 +38,26 @@ pub enum PassthroughError {
     /// The driver has no such attribute.
     #[error("{}: the driver {driver} of {pf} cannot set {attribute}: {why}; change or leave out the field", attribute.field())]
     Unsupported {
-        /// The attribute.
+        /// Attribute that was requested.
         attribute: Attribute,
-        /// The driver.
+        /// Driver of the physical function.
         driver: String,
         /// Name of the physical function.
         pf: String,
-        /// What the driver has instead.
+        /// The driver's limitation.
         why: &'static str,
     },
     /// Another function has the MAC.
     #[error("mac: {mac} is already the MAC of {holder} on {pf}; give the interface another MAC")]
     MacTaken {
-        /// The MAC.
+        /// MAC that was requested.
         mac: MacAddr,
-        /// The function that has it.
+        /// Function that has the MAC.
         holder: String,
         /// Name of the physical function.
         pf: String,
     },
-    /// There is no IOMMU.
+    /// The function is in no IOMMU group.
     #[error(
         "{0} is in no IOMMU group, so it cannot be passed to a guest; switch the IOMMU on in the firmware and give the \
          kernel intel_iommu=on or amd_iommu=on"
@@ -66,7 +66,7 @@ pub enum PassthroughError {
     /// The kernel has no vfio-pci.
     #[error("the kernel has no driver {PASSING_DRIVER}; load it (modprobe {PASSING_DRIVER})")]
     NoDriver,
-    /// The group has a function that stays with the host.
+    /// The group contains a function that stays with the host.
     #[error(
         "the IOMMU group {group} of {vf} also contains {stranger} with the driver {driver}, so vfio does not open the \
          group; unbind that device, or choose a VF of another group"
@@ -74,27 +74,27 @@ pub enum PassthroughError {
     Stranger {
         /// The virtual function.
         vf: PciAddress,
-        /// Its group.
+        /// IOMMU group of the function.
         group: u32,
-        /// The other function.
+        /// The other function in the group.
         stranger: PciAddress,
-        /// The driver of that.
+        /// Driver of the other function.
         driver: String,
     },
-    /// Another process has the function.
+    /// Another process has the function open.
     #[error("{vf} is in use: another process has /dev/vfio/{group} open; end it, or choose another VF")]
     InUse {
         /// The virtual function.
         vf: PciAddress,
-        /// Its group.
+        /// IOMMU group of the function.
         group: u32,
     },
-    /// The group's file is not for this user.
+    /// This user may not open the file of the group.
     #[error("cannot open /dev/vfio/{group} of {vf}: {source}; run hawser as root, or give its user the file")]
     Denied {
         /// The virtual function.
         vf: PciAddress,
-        /// Its group.
+        /// IOMMU group of the function.
         group: u32,
         /// The error of open(2).
         source: io::Error,
@@ -102,15 +102,15 @@ pub enum PassthroughError {
     /// An attribute could not be set.
     #[error("{}VF {number} of {pf} (driver {driver}): {source}", field.map_or_else(String::new, |field| format!("{field}: ")))]
     Attribute {
-        /// The field of the network that asks for it.
+        /// Field of the network that requests the attribute.
         field: Option<&'static str>,
         /// Number of the virtual function.
         number: u32,
         /// Name of the physical function.
         pf: String,
-        /// Its driver.
+        /// Driver of the physical function.
         driver: String,
-        /// The reason.
+        /// The reason for the failure.
         source: AttributeError,
     },
     /// The driver could not be changed.
@@ -135,12 +135,12 @@ pub enum PassthroughError {
         /// The step that failed.
         source: VfioError,
     },
-    /// The state of the host cannot be read, or the journal not be written.
+    /// The state of the host cannot be read, or the journal cannot be written.
     #[error("{what}: {source}")]
     System {
-        /// What failed.
+        /// Operation that failed.
         what: &'static str,
-        /// The error.
+        /// Error of the operation.
         source: io::Error,
     },
 }
@@ -155,30 +155,30 @@ pub struct Survey {
     link: Link,
     pf_driver: String,
     before: VirtualFunction,
-    /// Attributes that have other values yet.
+    /// Attributes whose current values differ from the requested ones.
     changes: Vec<Attribute>,
-    /// The VMM of an earlier process has it, with all attributes as they should be.
+    /// True if the VMM of an earlier process has the function, with all attributes as requested.
     is_running: bool,
 }
 
 /// A virtual function that is ready for a VMM.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PassedVf {
-    /// Its address.
+    /// Address of the function.
     pub vf: PciAddress,
-    /// Its physical function.
+    /// Address of its physical function.
     pub pf: PciAddress,
     /// Name of the physical function.
     pub pf_link: String,
-    /// Number of that link.
+    /// Interface index of that link.
     pub pf_index: u32,
     /// Driver of the physical function.
     pub pf_driver: String,
-    /// Its number.
+    /// Number of the function among those of its physical function.
     pub number: u32,
-    /// Its IOMMU group.
+    /// IOMMU group of the function.
     pub group: u32,
-    /// What vfio says about it; `None` if a VMM already has it.
+    /// Properties that vfio reports. `None` if a VMM already has the function.
     pub facts: Option<Facts>,
 }
 
@@ -259,7 +259,7 @@ pub fn survey(
     })
 }
 
-/// Refuses a MAC that the physical function or another virtual one has.
+/// Refuses a MAC that the physical function or another virtual function has.
 fn check_mac(link: &Link, all: &[VirtualFunction], number: u32, asked: &[Attribute]) -> Result<(), PassthroughError> {
     let mac = asked.iter().find_map(|attribute| match attribute {
         Attribute::Mac(mac) if *mac != [0; 6] => Some(*mac),
@@ -308,7 +308,7 @@ impl Survey {
                 source => PassthroughError::Vfio { vf, source },
             })?),
         };
-        // The reset may have changed them.
+        // The reset may have changed the attributes.
         let found = netlink.virtual_function(self.link.index, self.number);
         let found = found.map_err(|source| self.attribute_error(None, source))?;
         for asked in &self.changes {

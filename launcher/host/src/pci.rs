@@ -1,7 +1,7 @@
 //! PCI functions as sysfs shows them: physical functions, their virtual functions, drivers and IOMMU groups.
 //!
-//! Every write that this module offers is one write(2) to one file of sysfs; the order of writes, and the way back, are
-//! the callers' concern.
+//! Every write of this module is one write(2) to one file of sysfs. Callers are responsible for the order of the writes
+//! and for undoing them.
 
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -12,7 +12,7 @@ use std::str::FromStr;
 
 /// PCI base class and subclass of a bridge between PCI buses.
 const BRIDGE_CLASS: u32 = 0x0604;
-/// What `driver_override` contains when there is none.
+/// Content of `driver_override` if none is set.
 const NO_OVERRIDE: &str = "(null)";
 
 /// Address of a PCI function: `0000:01:10.0`.
@@ -76,24 +76,24 @@ impl fmt::Display for PciAddress {
 /// A PCI function.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Function {
-    /// Its address.
+    /// Address of the function.
     pub address: PciAddress,
     /// Vendor id, four hexadecimal digits.
     pub vendor: String,
-    /// Device id, likewise.
+    /// Device id, four hexadecimal digits.
     pub device: String,
     /// Base class and subclass.
     pub class: u32,
-    /// Its driver.
+    /// Driver of the function.
     pub driver: Option<String>,
     /// `driver_override`
     pub driver_override: Option<String>,
-    /// Its IOMMU group.
+    /// IOMMU group of the function.
     pub group: Option<u32>,
 }
 
 impl Function {
-    /// True if vfio lets the group of this function be opened: the driver passes devices on, or does no DMA.
+    /// True if vfio can open the function's group despite this function: its driver passes devices on, or does no DMA.
     pub fn is_viable(&self) -> bool {
         let harmless = ["vfio-pci", "pci-stub", "pcieport"];
         self.class == BRIDGE_CLASS
@@ -107,11 +107,11 @@ impl Function {
 /// The SR-IOV capability of a physical function.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Capability {
-    /// Most virtual functions.
+    /// Maximum number of virtual functions.
     pub total: u32,
-    /// Present virtual functions.
+    /// Current number of virtual functions.
     pub present: u32,
-    /// The kernel binds a driver to new virtual functions.
+    /// True if the kernel binds a driver to new virtual functions.
     pub autoprobe: bool,
 }
 
@@ -151,7 +151,7 @@ impl Pci {
         Ok(found)
     }
 
-    /// A function; `None` if there is none with that address.
+    /// The function with this address; `None` if there is none.
     ///
     /// # Errors
     /// The error of reading its files.
@@ -211,7 +211,7 @@ impl Pci {
         }
     }
 
-    /// The virtual functions of a physical one, by number.
+    /// The virtual functions of a physical function, by number.
     ///
     /// # Errors
     /// The error of reading the directory.
@@ -228,7 +228,7 @@ impl Pci {
         Ok(found)
     }
 
-    /// The physical function of a virtual one, and its number there.
+    /// The physical function of a virtual function, and the number of the virtual function there.
     ///
     /// # Errors
     /// The error of reading the directory.
@@ -256,7 +256,7 @@ impl Pci {
         self.root.join("bus/pci/drivers").join(driver).exists()
     }
 
-    /// Sets the driver that alone may bind to a function; `None` for any that matches.
+    /// Sets the only driver that may bind to a function; `None` allows any driver that matches.
     ///
     /// # Errors
     /// The error of write(2).
@@ -276,7 +276,7 @@ impl Pci {
         }
     }
 
-    /// Lets the drivers look at a function that has none.
+    /// Makes the kernel probe its drivers for a function without one.
     ///
     /// # Errors
     /// The error of write(2).
@@ -284,7 +284,7 @@ impl Pci {
         write(&self.root.join("bus/pci/drivers_probe"), &address.to_string())
     }
 
-    /// Sets the number of virtual functions. The kernel changes it only from and to zero.
+    /// Sets the number of virtual functions. The kernel changes it only from zero or to zero.
     ///
     /// # Errors
     /// The error of write(2).
@@ -301,7 +301,7 @@ impl Pci {
         write(&self.path(pf).join("sriov_drivers_autoprobe"), on)
     }
 
-    /// Resets a function. One without a way to reset it stays as it is.
+    /// Resets a function. A function that cannot be reset stays unchanged.
     ///
     /// # Errors
     /// The error of write(2).
@@ -317,7 +317,7 @@ fn read(path: &Path) -> io::Result<String> {
     Ok(fs::read_to_string(path)?.trim().to_owned())
 }
 
-/// Writes without creating the file, as sysfs wants it.
+/// Writes to a file of sysfs, which must exist.
 fn write(path: &Path, text: &str) -> io::Result<()> {
     use io::Write as _;
     fs::OpenOptions::new()

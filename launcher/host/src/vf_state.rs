@@ -1,4 +1,4 @@
-//! A virtual function as it was before it was passed to a guest, and the way back to that.
+//! The state of a virtual function before it was passed to a guest, and how to restore it.
 
 use super::netlink::Netlink;
 use super::pci::{Pci, PciAddress};
@@ -18,25 +18,26 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// A virtual function before any change.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VfState {
-    /// Its address.
+    /// Address of the function.
     pub vf: PciAddress,
-    /// Its physical function.
+    /// Address of its physical function.
     pub pf: PciAddress,
-    /// Its number there.
+    /// Number of the function there.
     pub number: u32,
-    /// Its driver.
+    /// Driver of the function.
     pub driver: Option<String>,
-    /// Its `driver_override`.
+    /// `driver_override` of the function.
     pub driver_override: Option<String>,
     /// The values of the attributes that are changed, in the order of the changes.
     pub attributes: Vec<Attribute>,
 }
 
 impl VfState {
-    /// Puts the function back. One that no longer exists needs nothing.
+    /// Restores the function. Does nothing if the function no longer exists.
     ///
     /// # Errors
-    /// The step that failed. EBUSY if a VMM still has the function: its kernel would then wait in unbind without a limit.
+    /// The step that failed. EBUSY if a VMM still has the function: an unbind would then wait in the kernel without a
+    /// limit.
     pub fn restore(&self, pci: &Pci, netlink: &mut Netlink) -> io::Result<()> {
         let Some(function) = pci.function(self.vf)? else {
             return Ok(());

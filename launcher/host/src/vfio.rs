@@ -1,4 +1,4 @@
-//! vfio: whether a function can be opened, by which process it is open, and what it offers a guest.
+//! Access to vfio: whether a function can be opened, which process has opened it, and what it offers a guest.
 
 use std::fs::OpenOptions;
 use std::io;
@@ -6,12 +6,12 @@ use std::path::Path;
 use std::sync::Arc;
 use vfio_ioctls::{VfioContainer, VfioDevice, VfioError, VfioOps};
 
-/// What vfio says about a function that could be opened.
+/// Properties of a function that vfio could open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Facts {
-    /// Interrupt vectors of the kind with the most.
+    /// Number of interrupt vectors of the kind with the most.
     pub interrupts: u32,
-    /// Its driver can save and load its state, for a live migration.
+    /// True if its driver can save and load its state, for live migration.
     pub migrates: bool,
 }
 
@@ -33,9 +33,9 @@ pub fn check(device: &Path) -> Result<Facts, VfioError> {
 /// Whether a group can be opened.
 #[derive(Debug)]
 pub enum Access {
-    /// It can, or no function of it is bound to vfio.
+    /// It can be opened, or no function of it is bound to vfio.
     Free,
-    /// Another process has it open. A group has one opener.
+    /// Another process has opened it. Only one process can.
     Taken,
     /// The file cannot be opened.
     Denied(io::Error),

@@ -1,7 +1,7 @@
-//! Attributes of virtual functions, which the driver of their physical function sets.
+//! Attributes of virtual functions, which the driver of the physical function sets.
 //!
 //! A driver may refuse an attribute, accept it without effect, or be busy with a reset of the function. So every
-//! attribute is read back after it was set, and the caller learns what the driver made of it.
+//! attribute is read back after it was set, and the caller gets the value that the driver has.
 
 use super::netlink::Netlink;
 use hawser_packet::MacAddr;
@@ -35,7 +35,7 @@ pub enum TagProtocol {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum LinkMode {
-    /// That of the physical function.
+    /// The link state of the physical function.
     Auto,
     /// Always up.
     Enable,
@@ -49,32 +49,32 @@ pub enum LinkMode {
 pub enum Attribute {
     /// VLAN, in one message with its priority and protocol.
     Vlan {
-        /// 0: none
+        /// Number of the VLAN; 0 for none.
         id: u16,
         /// IEEE 802.1p priority.
         qos: u8,
         /// Tag protocol.
         protocol: TagProtocol,
     },
-    /// Administrative MAC; all zeros takes it away.
+    /// Administrative MAC. All zeros removes it.
     Mac([u8; 6]),
-    /// Limits of the transmit rate in Mbit/s; 0: none. Both are in one message.
+    /// Limits on the transmit rate in Mbit/s; 0 for none. One message carries both.
     Rate {
         /// Guaranteed rate.
         min: u32,
-        /// Limit.
+        /// Maximum rate.
         max: u32,
     },
-    /// Whether frames from other MACs are dropped.
+    /// True if frames from other MACs are dropped.
     SpoofCheck(bool),
-    /// Whether the guest may change its MAC and be promiscuous.
+    /// True if the guest may change its MAC and be promiscuous.
     Trust(bool),
-    /// Link state.
+    /// Link state of the function.
     Link(LinkMode),
 }
 
 impl Attribute {
-    /// The field of SriovNetwork and sriov-cni that asks for it.
+    /// The field of SriovNetwork and sriov-cni that requests the attribute.
     pub const fn field(&self) -> &'static str {
         match self {
             Self::Vlan { .. } => "vlan",
@@ -86,7 +86,7 @@ impl Attribute {
         }
     }
 
-    /// The reason why a driver never accepts this value, where the kernel's source says so (Linux 7.1).
+    /// The reason why a driver never accepts this value, if it is known from the kernel's source (Linux 7.1).
     pub fn refusal(&self, driver: &str) -> Option<&'static str> {
         let service_tags = matches!(
             self,
@@ -144,11 +144,11 @@ pub struct Traffic {
 /// A virtual function as its driver reports it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct VirtualFunction {
-    /// Its number.
+    /// Number of the function.
     pub number: u32,
-    /// Its attributes, those that the driver reports.
+    /// Attributes that the driver reports.
     pub attributes: Vec<Attribute>,
-    /// Its counters, if the driver has any.
+    /// Counters of the function, if the driver has any.
     pub traffic: Option<Traffic>,
 }
 
@@ -161,7 +161,7 @@ impl VirtualFunction {
 
     fn from_info(info: &LinkVfInfo) -> Self {
         let mut vf = Self::default();
-        // The list says more than the plain attribute, and follows it.
+        // The list follows the plain attribute and contains more.
         let mut vlan = None;
         for value in &info.0 {
             let attribute = match value {
@@ -237,13 +237,13 @@ fn traffic(stats: &[VfStats]) -> Traffic {
     traffic
 }
 
-/// The reason why an attribute has not its value.
+/// The reason why an attribute does not have the requested value.
 #[derive(Debug, thiserror::Error)]
 pub enum AttributeError {
     /// The driver refused it.
     #[error("the driver refuses {asked}: {source}")]
     Refused {
-        /// The attribute.
+        /// Attribute that was requested.
         asked: Attribute,
         /// The kernel's error.
         source: io::Error,
@@ -251,12 +251,12 @@ pub enum AttributeError {
     /// The driver accepted it without effect.
     #[error("the driver accepted {asked}, but has {}", found.map_or_else(|| "none".to_owned(), |found| found.to_string()))]
     Ignored {
-        /// The attribute.
+        /// Attribute that was requested.
         asked: Attribute,
-        /// What it has instead.
+        /// The attribute's current value.
         found: Option<Attribute>,
     },
-    /// The physical function has no such virtual function any more.
+    /// The physical function no longer has this virtual function.
     #[error("it has no VF {0}")]
     Gone(u32),
     /// The state of the functions cannot be read.

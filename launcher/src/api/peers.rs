@@ -104,7 +104,7 @@ pub(crate) struct Tunnel {
     /// The file of `--services`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub services_file: Option<PathBuf>,
-    /// Number of the last change of the peers that had one.
+    /// Number of the last change of the peers that had a number.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub epoch: Option<u64>,
 }

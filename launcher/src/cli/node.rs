@@ -6,7 +6,7 @@ use std::path::PathBuf;
 /// `node`
 #[derive(Debug, Args)]
 pub(crate) struct Node {
-    /// The subcommand.
+    /// Subcommand to run.
     #[command(subcommand)]
     pub command: NodeCommand,
 }
@@ -14,7 +14,7 @@ pub(crate) struct Node {
 /// Subcommands of `node`.
 #[derive(Debug, Subcommand)]
 pub(crate) enum NodeCommand {
-    /// Give the PFs of this node the VFs that SriovNetworkNodePolicy objects ask for
+    /// Create the VFs on this node's PFs that SriovNetworkNodePolicy objects request
     Apply(ApplyPolicies),
     /// Print the PFs and VFs of this node, as a SriovNetworkNodeState
     Status(ShowNode),

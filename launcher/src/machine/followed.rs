@@ -21,7 +21,8 @@ const READINGS: usize = 20;
 
 /// Settings of a port that may come from a file.
 pub(super) trait Source: Send + 'static {
-    /// Their name in messages, such as "peers"; also the end of the name of the thread that follows the file.
+    /// Name of the settings in messages, such as "peers". It is also the end of the name of the thread that follows the
+    /// file.
     const NOUN: &'static str;
 
     /// The file, if there is one.
@@ -78,12 +79,12 @@ impl FollowedFile {
         refused.map(|why| format!("{why}; the {} stay as they were", self.noun))
     }
 
-    /// Its path.
+    /// Path of the file.
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Its state.
+    /// State of the file.
     pub(crate) fn state(&self) -> FileState {
         self.state.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -148,7 +149,7 @@ impl<S: Source> Follower<S> {
                 memory::give_back();
             }
             Err(why) => {
-                // It is logged only once.
+                // The fault is logged only once.
                 if self.file.state().refused.as_ref() != Some(&why) {
                     let name = &self.port.config().name;
                     log::warn!("port {name}: {why}; the {} stay as they were", S::NOUN);

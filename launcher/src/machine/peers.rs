@@ -1,4 +1,4 @@
-//! The peers of a layer2 port: those of a file that is followed, or a list that requests change.
+//! The peers of a layer2 port, which come from a followed file or from a list that requests change.
 
 use super::followed::{FollowedFile, Source};
 use crate::config::{PeerSource, PeersError};
@@ -32,7 +32,7 @@ impl Source for PeerSource {
     }
 }
 
-/// Where changes of a port's peers come from.
+/// The source of changes of a port's peers.
 #[derive(Clone, Debug)]
 pub(crate) enum NetworkPeers {
     /// A file that is followed.
@@ -42,7 +42,7 @@ pub(crate) enum NetworkPeers {
 }
 
 impl NetworkPeers {
-    /// Follows the file of `source`, if it has one; else requests may change the peers.
+    /// Follows the file of `source`, if it has one. Otherwise requests may change the peers.
     pub(super) fn start(
         source: PeerSource,
         port: &Arc<Port>,
@@ -81,7 +81,7 @@ pub(crate) struct PeerList(Mutex<Listed>);
 #[derive(Debug)]
 struct Listed {
     source: PeerSource,
-    /// Number of the last change that had one.
+    /// Number of the last change that had a number.
     epoch: Option<u64>,
 }
 
@@ -96,21 +96,21 @@ pub(crate) enum PeersChange {
     Remove(Vec<PeerConfig>),
 }
 
-/// A change that was not made.
+/// The reason why a change was not made.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ChangeError {
     /// A later change has been made.
     #[error("epoch {given} is not later than {last}, that of the last change")]
     Stale {
-        /// The epoch of the change.
+        /// Epoch of the requested change.
         given: u64,
-        /// That of the last change.
+        /// Epoch of the last change.
         last: u64,
     },
     /// A peer to remove is not in the list.
     #[error("there is no peer {0}")]
     Unknown(String),
-    /// The list would have a fault.
+    /// The changed list would have a fault.
     #[error(transparent)]
     Peers(#[from] PeersError),
 }
@@ -120,7 +120,7 @@ impl PeerList {
         Self(Mutex::new(Listed { source, epoch: None }))
     }
 
-    /// Number of the last change that had one.
+    /// Number of the last change that had a number.
     pub(crate) fn epoch(&self) -> Option<u64> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).epoch
     }
@@ -145,7 +145,7 @@ impl PeerList {
     }
 }
 
-/// True if two entries describe one peer.
+/// True if two entries describe the same peer.
 fn is_same(a: &PeerConfig, b: &PeerConfig) -> bool {
     if a.macs.is_empty() && b.macs.is_empty() {
         return a.vtep == b.vtep;
@@ -177,7 +177,7 @@ fn changed(before: &[PeerConfig], change: PeersChange) -> Result<Vec<PeerConfig>
     }
 }
 
-/// The MACs of a peer, or its endpoint.
+/// The MACs of a peer, or its endpoint if it has none.
 fn name_of(peer: &PeerConfig) -> String {
     if peer.macs.is_empty() {
         return format!("any@{}", peer.vtep);

@@ -1,4 +1,4 @@
-//! The Services that a guest of a layer2 network reaches, from a file that is followed.
+//! The Services that a guest of a layer2 network reaches, read from a followed file.
 
 use super::followed::Source;
 use crate::config::ServiceSource;

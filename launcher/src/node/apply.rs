@@ -1,4 +1,4 @@
-//! Carries out the steps of a plan, each function completely or not at all.
+//! Carries out the steps of a plan. The steps for one physical function are made completely or not at all.
 
 use super::plan::{PfPlan, Step, needs_driver};
 use super::survey::{self, Pf};
@@ -36,13 +36,13 @@ pub(super) fn carry_out(pci: &Pci, plan: &PfPlan) -> Result<(), Failure> {
     Ok(())
 }
 
-/// The step back; `None` for one that needs none.
+/// The step that undoes this step; `None` if nothing has to be undone.
 fn undoing(step: &Step) -> Option<Step> {
     match *step {
         Step::Autoprobe { from, to } => Some(Step::Autoprobe { from: to, to: from }),
         Step::Present { from, to } => Some(Step::Present { from: to, to: from }),
         Step::Mtu { from, to } => Some(Step::Mtu { from: to, to: from }),
-        // A physical function that is up harms nothing, and new virtual functions go with the number.
+        // A physical function that stays up does no harm, and a change of the number removes new virtual functions.
         Step::Up | Step::Bind { .. } => None,
     }
 }

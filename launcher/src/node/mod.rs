@@ -28,7 +28,7 @@ use std::path::PathBuf;
 
 /// Filter of the log.
 const LOG: &str = "info";
-/// Namespace of policies that name none; they have no meaning here.
+/// Namespace of policies without one. It has no meaning here.
 const NAMESPACE: &str = "default";
 
 /// Runs a subcommand.
@@ -83,7 +83,7 @@ fn show(args: &ShowNode) -> Result<(), Failure> {
     })
 }
 
-/// The file of the pools: the option, or the one beside the lease store.
+/// The file of the pools: the one that the option names, or the one beside the lease store.
 fn pools_file(option: Option<&PathBuf>) -> Result<PathBuf, Failure> {
     match option {
         Some(path) => Ok(path.clone()),

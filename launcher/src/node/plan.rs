@@ -1,4 +1,4 @@
-//! What policies make of the physical functions of a node. Nothing here changes the node.
+//! Determines from policies how the physical functions of a node must change. Nothing here changes the node.
 
 use super::survey::{Pf, Vf};
 use crate::vf_pools::{PfRecord, Pool};
@@ -14,10 +14,10 @@ const MOST_OF_MELLANOX: u32 = 128;
 /// The reason why policies cannot be applied.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum PolicyError {
-    /// A policy selects nothing.
+    /// A policy selects no physical function.
     #[error("{0}: nicSelector selects no PF of this node; hawser node status lists the PFs")]
     NoPf(String),
-    /// There are fewer functions.
+    /// The physical function has fewer virtual functions.
     #[error("{place}: numVfs {asked} is above the {most} VFs of {pf} ({driver}); lower it")]
     TooMany {
         place: String,
@@ -26,7 +26,7 @@ pub(super) enum PolicyError {
         pf: String,
         driver: String,
     },
-    /// Two policies with one priority have the same functions.
+    /// Two policies with the same priority cover the same virtual functions.
     #[error(
         "{place}: {first} and {second} both cover VFs {range} of {pf}; give ranges that do not overlap (pfNames: \
          [\"{pf}#0-1\"]), or different priorities"
@@ -38,7 +38,7 @@ pub(super) enum PolicyError {
         range: String,
         pf: String,
     },
-    /// The policies of a function differ about who makes its functions.
+    /// Two policies for a physical function differ in `externallyManaged`.
     #[error(
         "{place}: externallyManaged of {first} and {second} differ, but both select {pf}; give both the same value"
     )]
@@ -48,7 +48,7 @@ pub(super) enum PolicyError {
         second: String,
         pf: String,
     },
-    /// The functions are not there.
+    /// The virtual functions do not exist.
     #[error("{place}: externallyManaged, but {pf} has {present} VFs and numVfs is {asked}; create them first")]
     NotThere {
         place: String,
@@ -56,7 +56,7 @@ pub(super) enum PolicyError {
         present: u32,
         asked: u32,
     },
-    /// The MTU is not there.
+    /// The MTU is too small.
     #[error("{place}: externallyManaged, but the MTU of {pf} is {present}, below mtu {asked}; raise it first")]
     LowMtu {
         place: String,
@@ -64,7 +64,7 @@ pub(super) enum PolicyError {
         present: u32,
         asked: u16,
     },
-    /// Functions that would go are in use.
+    /// Virtual functions that would be removed are in use.
     #[error(
         "{place}: numVfs {asked} would change the {present} VFs of {pf}, but {user} uses VF {number} ({address}); end \
          that, or give numVfs: {present}"
@@ -83,13 +83,13 @@ pub(super) enum PolicyError {
 /// One change of a physical function.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Step {
-    /// Whether the kernel binds drivers to new functions.
+    /// Sets whether the kernel binds drivers to new virtual functions.
     Autoprobe { from: bool, to: bool },
-    /// The number of virtual functions.
+    /// Sets the number of virtual functions.
     Present { from: u32, to: u32 },
     /// Switches the physical function on.
     Up,
-    /// Its MTU.
+    /// Sets the MTU of the physical function.
     Mtu { from: u32, to: u32 },
     /// Binds virtual functions that have another driver.
     Bind { pool: Pool },
@@ -109,16 +109,16 @@ impl fmt::Display for Step {
     }
 }
 
-/// What one physical function will be.
+/// The planned state of one physical function.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct PfPlan {
-    /// What is recorded.
+    /// Record of the physical function.
     pub record: PfRecord,
-    /// The changes, in order; none if it is so already.
+    /// The changes, in order. There are none if the state is already as planned.
     pub steps: Vec<Step>,
 }
 
-/// A policy, as far as it selects a physical function.
+/// The part of a policy that concerns one physical function.
 struct Part<'a> {
     policy: &'a NodePolicy,
     range: Option<RangeInclusive<u32>>,
@@ -165,7 +165,7 @@ fn part<'a>(policy: &'a NodePolicy, pf: &Pf) -> Option<Part<'a>> {
 
 fn plan_one(policies: &[NodePolicy], pf: &Pf) -> Result<Option<PfPlan>, PolicyError> {
     let mut parts: Vec<Part<'_>> = policies.iter().filter_map(|policy| part(policy, pf)).collect();
-    // The lower number holds: a policy for the whole function excludes those behind it that overlap.
+    // The lower number has priority: a policy for the whole function excludes later policies that overlap with it.
     parts.sort_by_key(|part| part.policy.priority);
     let mut kept: Vec<Part<'_>> = Vec::new();
     for part in parts {
@@ -219,7 +219,7 @@ fn pool(part: &Part<'_>) -> Pool {
     }
 }
 
-/// Checks each policy against the physical function, and all against the first.
+/// Checks each policy against the physical function, and all policies against the first one.
 fn check(pf: &Pf, parts: &[Part<'_>]) -> Result<(), PolicyError> {
     let Some(first) = parts.first() else { return Ok(()) };
     let most = match pf.function.vendor.as_str() {
@@ -290,7 +290,7 @@ fn steps(pf: &Pf, record: &PfRecord, place: &str) -> Result<Vec<Step>, PolicyErr
         if pf.capability.autoprobe {
             steps.push(Step::Autoprobe { from: true, to: false });
         }
-        // The kernel changes the number only from and to zero.
+        // The kernel changes the number only from zero or to zero.
         if from != 0 {
             steps.push(Step::Present { from, to: 0 });
         }
@@ -316,8 +316,8 @@ fn steps(pf: &Pf, record: &PfRecord, place: &str) -> Result<Vec<Step>, PolicyErr
     Ok(steps)
 }
 
-/// True if a virtual function has not the driver of its pool. One that a VM has, or that hawser has bound for a VM,
-/// stays as it is.
+/// True if a virtual function does not have the driver of its pool. A function that a VM uses, or that hawser has bound
+/// for a VM, stays unchanged.
 pub(super) fn needs_driver(vf: &Vf, pool: &Pool) -> bool {
     let is_passed = vf.function.driver_override.as_deref() == Some(PASSING_DRIVER);
     match pool.device_type == DeviceType::VfioPci.name() {

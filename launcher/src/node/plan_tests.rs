@@ -180,7 +180,7 @@ fn what_contradicts_the_node_or_another_policy_is_refused() {
 #[test]
 fn vfs_in_use_keep_their_number() {
     let mut pf = eth0(2);
-    // Bound to a driver of the host, but its device is elsewhere.
+    // The function is bound to a driver of the host, but its network device is in another namespace.
     pf.vfs[1].function.driver = Some("igbvf".into());
     let refusal = refusal(&[ALL], pf.clone());
     assert!(

@@ -1,4 +1,4 @@
-//! The state of the node, as SriovNetworkNodeState of the SR-IOV network operator prints it.
+//! Shows the state of the node in the form of the SR-IOV network operator's SriovNetworkNodeState.
 
 use super::survey::{Pf, Vf};
 use crate::vf_pools::{PfRecord, Pools};
@@ -7,7 +7,7 @@ use hawser_packet::MacAddr;
 use serde_json::{Map, Value, json};
 use std::fmt::Write as _;
 
-/// The object of a node.
+/// The object that describes a node.
 pub(super) fn state(node: &str, pools: &Pools, pfs: &[Pf]) -> Value {
     let spec: Vec<Value> = pools.functions.iter().map(desired).collect();
     let status: Vec<Value> = pfs.iter().map(|pf| found(pf, pools)).collect();
@@ -134,7 +134,7 @@ fn switch(on: bool) -> Value {
     if on { "on" } else { "off" }.into()
 }
 
-/// A value as YAML. Strings that YAML would read as something else are in quotes.
+/// Formats a value as YAML. Strings that YAML would read as another type are quoted.
 pub(super) fn yaml(value: &Value) -> String {
     let mut text = String::new();
     write_yaml(&mut text, value, 0);
@@ -173,7 +173,7 @@ fn write_yaml(text: &mut String, value: &Value, depth: usize) {
     }
 }
 
-/// A value in one line, as JSON, which is YAML, but without needless quotes.
+/// Formats a value in one line. The form is that of JSON, which is also YAML, without unnecessary quotes.
 fn scalar(value: &Value) -> String {
     let is_plain = |text: &str| {
         let first = text

@@ -1,4 +1,4 @@
-//! The physical functions of this node, with their virtual functions.
+//! Surveys the physical functions of this node and their virtual functions.
 
 use crate::failure::Failure;
 use hawser_host::link::Link;
@@ -12,38 +12,38 @@ use std::io;
 /// A physical function with a network device in this network namespace.
 #[derive(Clone, Debug)]
 pub(super) struct Pf {
-    /// The function.
+    /// The PCI function.
     pub function: Function,
-    /// Its SR-IOV capability.
+    /// SR-IOV capability of the function.
     pub capability: Capability,
-    /// Its network device.
+    /// Network device of the function.
     pub link: Link,
-    /// Its virtual functions, by number.
+    /// Virtual functions, by number.
     pub vfs: Vec<Vf>,
 }
 
 /// A virtual function.
 #[derive(Clone, Debug)]
 pub(super) struct Vf {
-    /// Its number.
+    /// Number of the virtual function.
     pub number: u32,
-    /// The function.
+    /// The PCI function.
     pub function: Function,
-    /// Its attributes, if the driver reports them.
+    /// Attributes of the virtual function, if the driver reports them.
     pub attributes: Option<VirtualFunction>,
-    /// Its network device in this network namespace.
+    /// Network device of the virtual function in this network namespace.
     pub link: Option<Link>,
 }
 
 impl Vf {
-    /// What uses the function; `None` if it is free.
+    /// The user of the function; `None` if it is free.
     pub(super) fn user(&self) -> Option<&'static str> {
         let driver = self.function.driver.as_deref()?;
         let group = self.function.group;
         match driver {
             PASSING_DRIVER if group.is_some_and(|group| matches!(vfio::access(group), Access::Taken)) => Some("a VM"),
             PASSING_DRIVER => None,
-            // The device of a bound function that is not here was moved to a pod.
+            // The function has a driver, but its network device is not here, so it was moved to a pod.
             _ if self.link.is_none() => Some("another network namespace"),
             _ if self.link.as_ref().is_some_and(|link| link.master.is_some()) => Some("a bridge or bond"),
             _ => None,
@@ -51,7 +51,7 @@ impl Vf {
     }
 }
 
-/// Looks for physical functions.
+/// Finds the physical functions.
 ///
 /// # Errors
 /// The kernel refuses to list them.

@@ -1,7 +1,7 @@
 //! Flows of the guest to endpoints in its own network, on one worker.
 //!
-//! All workers of a port have all flows, because a reply can arrive at any of them. A flow is found by the packets of
-//! the guest and by those of the endpoint; it ends when it has been idle for a time that depends on its state, as with
+//! All workers of a port have all flows, because a reply can arrive at any of them. A flow is found both by the guest's
+//! packets and by those of the endpoint. It ends when it has been idle for a time that depends on its state, as with
 //! conntrack.
 
 use crate::balance::{Chosen, LastUse, Virtual};
@@ -15,9 +15,9 @@ use std::time::Duration;
 
 /// Maximum flows of a port.
 const MAX_FLOWS: usize = 32_768;
-/// Ports that are tried for a flow whose own port is in use towards its endpoint.
+/// Number of ports that are tried for a flow whose own port is in use towards its endpoint.
 const PORT_TRIES: u16 = 64;
-/// A later packet of a flow is not recorded until this much time has passed: the record is shared by the workers.
+/// A later packet of a flow is recorded only after this time has passed, because the workers share the record.
 const COARSE: Duration = Duration::from_secs(1);
 
 /// Idle times after which a flow ends: those of conntrack.
@@ -28,7 +28,7 @@ const CLOSED: Duration = Duration::from_secs(10);
 const UDP_UNANSWERED: Duration = Duration::from_secs(30);
 const UDP_ANSWERED: Duration = Duration::from_secs(180);
 
-/// Whose packet it is.
+/// The sender of a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum From {
     Guest,
@@ -49,7 +49,7 @@ pub(super) struct Flow {
     /// The client as the endpoint sees it.
     pub(super) client: SocketAddr,
     last: AtomicU64,
-    /// Bits of [`FIN_OF_GUEST`] and others.
+    /// Bits of [`FIN_OF_GUEST`] and the flags after it.
     state: AtomicU8,
     used: Option<LastUse>,
 }
@@ -126,7 +126,7 @@ impl Flow {
         now.since(last) >= self.timeout()
     }
 
-    /// True for a flow that may give way to another one.
+    /// True for a flow that may be ended to make room for another one.
     fn is_expendable(&self) -> bool {
         self.is_closed() || self.state.load(Ordering::Relaxed) & ANSWERED == 0
     }
@@ -156,8 +156,8 @@ impl Flows {
         self.back.get(key)
     }
 
-    /// A new flow, not entered yet; `client` is the address the endpoint sees. `None` if there is no room, or no port
-    /// for which neither another flow nor `is_taken` stands.
+    /// A new flow, which is not in the table yet. `client` is the address that the endpoint sees. `None` if there is no
+    /// room, or if every port is used by another flow or `is_taken`.
     pub(super) fn make(
         &mut self,
         now: Instant,

@@ -60,14 +60,14 @@ struct Shared {
     mail: Vec<Vec<Arc<Flow>>>,
 }
 
-/// Where an address is.
+/// The location of an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Place {
-    /// It is the guest's.
+    /// The address is the guest's.
     Own,
-    /// On the network, at this MAC if that is known.
+    /// The address is on the network, at this MAC if that is known.
     Network(Option<MacAddr>),
-    /// Behind the gateway.
+    /// The address is behind the gateway.
     Outside,
 }
 
@@ -124,7 +124,7 @@ impl Balancing {
     fn choose(&self, shared: &mut Shared, now: Instant, key: &FlowId) -> Choice {
         let Shared { chooser, peers, .. } = shared;
         chooser.choose(now, key, |address| {
-            // An endpoint of the network that is no peer cannot be reached.
+            // An endpoint of the network that is not a peer cannot be reached.
             self.place(peers, address) != Place::Network(None)
         })
     }
@@ -138,21 +138,21 @@ impl Balance for Balancing {
             Choice::Closed => Some(Destination::Gateway),
             Choice::Endpoint(chosen) => Some(match self.place(&shared.peers, chosen.endpoint.ip()) {
                 Place::Outside => Destination::World(chosen.endpoint),
-                // Only a datagram in fragments gets here: the balancer handles all other packets.
+                // Only a fragmented datagram arrives here: the balancer handles all other packets.
                 Place::Own | Place::Network(_) => Destination::Refused(DropReason::ServiceFragment),
             }),
         }
     }
 }
 
-/// The way of a packet to a Service.
+/// The path of a packet to a Service.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Way {
     /// Through the tunnel, with another head.
     Tunnel(NewHead),
     /// Back to the guest, with another head.
     Guest(NewHead),
-    /// To the NAT engine, as it is.
+    /// To the NAT engine, unchanged.
     Gateway,
 }
 
@@ -274,7 +274,7 @@ impl Balancer {
         is_opening && self.services.has_address(key.remote) && !is_elsewhere(&key)
     }
 
-    /// The flow that the guest answers itself with a packet to the gateway.
+    /// The flow to which a packet of the guest to the gateway is a reply by the guest itself.
     fn answered(&self, key: &FlowId) -> Option<&Arc<Flow>> {
         let is_to_gateway = self.balancing.gateways.contains(&Some(key.remote));
         let flow = self.flows.back(&reversed(key)).filter(|_| is_to_gateway);
@@ -294,7 +294,7 @@ impl Balancer {
     ) -> Result<Way, DropReason> {
         let (key, flags) = key_of(frame).ok_or(DropReason::Truncated)?;
         if let Some(flow) = self.answered(&key).cloned() {
-            // The guest answers itself.
+            // The packet is a reply of the guest itself.
             flow.on_packet(now, From::Endpoint, flags);
             let ends = Ends {
                 src: flow.key.remote_end(),
@@ -303,7 +303,7 @@ impl Balancer {
             return self.to_guest(frame, ends);
         }
         let known = self.flows.forth(&key).cloned();
-        // The guest opens a new connection with the ports of one that has ended.
+        // The guest opens a new connection with the ports of an earlier one that has ended.
         let known = known.filter(|flow| !(is_syn(flags) && flow.is_closed()));
         let flow = match known {
             Some(flow) => flow,
@@ -340,7 +340,7 @@ impl Balancer {
     ) -> Result<Option<Arc<Flow>>, DropReason> {
         let balancing = Arc::clone(&self.balancing);
         let mut shared = balancing.lock();
-        // Flows of other workers count for the choice of the port.
+        // Flows of other workers matter for the choice of the port.
         let mail = shared.mail.get_mut(self.worker).map(std::mem::take).unwrap_or_default();
         mail.into_iter().for_each(|flow| self.flows.enter(flow));
         self.flows.remove(&key);
@@ -364,7 +364,7 @@ impl Balancer {
         if shared.mail.len() > 1 {
             let others = shared.mail.iter_mut().enumerate();
             for (_, mail) in others.filter(|(worker, _)| *worker != self.worker) {
-                // A worker that never looks keeps no flows that are over.
+                // Ended flows are removed from the mailbox of a worker that does not read it.
                 if mail.len() >= mail.capacity() {
                     mail.retain(|flow| Arc::strong_count(flow) > 1);
                 }
@@ -379,7 +379,7 @@ impl Balancer {
         Ok(Some(flow))
     }
 
-    /// Gives a datagram from the tunnel that carries a packet of an endpoint the virtual address as its source.
+    /// Sets the virtual address as the source of a datagram from the tunnel that carries a packet of an endpoint.
     pub(super) fn translate(&self, now: Instant, vni: Vni, datagram: &mut [u8]) {
         let Ok(packet) = GenevePacket::parse(datagram, datagram.len()) else {
             return;
@@ -409,7 +409,7 @@ impl Balancer {
             src: flow.key.remote_end(),
             dst: flow.key.guest_end(),
         };
-        // Headers that are not whole are refused later.
+        // Packets with truncated headers are refused later.
         let _ = rewrite(frame, &head, ends, is_partial);
     }
 
@@ -452,7 +452,7 @@ const fn reversed(key: &FlowId) -> FlowId {
     }
 }
 
-/// The flags of a TCP segment; none for another packet.
+/// The flags of a TCP segment; none for any other packet.
 fn flags_of(bytes: &[u8], head: &Head) -> TcpFlags {
     let tcp = head.whole_transport().filter(|at| at.protocol == protocol::TCP);
     let flags = tcp.and_then(|at| bytes.get(at.offset + TCP_FLAGS));

@@ -32,8 +32,9 @@ pub(super) fn ends(bytes: &[u8], head: &Head) -> Option<(Ends, u8)> {
     Some((ends, at.protocol))
 }
 
-/// Gives the packet in `bytes`, whose parsed head is `head`, new ends. `is_partial`: the transport checksum is only the
-/// sum of the pseudo-header. False if the headers are not within `bytes`, which are unchanged then.
+/// Sets the ends of the packet in `bytes`, whose parsed head is `head`. `is_partial` is true if the transport checksum
+/// is only the sum over the pseudo-header. Returns false, with `bytes` unchanged, if the headers are not within
+/// `bytes`.
 pub(super) fn rewrite(bytes: &mut [u8], head: &Head, ends: Ends, is_partial: bool) -> bool {
     let Some(at) = head.whole_transport() else { return false };
     let Some(checksum) = transport_checksum(at.protocol).map(|field| at.offset + field) else {
@@ -73,7 +74,7 @@ pub(super) fn rewrite(bytes: &mut [u8], head: &Head, ends: Ends, is_partial: boo
     let sum = if is_partial {
         !change.word(old).finish()
     } else if old == 0 && at.protocol == protocol::UDP {
-        // The sender has left it out.
+        // The sender has omitted the checksum.
         0
     } else {
         with_ports.word(!old).finish_nonzero()
@@ -106,7 +107,7 @@ mod tests {
         }
     }
 
-    /// True if both checksums of a whole frame are right.
+    /// True if both checksums of a whole frame are correct.
     fn is_sound(frame: &[u8]) -> bool {
         let head = Head::parse(frame, frame.len());
         let at = head.whole_transport().unwrap();

@@ -1,4 +1,4 @@
-//! Services of the cluster, as guests reach them through the gateway.
+//! Tests of Services of the cluster, as guests reach them through the gateway.
 
 use super::*;
 use crate::balance::ServiceTable;
@@ -64,7 +64,7 @@ fn both(vtep: SocketAddr, mac: MacAddr, frames: bool) -> PeerConfig {
     }
 }
 
-/// Two processes with a Service that leads to the second one's guest.
+/// Two processes, with a Service that leads to the guest of the second one.
 fn two(frames: bool) -> (Station, Station) {
     let (a, b) = (vtep(2), vtep(3));
     (
@@ -105,7 +105,7 @@ fn segment(
     match mss {
         None => OwnedFrame::new(bytes),
         Some(mss) => {
-            // The sum of the pseudo-header alone.
+            // The field contains the sum over the pseudo-header only.
             let mut frame = partial;
             let at = tcp.l4() + 16;
             frame[at..at + 2].copy_from_slice(&pseudo_sum(&bytes, tcp.l4()));
@@ -162,7 +162,7 @@ fn a_service_leads_to_a_guest_of_the_network_and_its_replies_come_from_the_servi
         let service: SocketAddr = VIRTUAL[usize::from(v6)].parse().unwrap();
         let client = SocketAddr::new(address(v6, FROM), 4000);
         let endpoint = SocketAddr::new(address(v6, TO), 8080);
-        // Splitting gives whole checksums.
+        // Splitting produces complete checksums.
         second.sink.caps = GuestCaps::default();
         first.sink.caps = GuestCaps::default();
         first.send(&[segment([GATEWAY, FROM], [client, service], TcpFlags::SYN, 0, None)]);
@@ -175,7 +175,7 @@ fn a_service_leads_to_a_guest_of_the_network_and_its_replies_come_from_the_servi
         )]);
         let count = if mss.is_some() { 6 } else { 2 };
         if mss.is_none() {
-            // Larger than the MTU.
+            // The packet is larger than the MTU.
             assert_eq!(first.counters.dropped(DropReason::TunnelTooBig), 1);
             first.send(&[segment([GATEWAY, FROM], [client, service], TcpFlags::ACK, 1000, None)]);
             first.sink.take();
@@ -198,7 +198,7 @@ fn a_service_leads_to_a_guest_of_the_network_and_its_replies_come_from_the_servi
             assert_eq!(ends(&frame.bytes), [service, client]);
             assert_sound(frame);
         }
-        // What the endpoint sends to another port of the client is its own.
+        // A packet of the endpoint to another port of the client belongs to no flow and stays unchanged.
         let other = SocketAddr::new(client.ip(), 4001);
         second.send(&[segment([FROM, TO], [endpoint, other], TcpFlags::ACK, 10, None)]);
         let plain = first.until(|station| !station.sink.frames.is_empty());
@@ -242,7 +242,7 @@ fn a_guest_that_is_its_own_endpoint_sees_the_gateway_as_its_client() {
 
 #[test]
 fn a_service_without_endpoints_refuses_its_clients() {
-    // The only endpoint is on the network, but no peer has it.
+    // The address of the only endpoint is on the network, but no peer has it.
     let mut first = station(vtep(2), FROM, Vec::new(), &[MacAddr([2, 0, 0, 0, 0, 77])]);
     for at in VIRTUAL {
         let service: SocketAddr = at.parse().unwrap();
@@ -300,7 +300,7 @@ fn services_change_while_running_and_connections_stay() {
     assert_eq!(ends(&kept[0].bytes)[0], client(4000));
     let new = other.until(|station| !station.sink.frames.is_empty());
     assert_eq!(ends(&new[0].bytes)[0], client(4001));
-    // After a reset, the same ports are a new connection.
+    // After a reset, the same ports belong to a new connection.
     let reset = segment([GATEWAY, FROM], [client(4000), service], TcpFlags::RST, 0, None);
     first.send(&[reset, syn(4000)]);
     second.until(|station| !station.sink.frames.is_empty());

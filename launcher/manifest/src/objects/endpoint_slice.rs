@@ -1,4 +1,4 @@
-//! EndpointSlice: the endpoints of a Service.
+//! Reads EndpointSlices: the endpoints of a Service.
 
 use super::fields::network as table;
 use super::metadata::Metadata;
@@ -9,34 +9,34 @@ use std::net::IpAddr;
 
 /// The label that names the Service.
 const SERVICE: &str = "kubernetes.io/service-name";
-/// The same label of slices that OVN-Kubernetes makes for a primary network.
+/// The same label on slices that OVN-Kubernetes creates for a primary network.
 const MIRRORED: &str = "k8s.ovn.org/service-name";
-/// The annotation with the name of that network.
+/// The annotation with the name of the primary network.
 const NETWORK: &str = "k8s.ovn.org/endpointslice-network";
 
 /// An EndpointSlice of a Service.
 #[derive(Clone, Debug)]
 pub struct EndpointSlice {
-    /// Its namespace.
+    /// Namespace of the slice.
     pub namespace: String,
     /// Name of the Service.
     pub service: String,
-    /// What the addresses are.
+    /// Origin of the addresses.
     pub origin: Origin,
-    /// Its endpoints.
+    /// Endpoints of the slice.
     pub endpoints: Vec<Endpoint>,
-    /// Its ports.
+    /// Ports of the slice.
     pub ports: Vec<EndpointPort>,
-    /// Its errors. They concern only those that use the Service.
+    /// Errors of the slice. They concern only VMs that use the Service.
     pub problems: Report,
 }
 
-/// What the addresses of a slice are.
+/// The origin of a slice's addresses.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Origin {
-    /// Addresses on the cluster's default network, or those that its author chose.
+    /// Addresses on the cluster's default network, or addresses that the slice's author has chosen.
     Plain,
-    /// Addresses on the primary network of this name, or of any if there is none.
+    /// Addresses on the primary network of this name, or on any primary network if there is no name.
     Mirrored(Option<String>),
 }
 
@@ -45,18 +45,18 @@ pub enum Origin {
 pub struct Endpoint {
     /// `addresses`
     pub addresses: Vec<IpAddr>,
-    /// Whether it takes connections.
+    /// State of the endpoint.
     pub state: EndpointState,
 }
 
-/// The use of an endpoint, from its conditions.
+/// State of an endpoint, derived from its conditions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EndpointState {
-    /// It takes connections.
+    /// The endpoint accepts connections.
     Ready,
-    /// It takes connections, but is about to end.
+    /// The endpoint accepts connections, but is about to end.
     Terminating,
-    /// It takes none.
+    /// The endpoint accepts no connections.
     Off,
 }
 

@@ -1,5 +1,5 @@
-//! `kind: SriovNetworkNodePolicy`: the virtual functions that physical functions of a node get, and the pools that they
-//! are in. The rules are those of the SR-IOV network operator.
+//! Reads `kind: SriovNetworkNodePolicy`: the virtual functions that physical functions of a node get, and the pools
+//! that contain them. The rules are those of the SR-IOV network operator.
 
 use super::fields::sriov as table;
 use super::metadata::Metadata;
@@ -12,11 +12,11 @@ use std::ops::RangeInclusive;
 pub struct NodePolicy {
     /// Position in the manifest.
     pub spot: Spot,
-    /// Its name.
+    /// `metadata.name`
     pub name: String,
     /// `resourceName`: the pool of its virtual functions.
     pub resource: String,
-    /// `priority`: of two policies for all functions of a PF, the one with the lower number holds.
+    /// `priority`: if two policies cover the same functions of a PF, the policy with the lower number applies.
     pub priority: u8,
     /// `mtu`
     pub mtu: Option<u16>,
@@ -26,7 +26,7 @@ pub struct NodePolicy {
     pub selector: NicSelector,
     /// `deviceType`
     pub device_type: DeviceType,
-    /// `externallyManaged`: the functions are there already, and stay.
+    /// `externallyManaged`: the functions already exist, and their number does not change.
     pub externally_managed: bool,
 }
 
@@ -46,7 +46,7 @@ pub struct NicSelector {
 /// A physical function, or a part of its virtual functions: `eth0`, `eth0#2-5`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Part {
-    /// Its name or PCI address.
+    /// Name or PCI address of the physical function.
     pub of: String,
     /// Numbers of the virtual functions; `None`: all of them.
     pub range: Option<RangeInclusive<u32>>,
@@ -63,7 +63,7 @@ pub enum DeviceType {
 }
 
 impl DeviceType {
-    /// Its name in a manifest.
+    /// Name of the type in a manifest.
     pub const fn name(self) -> &'static str {
         match self {
             Self::NetDevice => "netdevice",
@@ -72,12 +72,12 @@ impl DeviceType {
     }
 }
 
-/// Lowest priority, and the default.
+/// Lowest priority, which is also the default.
 const LAST_PRIORITY: u8 = 99;
-/// Longest resource name: the operator adds a prefix to a label's name of 63 characters.
+/// Longest resource name: a label's name has 63 characters, to which the operator adds a prefix.
 const MAX_RESOURCE: usize = 63;
 
-/// Reads a policy. `None` after an error.
+/// Reads a policy. `None` if it has an error.
 pub fn read(object: &Object<'_>, namespace: &str) -> Option<NodePolicy> {
     let name = Metadata::read(object, namespace).need_name(object, "the policy");
     let spec = object.need("spec", "give resourceName, nicSelector and numVfs")?;
@@ -110,7 +110,7 @@ pub fn read(object: &Object<'_>, namespace: &str) -> Option<NodePolicy> {
     })
 }
 
-/// Values of fields that need something other than Ethernet functions with the switch of their card.
+/// Checks fields whose values require anything other than Ethernet functions and the card's own switch.
 fn refuse_unserved(spec: &Object<'_>) {
     let refuse = |name: &str, value: &str, why: &str| {
         if let Some(item) = spec.get(name)

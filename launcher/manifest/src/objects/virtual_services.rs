@@ -1,6 +1,6 @@
-//! Services with a clusterIP and their EndpointSlices, as a gateway needs them.
+//! Finds Services with a clusterIP and their EndpointSlices, in the form that a gateway needs.
 //!
-//! A Service that no slice names is left out: packets to its address go where the pod's network sends them.
+//! A Service without a slice is left out: packets to its address leave through the pod's network.
 
 use super::endpoint_slice::{EndpointSlice, EndpointState, Origin};
 use super::report::{Report, Severity};
@@ -153,7 +153,7 @@ spec:
         );
         assert_eq!((ports[1].transport, ports[1].port), (Transport::Udp, 53));
         assert_eq!(ports[1].endpoints.len(), 2);
-        // A list as kubectl prints it.
+        // This is a list as kubectl prints it.
         let json = r#"{"apiVersion": "v1", "kind": "List", "items": []}"#;
         assert_eq!(parse(json).unwrap(), []);
     }

@@ -11,9 +11,9 @@ pub(super) const MAX_FILE: u64 = 4 << 20;
 /// The reason why a file is not read.
 #[derive(Debug)]
 pub(super) enum ReadError {
-    /// The system's error.
+    /// The error of the system.
     Unreadable(String),
-    /// It has more than [`MAX_FILE`] bytes.
+    /// The file has more than [`MAX_FILE`] bytes.
     TooLarge,
 }
 
@@ -32,7 +32,7 @@ pub(super) fn read(path: &Path) -> Result<String, ReadError> {
     Ok(text)
 }
 
-/// A number that tells versions of a file apart.
+/// A number that distinguishes versions of a file.
 pub(super) fn digest(text: &str) -> u64 {
     let mut hasher = DefaultHasher::new();
     text.hash(&mut hasher);

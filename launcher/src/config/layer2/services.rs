@@ -25,7 +25,7 @@ pub(crate) enum ServicesError {
 pub(crate) struct ServiceSource {
     of_manifests: Vec<ServicePort>,
     file: Option<PathBuf>,
-    /// The name that OVN-Kubernetes gives the network.
+    /// Name of the network in OVN-Kubernetes.
     network: Option<String>,
     /// Digest of the file when it was last parsed.
     seen: Option<u64>,
@@ -79,7 +79,7 @@ impl ServiceSource {
             text: text.to_owned(),
         };
         let of_file = virtual_services::parse(source, self.network.as_deref()).map_err(ServicesError::Content)?;
-        // A Service of the file replaces one of the manifests.
+        // A Service in the file replaces one in the manifests.
         let all = of_file.into_iter().chain(self.of_manifests.iter().cloned());
         Ok(all.collect())
     }

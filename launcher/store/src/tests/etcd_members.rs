@@ -1,4 +1,4 @@
-//! Tests on clusters of etcd as people run them: with certificates and users, and with several members.
+//! Tests on clusters of etcd as operators run them: with certificates and users, and with several members.
 
 use super::etcd::Member;
 use super::running::{binding, changes, port};
@@ -14,7 +14,7 @@ use tempfile::TempDir;
 
 const NETWORK: &str = "default/blue";
 
-/// Repeats until it succeeds.
+/// Repeats an attempt until it succeeds.
 fn patiently<T, E: std::fmt::Display>(mut attempt: impl FnMut() -> Result<T, E>) -> T {
     let deadline = Instant::now() + Duration::from_secs(40);
     loop {
@@ -35,7 +35,7 @@ fn openssl(folder: &Path, arguments: &str) {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
-/// Makes an authority, and a certificate that it has signed, for 127.0.0.1.
+/// Creates an authority and a certificate for 127.0.0.1 that it has signed.
 fn certify(folder: &Path, name: &str) {
     const KEY: &str = "-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes";
     openssl(
@@ -132,7 +132,7 @@ fn a_cluster_with_certificates_and_users_takes_only_those_it_knows() {
     assert!(matches!(unknown, StoreProblem::Away(_)), "{unknown}");
     let foreign = problem(connect(tls("other", "good"), "password")).to_string();
     assert!(foreign.contains("certificate"), "{foreign}");
-    // The role does not reach the records of another cluster.
+    // The role does not permit access to the records of another cluster.
     let elsewhere = Etcd::connect(EtcdOptions {
         cluster: "elsewhere".into(),
         ..etcd.options().clone()
@@ -144,7 +144,7 @@ fn a_cluster_with_certificates_and_users_takes_only_those_it_knows() {
     );
 }
 
-/// Three members.
+/// A cluster of three members.
 struct Members {
     members: Vec<Option<Child>>,
     clients: Vec<u16>,
@@ -175,7 +175,7 @@ impl Members {
 
     fn kill(&mut self, member: usize) {
         if let Some(mut child) = self.members[member].take() {
-            // It may have ended by itself.
+            // The member may have ended by itself.
             let _ = child.kill();
             let _ = child.wait();
         }
@@ -228,7 +228,7 @@ fn each_member_may_be_away_in_turn_and_no_change_is_lost() {
         for _ in 0..3 {
             epoch = patiently(|| match etcd.bind(&port("a"), Some(epoch), &binding("p")) {
                 Ok(next) => Ok(next),
-                // The answer to an earlier attempt was lost with the member.
+                // The answer to an earlier attempt was lost when the member ended.
                 Err(crate::bindings::BindError::Fenced { found: Some(found), .. }) => Ok(found.epoch),
                 Err(error) => Err(error),
             });

@@ -1,4 +1,4 @@
-//! SriovNetworkNodePolicy.
+//! Fields of SriovNetworkNodePolicy.
 
 use crate::objects::reader::{ObjectType, Unknown, honoured, passed_over, refused};
 
@@ -14,7 +14,7 @@ pub static NODE_POLICY: ObjectType = ObjectType {
     ],
 };
 
-/// Its `spec`.
+/// `spec` of a SriovNetworkNodePolicy.
 pub static NODE_POLICY_SPEC: ObjectType = ObjectType {
     name: "SriovNetworkNodePolicy spec",
     unknown: Unknown::Refused,
@@ -24,7 +24,7 @@ pub static NODE_POLICY_SPEC: ObjectType = ObjectType {
             "nodeSelector",
             "`hawser node apply` applies the policies of its files to its own node",
         ),
-        honoured("priority", "0 to 99, 99 by default; the lower number holds"),
+        honoured("priority", "0 to 99, 99 by default; the lower number has priority"),
         honoured("mtu", "bytes: the PF gets at least this MTU"),
         honoured(
             "numVfs",
@@ -43,7 +43,7 @@ pub static NODE_POLICY_SPEC: ObjectType = ObjectType {
         passed_over("excludeTopology", "concerns the device plugin"),
         honoured(
             "externallyManaged",
-            "the VFs are there already, at least numVfs of them, and stay",
+            "the VFs already exist, at least numVfs of them, and their number does not change",
         ),
         refused("bridge", "needs eSwitchMode switchdev"),
     ],
@@ -56,7 +56,7 @@ pub static NIC_SELECTOR: ObjectType = ObjectType {
     fields: &[
         honoured("vendor", "four hexadecimal digits, in quotes"),
         honoured("deviceID", "four hexadecimal digits, in quotes"),
-        honoured("pfNames", "names of PFs; `eth0#2-5`: of their VFs 2 to 5"),
+        honoured("pfNames", "names of PFs; `eth0#2-5` means the VFs 2 to 5 of eth0"),
         honoured("rootDevices", "PCI addresses of PFs, with ranges as in pfNames"),
         refused(
             "netFilter",

@@ -1,10 +1,10 @@
-//! SriovNetworkNodePolicy.
+//! Tests of SriovNetworkNodePolicy.
 
 use crate::check::node_policies;
 use crate::objects::SourceFile;
 use crate::objects::node_policy::{DeviceType, NodePolicy};
 
-/// The policy of the seed manual, with these fields in place of its own `nicSelector` and others after it.
+/// The policy of the operator's manual, with these fields in place of its own `nicSelector` and the fields after it.
 fn read(fields: &str) -> Result<NodePolicy, String> {
     let text = format!(
         "apiVersion: sriovnetwork.openshift.io/v1\nkind: SriovNetworkNodePolicy\nmetadata:\n  name: p\n  namespace: \
