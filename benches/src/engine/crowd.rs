@@ -150,7 +150,7 @@ impl Crowd {
     /// Opens the idle flows.
     ///
     /// # Errors
-    /// One of them does not open.
+    /// A flow does not open.
     pub fn gather(guest: &mut Guest<'_>, beside: Background) -> Result<Self> {
         let keeper = match beside {
             Background::Idle(n) if n > 0 => {

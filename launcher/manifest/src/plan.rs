@@ -156,7 +156,7 @@ impl NicMode {
         }
     }
 
-    /// Settings of a NIC on a network that spans nodes, to change them.
+    /// Mutable access to the settings of a NIC on a network that spans nodes.
     pub fn layer2_mut(&mut self) -> Option<&mut Layer2Plan> {
         match self {
             Self::Layer2(plan) => Some(plan),

@@ -67,7 +67,7 @@ fn tunnel(tunnel: &Tunnel) -> String {
         .unwrap_or_default();
     let limited = match tunnel.limited_peers {
         0 => String::new(),
-        n => format!(", {n} without whole batches"),
+        n => format!(", {n} with reduced batches"),
     };
     format!(
         "network {} at {}, {} peers{limited}{file}",

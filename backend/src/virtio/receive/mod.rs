@@ -91,7 +91,7 @@ impl<P: Passage> Receive<P> {
         &self.passage
     }
 
-    /// The stage in front of the ring, for changes.
+    /// Mutable access to the stage in front of the ring.
     pub const fn passage_mut(&mut self) -> &mut P {
         &mut self.passage
     }
