@@ -20,7 +20,7 @@ use crate::nat::listen::ListenError;
 use crate::nat::services::GatewayServices;
 use crate::nat::setup::NatSetup;
 use crate::poller::{Readiness, Token};
-use crate::responder::{ServiceConfig, Station};
+use crate::responder::{Convention, ServiceConfig, Station};
 use crate::sys::lookup::SocketLookup;
 use crate::time::Instant;
 use std::io;
@@ -99,6 +99,7 @@ impl Masquerade {
             held: setup.held,
             advertise: setup.worker == 0,
             autoconfigures: true,
+            convention: Convention::KubeVirt,
         };
         Ok(Self {
             engine,

@@ -20,7 +20,7 @@ use crate::nat::listen::ListenError;
 use crate::packet::membership::is_membership;
 use crate::packet::{FlowId, MacAddr, protocol};
 use crate::poller::{Readiness, Token};
-use crate::responder::{ServiceConfig, Station, is_router_solicitation, solicited};
+use crate::responder::{Convention, ServiceConfig, Station, is_router_solicitation, solicited};
 use crate::time::Instant;
 use std::io;
 use std::net::IpAddr;
@@ -120,6 +120,7 @@ impl Local {
             advertise: setup.worker == 0,
             // The network assigns the addresses, as in OVN-Kubernetes.
             autoconfigures: false,
+            convention: Convention::OvnKubernetes,
         };
         let services = LocalServices::new(services, mode, table, Arc::clone(&setup.counters));
         let has_subnet = links.ipv4.is_some() || links.ipv6.is_some();

@@ -8,8 +8,8 @@
 
 use super::names::OfferedNames;
 use super::replies::{Ports, Route};
-use super::{Answer, HOP_LIMIT, HeldLeases, Packet, Replies, Station};
-use crate::config::Ipv4Link;
+use super::{Answer, Convention, HOP_LIMIT, HeldLeases, Packet, Replies, Station};
+use crate::config::{Ipv4Link, Layer2Config};
 use crate::counters::{Count, Counters, DropReason};
 use crate::packet::{Ipv4Header, MacAddr, UdpHeader};
 use dhcproto::v4::borrowed;
@@ -21,8 +21,6 @@ use ipnet::Ipv4Net;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
-/// 999 days, as in KubeVirt: an idle guest is not woken by renewals.
-const LEASE_SECS: u32 = 999 * 24 * 60 * 60;
 /// Bytes of the fixed fields and the magic cookie.
 const FIXED_LEN: usize = 240;
 /// Length of an IP packet that every client accepts (RFC 2131 2).
@@ -37,6 +35,11 @@ pub(super) struct Terms {
     pub network: Ipv4Net,
     /// Address of the DHCP server.
     pub server: Ipv4Addr,
+    /// The server as a station of its own: its MAC, and the gateway's address, which reaches it too. `None`: it is the
+    /// gateway.
+    pub station: Option<(MacAddr, Ipv4Addr)>,
+    /// Duration of the lease.
+    pub lease_secs: u32,
     /// Address leased to the guest.
     pub guest: Ipv4Addr,
     /// MAC of the client to serve. `None` serves any client.
@@ -52,10 +55,19 @@ pub(super) struct Terms {
 impl Terms {
     /// Terms of a private link. The gateway is the server and, unless it serves addresses only, also the default
     /// router.
-    pub(super) const fn of_link(link: &Ipv4Link, station: Station, mtu: u16) -> Self {
+    pub(super) const fn of_link(link: &Ipv4Link, station: Station, convention: Convention, mtu: u16) -> Self {
+        let (server, own_station) = match convention {
+            Convention::KubeVirt => (link.gateway, None),
+            Convention::OvnKubernetes => {
+                let own = (Layer2Config::SERVER_MAC, link.gateway);
+                (Layer2Config::SERVER_IPV4, Some(own))
+            }
+        };
         Self {
             network: link.network,
-            server: link.gateway,
+            server,
+            station: own_station,
+            lease_secs: convention.lease4_secs(),
             guest: link.guest,
             client: None,
             router: match station {
@@ -119,7 +131,8 @@ impl Server {
 
     /// True if a UDP datagram to `dst` can be for the server.
     pub(super) fn is_for_us(&self, dst: Ipv4Addr) -> bool {
-        dst.is_broadcast() || dst == self.terms.server || dst == self.terms.network.broadcast()
+        let is_gateway = self.terms.station.is_some_and(|(_, gateway)| gateway == dst);
+        dst.is_broadcast() || dst == self.terms.server || is_gateway || dst == self.terms.network.broadcast()
     }
 
     /// Answers the UDP datagram in `packet`. The checksum is not verified, because a guest may leave it to the device.
@@ -166,7 +179,11 @@ impl Server {
             src: SERVER_PORT,
             dst: CLIENT_PORT,
         };
-        replies.udp(&self.route(&request, verdict), ports, &reply);
+        let route = self.route(&request, verdict);
+        match self.terms.station {
+            Some((mac, _)) => replies.as_station(mac, |replies| replies.udp(&route, ports, &reply)),
+            None => replies.udp(&route, ports, &reply),
+        }
         Answer::Done
     }
 
@@ -225,7 +242,7 @@ impl Server {
             options.insert(DhcpOption::ClientIdentifier(id.clone()));
         }
         if matches!(verdict, Verdict::Offer | Verdict::Ack { .. }) {
-            options.insert(DhcpOption::AddressLeaseTime(LEASE_SECS));
+            options.insert(DhcpOption::AddressLeaseTime(self.terms.lease_secs));
             reply.set_yiaddr(self.terms.guest);
         }
         if verdict == (Verdict::Ack { rapid_commit: true }) {

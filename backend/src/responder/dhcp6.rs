@@ -11,8 +11,8 @@ mod request;
 
 use super::names::OfferedNames;
 use super::replies::{Ports, Route};
-use super::{Answer, HOP_LIMIT, HeldLeases, Packet, Replies};
-use crate::config::Ipv6Link;
+use super::{Answer, Convention, HOP_LIMIT, HeldLeases, Packet, Replies};
+use crate::config::{Ipv6Link, mac_of_address};
 use crate::counters::{Count, Counters, DropReason};
 use crate::packet::{MacAddr, UdpHeader};
 use dhcproto::v6::{
@@ -25,15 +25,53 @@ use std::sync::Arc;
 
 /// All_DHCP_Relay_Agents_and_Servers
 const ALL_SERVERS: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 1, 2);
-/// 999 days, preferred and valid, as in KubeVirt: an idle guest is not woken by renewals.
-const LEASE_SECS: u32 = 999 * 24 * 60 * 60;
-/// Renewal and rebinding times: half and four fifths of the lease (RFC 8415 21.4).
-const RENEW_SECS: u32 = LEASE_SECS / 2;
-const REBIND_SECS: u32 = LEASE_SECS / 5 * 4;
 /// The highest preference: a client accepts this offer without waiting for others (RFC 8415 18.2.1).
 const MAX_PREFERENCE: u8 = 255;
+/// Flags of option 39 (RFC 4704 4.1): the server is to update DNS (S), it does not as requested (O), it updates nothing
+/// (N).
+const FQDN_UPDATE: u8 = 1;
+const FQDN_OVERRIDDEN: u8 = 2;
+const FQDN_NO_UPDATE: u8 = 4;
+/// The address from which OVN-Kubernetes derives the MAC of its server.
+const OVN_SERVER: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
 /// DUID-LL over Ethernet (RFC 8415 11.4): type 3, hardware type 1, the MAC.
 const DUID_HEAD: [u8; 4] = [0, 3, 0, 1];
+
+/// The terms of a lease.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Terms {
+    /// MAC of the server, which its DUID and its link-local address contain.
+    pub server: MacAddr,
+    /// Preferred and valid lifetime.
+    pub secs: u32,
+    /// Times to renew and rebind.
+    pub renew_secs: u32,
+    pub rebind_secs: u32,
+}
+
+impl Terms {
+    /// The terms of a convention, for a link with this gateway.
+    pub(super) fn new(convention: Convention, gateway: MacAddr) -> Self {
+        match convention {
+            // 999 days, so that renewals do not wake an idle guest. Half and four fifths of it: RFC 8415 21.4.
+            Convention::KubeVirt => {
+                let secs = 999 * 24 * 60 * 60;
+                Self {
+                    server: gateway,
+                    secs,
+                    renew_secs: secs / 2,
+                    rebind_secs: secs / 5 * 4,
+                }
+            }
+            Convention::OvnKubernetes => Self {
+                server: mac_of_address(OVN_SERVER.into()),
+                secs: u32::MAX,
+                renew_secs: u32::MAX,
+                rebind_secs: u32::MAX,
+            },
+        }
+    }
+}
 
 /// The DHCPv6 server of one link.
 #[derive(Debug)]
@@ -41,7 +79,10 @@ pub(super) struct Server {
     link: Ipv6Link,
     /// Link-local address of the gateway.
     link_local: Ipv6Addr,
+    terms: Terms,
     duid: Vec<u8>,
+    /// The guest's name, in the form of option 39; empty: none.
+    fqdn: Vec<u8>,
     /// Options for every client besides its address.
     parameters: Vec<DhcpOption>,
     held: Arc<HeldLeases>,
@@ -53,11 +94,19 @@ type Reply = (MessageType, Vec<DhcpOption>);
 impl Server {
     /// The server at the gateway of `link`. It hands out `told` and records in `held` whether the guest holds its
     /// lease.
-    pub(super) fn new(gateway: MacAddr, link: Ipv6Link, told: &OfferedNames, held: Arc<HeldLeases>) -> Self {
+    pub(super) fn new(
+        gateway: MacAddr,
+        link: Ipv6Link,
+        terms: Terms,
+        told: &OfferedNames,
+        held: Arc<HeldLeases>,
+    ) -> Self {
         Self {
             link,
             link_local: gateway.link_local(),
-            duid: [&DUID_HEAD[..], &gateway.0].concat(),
+            terms,
+            duid: [&DUID_HEAD[..], &terms.server.0].concat(),
+            fqdn: told.fqdn(),
             parameters: parameters(told),
             held,
         }
@@ -66,11 +115,18 @@ impl Server {
     /// Replaces the options, starting with the next answer.
     pub(super) fn tell(&mut self, told: &OfferedNames) {
         self.parameters = parameters(told);
+        self.fqdn = told.fqdn();
     }
 
     /// True if a UDP datagram to `dst` can be for the server.
     pub(super) fn is_for_us(&self, dst: Ipv6Addr) -> bool {
-        dst == ALL_SERVERS || dst == self.link.gateway || dst == self.link_local
+        let own = [
+            ALL_SERVERS,
+            self.link.gateway,
+            self.link_local,
+            self.terms.server.link_local(),
+        ];
+        own.contains(&dst)
     }
 
     /// Answers the UDP datagram in `packet`. The checksum is not verified, because a guest may leave it to the device.
@@ -91,7 +147,7 @@ impl Server {
             return Answer::Refused(DropReason::BadService);
         };
         let src = if packet.dst.is_multicast() {
-            self.link_local
+            self.terms.server.link_local()
         } else {
             packet.dst
         };
@@ -105,7 +161,7 @@ impl Server {
             src: SERVER_PORT,
             dst: CLIENT_PORT,
         };
-        replies.udp(&route, ports, &payload);
+        replies.as_station(self.terms.server, |replies| replies.udp(&route, ports, &payload));
         Answer::Done
     }
 
@@ -142,12 +198,12 @@ impl Server {
             MessageType::Release => {
                 counters.add(Count::Dhcp6Releases, 1);
                 self.give_back(request);
-                Some((MessageType::Reply, acknowledge(request)))
+                Some((MessageType::Reply, acknowledge(request, self.terms)))
             }
             MessageType::Decline => {
                 counters.add(Count::Dhcp6Declines, 1);
                 self.give_back(request);
-                Some((MessageType::Reply, acknowledge(request)))
+                Some((MessageType::Reply, acknowledge(request, self.terms)))
             }
             MessageType::InformationRequest => Some((MessageType::Reply, self.parameters.clone())),
             _ => None,
@@ -167,12 +223,12 @@ impl Server {
                     if let Some(counters) = committed {
                         self.give(counters);
                     }
-                    address(self.link.guest, LEASE_SECS)
+                    address(self.link.guest, self.terms.secs)
                 }
                 Kind::Addresses | Kind::Temporary => status(Status::NoAddrsAvail, "a guest has one address"),
                 Kind::Prefixes => status(Status::NoPrefixAvail, "no prefixes are delegated"),
             };
-            options.push(association(ia, vec![contents]));
+            options.push(association(ia, self.terms, vec![contents]));
         }
         options
     }
@@ -200,13 +256,13 @@ impl Server {
                 let others = ia.addresses().filter(|a| *a != self.link.guest);
                 // A lifetime of zero tells the client to stop using an address.
                 let ended = others.take(request::MAX_ADDRESSES).map(|a| address(a, 0));
-                std::iter::once(address(self.link.guest, LEASE_SECS))
+                std::iter::once(address(self.link.guest, self.terms.secs))
                     .chain(ended)
                     .collect()
             } else {
                 vec![status(Status::NoBinding, "not an association of this guest")]
             };
-            options.push(association(ia, contents));
+            options.push(association(ia, self.terms, contents));
         }
         options
     }
@@ -233,6 +289,12 @@ impl Server {
         if let Some(client) = request.client {
             options.push(DhcpOption::ClientId(client.to_vec()));
         }
+        // RFC 4704 6: only a client that sends the option gets it.
+        if let Some(flags) = request.fqdn.filter(|_| !self.fqdn.is_empty()) {
+            let overridden = if flags & FQDN_UPDATE == 0 { 0 } else { FQDN_OVERRIDDEN };
+            let body = [&[FQDN_NO_UPDATE | overridden][..], &self.fqdn].concat();
+            options.push(DhcpOption::Unknown(UnknownOption::new(OptionCode::ClientFqdn, body)));
+        }
         let mut payload = vec![kind.into()];
         payload.extend(request.transaction);
         payload.extend(options.into_iter().collect::<DhcpOptions>().to_vec().ok()?);
@@ -255,12 +317,12 @@ fn parameters(told: &OfferedNames) -> Vec<DhcpOption> {
 }
 
 /// RELEASE and DECLINE (RFC 8415 18.3.7, 18.3.8): the server has no state to change.
-fn acknowledge(request: &Request<'_>) -> Vec<DhcpOption> {
+fn acknowledge(request: &Request<'_>, terms: Terms) -> Vec<DhcpOption> {
     let mut options = vec![status(Status::Success, "noted")];
     for (ia, is_ours) in request.associations() {
         if !is_ours {
             let contents = status(Status::NoBinding, "not an association of this guest");
-            options.push(association(ia, vec![contents]));
+            options.push(association(ia, terms, vec![contents]));
         }
     }
     options
@@ -283,9 +345,9 @@ fn address(addr: Ipv6Addr, lifetime: u32) -> DhcpOption {
 }
 
 /// The answer to the association `ia`, with `contents` as its options.
-fn association(ia: &Association<'_>, contents: Vec<DhcpOption>) -> DhcpOption {
+fn association(ia: &Association<'_>, terms: Terms, contents: Vec<DhcpOption>) -> DhcpOption {
     let opts = contents.into_iter().collect();
-    let (id, t1, t2) = (ia.iaid, RENEW_SECS, REBIND_SECS);
+    let (id, t1, t2) = (ia.iaid, terms.renew_secs, terms.rebind_secs);
     match ia.kind {
         Kind::Addresses => DhcpOption::IANA(IANA { id, t1, t2, opts }),
         Kind::Temporary => DhcpOption::IATA(IATA { id, opts }),

@@ -2,7 +2,7 @@
 //! server are answered here or not at all.
 
 use super::names::OfferedNames;
-use super::{Answer, HeldLeases, Packet, Replies, dhcp4, udp_dst};
+use super::{Answer, Convention, HeldLeases, Packet, Replies, dhcp4, udp_dst};
 use crate::config::{LeaseConfig, NameConfig, Resolvers};
 use crate::counters::{Counters, DropReason};
 use crate::packet::{EtherType, Head, protocol};
@@ -22,6 +22,8 @@ impl LeaseServer {
         let terms = dhcp4::Terms {
             network: config.address,
             server: config.server,
+            station: None,
+            lease_secs: Convention::KubeVirt.lease4_secs(),
             guest: config.address.addr(),
             client: Some(config.client),
             router: config.router,

@@ -6,7 +6,7 @@
 //! the guest learns routers and routes from them.
 
 use super::names::{OfferedNames, SearchList};
-use super::{Answer, HeldLeases, NoNeighbours, Packet, Replies, Station, dhcp6, ndp, udp_dst};
+use super::{Answer, Convention, HeldLeases, NoNeighbours, Packet, Replies, Station, dhcp6, ndp, udp_dst};
 use crate::config::{GATEWAY_MAC, Ipv6Link, Lease6Config, NameConfig, Resolvers};
 use crate::counters::{Counters, DropReason};
 use crate::packet::{Head, MacAddr, protocol};
@@ -38,16 +38,22 @@ impl Lease6Server {
             gateway: GATEWAY_MAC,
             link: on_link(&link),
             prefix: ndp::Prefix::OnLink,
-            router_secs: ndp::NO_ROUTER,
+            announcement: ndp::Announcement::of(Convention::KubeVirt, Station::AddressServer),
             mtu,
         };
         let advertisement = ndp::advertisement(advertised, &[], &SearchList::default());
         Self {
             client: config.client,
-            dhcp: dhcp6::Server::new(GATEWAY_MAC, link, &OfferedNames::of(&config.names), Arc::clone(&held)),
+            dhcp: dhcp6::Server::new(
+                GATEWAY_MAC,
+                link,
+                dhcp6::Terms::new(Convention::KubeVirt, GATEWAY_MAC),
+                &OfferedNames::of(&config.names),
+                Arc::clone(&held),
+            ),
             held,
             names: config.names.clone(),
-            router: ndp::Router::new(vec![link.gateway], Station::AddressServer, advertisement, false),
+            router: ndp::Router::new(vec![link.gateway], Station::AddressServer, advertisement, None),
         }
     }
 

@@ -74,6 +74,28 @@ pub struct ServiceConfig {
     pub advertise: bool,
     /// True if the guest may form its own addresses (RFC 4862), which requires a 64-bit prefix.
     pub autoconfigures: bool,
+    /// The values that guests expect.
+    pub convention: Convention,
+}
+
+/// The network plugin whose lease times, identifiers and router advertisements the services have, so that a guest that
+/// moves from there notices no difference.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Convention {
+    /// KubeVirt's, for a guest behind masquerade.
+    KubeVirt,
+    /// Those of OVN-Kubernetes, for a guest on a layer2 network.
+    OvnKubernetes,
+}
+
+impl Convention {
+    /// Seconds of a DHCPv4 lease. KubeVirt's 999 days do not wake an idle guest.
+    const fn lease4_secs(self) -> u32 {
+        match self {
+            Self::KubeVirt => 999 * 24 * 60 * 60,
+            Self::OvnKubernetes => 3500,
+        }
+    }
 }
 
 /// The role, for the guest, of the station that the services answer for.
@@ -201,6 +223,7 @@ impl Responders {
             held,
             advertise,
             autoconfigures,
+            convention,
         } = config;
         let (aliases4, aliases6) = by_family(&aliases);
         let told = OfferedNames::of(&names);
@@ -208,14 +231,20 @@ impl Responders {
             gateway,
             station,
             autoconfigures,
+            convention,
             mtu,
         };
+        let cadence = advertise.then(|| ndp::Cadence::of(convention));
         Self {
             announces: advertise && (ipv4.is_some() || ipv6.is_some()),
             ipv4: ipv4.map(|link| Ipv4Services {
                 link,
                 neighbours: [vec![link.gateway], aliases4].concat(),
-                dhcp: dhcp4::Server::new(dhcp4::Terms::of_link(&link, station, mtu), &told, Arc::clone(&held)),
+                dhcp: dhcp4::Server::new(
+                    dhcp4::Terms::of_link(&link, station, convention, mtu),
+                    &told,
+                    Arc::clone(&held),
+                ),
             }),
             ipv6: ipv6.map(|link| Ipv6Services {
                 link,
@@ -223,9 +252,9 @@ impl Responders {
                     [vec![link.gateway, gateway.link_local()], aliases6].concat(),
                     station,
                     advertisement.message(&link, &told),
-                    advertise,
+                    cadence,
                 ),
-                dhcp: dhcp6::Server::new(gateway, link, &told, held),
+                dhcp: dhcp6::Server::new(gateway, link, dhcp6::Terms::new(convention, gateway), &told, held),
             }),
             gateway,
             advertisement,
@@ -399,6 +428,7 @@ struct Advertisement {
     gateway: MacAddr,
     station: Station,
     autoconfigures: bool,
+    convention: Convention,
     mtu: u16,
 }
 
@@ -409,15 +439,11 @@ impl Advertisement {
         } else {
             ndp::Prefix::OnLink
         };
-        let router_secs = match self.station {
-            Station::Router => ndp::LIFETIME_SECS,
-            Station::AddressServer => ndp::NO_ROUTER,
-        };
         let advertised = ndp::Advertised {
             gateway: self.gateway,
             link: *link,
             prefix,
-            router_secs,
+            announcement: ndp::Announcement::of(self.convention, self.station),
             mtu: self.mtu,
         };
         ndp::advertisement(advertised, &told.dns6, &told.search)

@@ -37,6 +37,23 @@ impl OfferedNames {
     }
 }
 
+impl OfferedNames {
+    /// The guest's own name in wire form, empty if there is none. It ends with the root if the domain is known, and is
+    /// partial otherwise (RFC 4704 4.2).
+    pub(super) fn fqdn(&self) -> Vec<u8> {
+        let Some(hostname) = &self.hostname else {
+            return Vec::new();
+        };
+        let full = self.search.own.as_ref().map(|domain| format!("{hostname}.{domain}"));
+        let full = full.as_deref().and_then(to_wire);
+        full.unwrap_or_else(|| {
+            let mut partial = to_wire(hostname).unwrap_or_default();
+            partial.pop();
+            partial
+        })
+    }
+}
+
 /// Search domains in wire form, and the guest's own domain.
 #[derive(Clone, Debug, Default)]
 pub(super) struct SearchList {

@@ -7,7 +7,7 @@
 
 use super::names::{MAX_SERVERS, SearchList};
 use super::replies::Route;
-use super::{Answer, Neighbours, Packet, Replies, Station};
+use super::{Answer, Convention, Neighbours, Packet, Replies, Station};
 use crate::config::Ipv6Link;
 use crate::counters::{Count, Counters, DropReason};
 use crate::packet::{EtherType, Head, IcmpHeader, MacAddr, be16, icmp, protocol};
@@ -20,13 +20,13 @@ const LINK_HOP_LIMIT: u8 = 255;
 const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
 const ALL_NODES_MAC: MacAddr = MacAddr([0x33, 0x33, 0, 0, 0, 1]);
 
-/// Time between unsolicited advertisements (default of MaxRtrAdvInterval).
-const ADVERTISE_EVERY: Duration = Duration::from_secs(600);
-/// Lifetime of the default route and of name servers: three times the interval above, the default of RFC 4861 6.2.1 and
-/// RFC 8106 5.1.
-pub(super) const LIFETIME_SECS: u16 = 1800;
+/// Lifetime of the router and of name servers under masquerade: three times the interval, the default of RFC 4861 6.2.1
+/// and RFC 8106 5.1.
+const LIFETIME_SECS: u16 = 1800;
+/// Lifetime of name servers on a layer2 network: three times the longest interval.
+const OVN_NAMES_SECS: u16 = 2700;
 /// Router lifetime of an advertiser that is not a router (RFC 4861 4.2).
-pub(super) const NO_ROUTER: u16 = 0;
+const NO_ROUTER: u16 = 0;
 /// Lifetime of a prefix that never expires.
 const INFINITE: u32 = u32::MAX;
 /// Minimum MTU of IPv6; receivers ignore an MTU option below it.
@@ -51,6 +51,8 @@ const NA_OVERRIDE: u8 = 0x20;
 /// Flags M and O: DHCPv6 provides addresses and other configuration.
 const RA_MANAGED: u8 = 0x80;
 const RA_OTHER: u8 = 0x40;
+/// Low preference of the router.
+const RA_LOW: u8 = 0x18;
 const PREFIX_ON_LINK: u8 = 0x80;
 const PREFIX_AUTONOMOUS: u8 = 0x40;
 /// Hop limit for the guest's packets.
@@ -74,8 +76,77 @@ pub(super) struct Router {
     /// The advertisement without its checksum.
     advertisement: Vec<u8>,
     schedule: Schedule,
+    cadence: Cadence,
     /// The address that the guest has probed last.
     claimed: Option<Ipv6Addr>,
+}
+
+/// The times between unsolicited advertisements.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Cadence {
+    min: Duration,
+    max: Duration,
+}
+
+impl Cadence {
+    /// The cadence of a convention.
+    pub(super) const fn of(convention: Convention) -> Self {
+        let (min, max) = match convention {
+            // The default of MaxRtrAdvInterval. Each advertisement wakes an idle guest.
+            Convention::KubeVirt => (600, 600),
+            Convention::OvnKubernetes => (300, 900),
+        };
+        Self {
+            min: Duration::from_secs(min),
+            max: Duration::from_secs(max),
+        }
+    }
+
+    /// The time of the next advertisement after one at `now`, whose nanoseconds serve as a random number.
+    fn next(self, now: Instant) -> Instant {
+        let span = u64::try_from((self.max - self.min).as_nanos()).unwrap_or(u64::MAX);
+        let part = now.as_nanos().wrapping_mul(0x9e37_79b9_7f4a_7c15) % span.saturating_add(1);
+        now + self.min + Duration::from_nanos(part)
+    }
+}
+
+/// What an advertisement says about its sender.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Announcement {
+    hop_limit: u8,
+    /// The flags M and O, and the preference of the router (RFC 4191 2.2).
+    flags: u8,
+    router_secs: u16,
+    names_secs: u16,
+}
+
+impl Announcement {
+    /// The announcement of a station.
+    pub(super) const fn of(convention: Convention, station: Station) -> Self {
+        let base = match convention {
+            Convention::KubeVirt => Self {
+                hop_limit: GUEST_HOP_LIMIT,
+                flags: RA_MANAGED | RA_OTHER,
+                router_secs: LIFETIME_SECS,
+                names_secs: LIFETIME_SECS,
+            },
+            Convention::OvnKubernetes => Self {
+                hop_limit: u8::MAX,
+                flags: RA_MANAGED | RA_LOW,
+                router_secs: u16::MAX,
+                names_secs: OVN_NAMES_SECS,
+            },
+        };
+        match station {
+            Station::Router => base,
+            // RFC 4191 2.2: without a router there is no preference.
+            Station::AddressServer => Self {
+                flags: base.flags & !RA_LOW,
+                router_secs: NO_ROUTER,
+                ..base
+            },
+        }
+    }
 }
 
 /// Schedule of unsolicited advertisements.
@@ -91,14 +162,15 @@ enum Schedule {
 
 impl Router {
     /// The station that answers for the addresses `own`. `advertisement` is sent on solicitation, and also unsolicited
-    /// if `advertise` is true.
-    pub(super) const fn new(own: Vec<Ipv6Addr>, station: Station, advertisement: Vec<u8>, advertise: bool) -> Self {
+    /// if there is a cadence.
+    pub(super) fn new(own: Vec<Ipv6Addr>, station: Station, advertisement: Vec<u8>, cadence: Option<Cadence>) -> Self {
         Self {
             neighbours: own,
             station,
             advertisement,
             claimed: None,
-            schedule: if advertise { Schedule::LinkUp } else { Schedule::Never },
+            schedule: cadence.map_or(Schedule::Never, |_| Schedule::LinkUp),
+            cadence: cadence.unwrap_or(Cadence::of(Convention::KubeVirt)),
         }
     }
 
@@ -220,7 +292,7 @@ impl Router {
             message.copy_from_slice(advertisement);
         });
         counters.add(Count::RouterAdvertisements, 1);
-        self.reschedule(Schedule::At(now + ADVERTISE_EVERY));
+        self.reschedule(Schedule::At(self.cadence.next(now)));
     }
 }
 
@@ -388,8 +460,7 @@ pub(super) struct Advertised {
     pub(super) gateway: MacAddr,
     pub(super) link: Ipv6Link,
     pub(super) prefix: Prefix,
-    /// Lifetime of the router, in seconds. Zero means that the sender is not a router.
-    pub(super) router_secs: u16,
+    pub(super) announcement: Announcement,
     pub(super) mtu: u16,
 }
 
@@ -399,14 +470,14 @@ pub(super) fn advertisement(advertised: Advertised, dns: &[Ipv6Addr], search: &S
         gateway,
         link,
         prefix,
-        router_secs,
+        announcement,
         mtu,
     } = advertised;
-    let lifetime = router_secs.to_be_bytes();
+    let lifetime = announcement.router_secs.to_be_bytes();
     let header = IcmpHeader {
         kind: icmp::v6::ROUTER_ADVERTISEMENT,
         code: 0,
-        rest: [GUEST_HOP_LIMIT, RA_MANAGED | RA_OTHER, lifetime[0], lifetime[1]],
+        rest: [announcement.hop_limit, announcement.flags, lifetime[0], lifetime[1]],
     };
     let mut message = vec![0; IcmpHeader::LEN];
     header.emit(&mut message, 0);
@@ -435,14 +506,14 @@ pub(super) fn advertisement(advertised: Advertised, dns: &[Ipv6Addr], search: &S
     if !dns.is_empty() {
         push_option(&mut message, option::RDNSS, |body| {
             body.extend([0; 2]);
-            body.extend(u32::from(LIFETIME_SECS).to_be_bytes());
+            body.extend(u32::from(announcement.names_secs).to_be_bytes());
             body.extend(dns.iter().take(MAX_SERVERS).flat_map(Ipv6Addr::octets));
         });
     }
     if !search.is_empty() {
         push_option(&mut message, option::DNSSL, |body| {
             body.extend([0; 2]);
-            body.extend(u32::from(LIFETIME_SECS).to_be_bytes());
+            body.extend(u32::from(announcement.names_secs).to_be_bytes());
             body.extend(search.wire());
         });
     }

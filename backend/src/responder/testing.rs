@@ -1,6 +1,6 @@
 //! Frames from a guest to its gateway, for tests and fuzz targets.
 
-use super::{ServiceConfig, Station};
+use super::{Convention, ServiceConfig, Station};
 use crate::config::{GATEWAY_MAC, Ipv4Link, Ipv6Link, NameConfig};
 use crate::packet::checksum::{self, Sum};
 use crate::packet::{
@@ -22,6 +22,7 @@ pub fn config() -> ServiceConfig {
         gateway: GATEWAY_MAC,
         station: Station::Router,
         autoconfigures: true,
+        convention: Convention::KubeVirt,
         ipv4: Some(Ipv4Link {
             network: "10.0.2.0/24".parse().expect("a network"),
             gateway: Ipv4Addr::new(10, 0, 2, 1),
@@ -317,8 +318,23 @@ pub fn repair(frame: &mut [u8]) {
 /// # Panics
 /// If a property does not hold for the link of [`config`].
 pub fn check_reply(frame: &[u8]) {
+    check_reply_from(frame, &[]);
+}
+
+/// The same, if these servers besides the gateway may be the source.
+///
+/// # Panics
+/// As [`check_reply`].
+pub fn check_reply_from(frame: &[u8], servers: &[(MacAddr, IpAddr)]) {
     let headers = Headers::parse(frame, frame.len()).expect("a sound frame");
-    assert_eq!(headers.ethernet.src, GATEWAY_MAC);
+    let source = headers.network.addresses().map(|(src, _)| src);
+    let mut of_server = servers.iter().map(|(mac, address)| (*mac, Some(*address)));
+    let is_server = of_server.any(|server| server == (headers.ethernet.src, source));
+    assert!(
+        is_server || headers.ethernet.src == GATEWAY_MAC,
+        "{}",
+        headers.ethernet.src
+    );
     let Some((protocol, offset, len)) = headers.network.transport() else {
         assert_eq!(headers.network, Network::Arp);
         return;
@@ -326,7 +342,10 @@ pub fn check_reply(frame: &[u8]) {
     assert_eq!(offset + len, frame.len(), "nothing after the packet");
     let (src, dst) = headers.network.addresses().expect("IP");
     let gateway = ["10.0.2.1", "fd10:0:2::1", "fe80::ff:fe00:0"].map(|a| a.parse::<IpAddr>().expect("an address"));
-    assert!(gateway.contains(&src) || config().aliases.contains(&src), "{src}");
+    assert!(
+        is_server || gateway.contains(&src) || config().aliases.contains(&src),
+        "{src}"
+    );
     assert!(!dst.is_unspecified(), "{dst}");
     let payload = &frame[offset..];
     match protocol {

@@ -5,13 +5,14 @@ mod dhcp6;
 mod lease;
 mod lease6;
 mod link;
+mod ovn_kubernetes;
 mod properties;
 mod proxy;
 
 use super::*;
 use crate::counters::Count;
 use crate::packet::{EthernetHeader, Headers, IcmpHeader, Network, UdpHeader};
-use crate::responder::testing::{GUEST_MAC, addr6, check_reply, config, icmp_message, ip, udp};
+use crate::responder::testing::{GUEST_MAC, addr6, check_reply, check_reply_from, config, icmp_message, ip, udp};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
@@ -24,6 +25,8 @@ struct Bench {
     counters: Counters,
     replies: Replies,
     now: Instant,
+    /// Stations besides the gateway that may reply.
+    servers: &'static [(MacAddr, IpAddr)],
 }
 
 impl Bench {
@@ -38,6 +41,7 @@ impl Bench {
             counters: Counters::default(),
             replies: Replies::default(),
             now: START,
+            servers: &[],
         }
     }
 
@@ -82,7 +86,7 @@ impl Bench {
         let replies: Vec<_> = self.replies.iter().map(<[u8]>::to_vec).collect();
         self.replies.clear();
         for reply in &replies {
-            check_reply(reply);
+            check_reply_from(reply, self.servers);
         }
         replies
     }

@@ -41,6 +41,8 @@ pub(super) struct Request<'a> {
     pub client: Option<&'a [u8]>,
     pub server: Option<&'a [u8]>,
     pub rapid_commit: bool,
+    /// Flags of option 39.
+    pub fqdn: Option<u8>,
     pub associations: Vec<Association<'a>>,
 }
 
@@ -54,6 +56,7 @@ impl<'a> Request<'a> {
             client: None,
             server: None,
             rapid_commit: false,
+            fqdn: None,
             associations: Vec::new(),
         };
         if !is_sound(options) {
@@ -64,6 +67,7 @@ impl<'a> Request<'a> {
                 OptionCode::ClientId if DUID_LEN.contains(&body.len()) => request.client = Some(body),
                 OptionCode::ServerId => request.server = Some(body),
                 OptionCode::RapidCommit => request.rapid_commit = true,
+                OptionCode::ClientFqdn => request.fqdn = body.first().copied(),
                 OptionCode::IANA | OptionCode::IATA | OptionCode::IAPD => {
                     let association = Association::parse(code, body)?;
                     if request.associations.len() < MAX_ASSOCIATIONS {
