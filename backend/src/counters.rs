@@ -231,6 +231,8 @@ counters! {
         TcpSpilled = "tcp_spilled_bytes",
         /// Connections ended by RST from either side.
         TcpResets = "tcp_resets",
+        /// Connections ended because the guest went back in time, to an older snapshot.
+        TcpRewound = "tcp_rewound",
         /// UDP flows created.
         UdpFlows = "udp_flows",
         /// Echo requests of the guest that were forwarded.

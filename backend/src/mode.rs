@@ -129,6 +129,17 @@ pub enum ModeCommand {
     Segment(SegmentChange),
 }
 
+/// The reason why a front end has gone.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Departure {
+    /// It has disconnected. It or another one may come back with the same guest.
+    #[default]
+    Disconnected,
+    /// Its guest has migrated: the rings were stopped while guest memory was logged. Only a migration within this process
+    /// brings the guest back, and that takes a moment.
+    Migrated,
+}
+
 /// Numbers of a guest's flows that a mode holds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct FlowCount {
@@ -218,7 +229,7 @@ pub trait Mode: Send {
 
     /// Called when the front end has gone, perhaps together with the guest. The call follows
     /// [`on_link_down`](Self::on_link_down).
-    fn on_front_end_gone(&mut self, _now: Instant) {}
+    fn on_front_end_gone(&mut self, _now: Instant, _departure: Departure) {}
 
     /// Called when the guest's driver is gone or about to be replaced. No frame can be sent until the next
     /// [`on_link_up`](Self::on_link_up).

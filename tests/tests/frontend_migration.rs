@@ -5,7 +5,7 @@
 
 mod common;
 
-use common::{Backend, PATIENCE, assert_echo, frame};
+use common::{Backend, PATIENCE, SILENCE, assert_echo, frame};
 use hawser_testkit::frontend::{DirtyLog, Header, Region, Vmm, VmmConfig, code, feature};
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -136,14 +136,38 @@ fn the_log_outlives_changes_of_memory() {
 }
 
 #[test]
-fn a_log_too_short_for_memory_ends_the_connection_only() {
+fn a_log_that_cannot_be_used_is_accepted_and_the_rings_rest_while_it_would_be_needed() {
     let backend = Backend::start(1);
-    let vmm = backend.connect(VmmConfig::default());
+    let mut vmm = backend.connect(VmmConfig::default());
     let mut log = DirtyLog::new(&vmm.ram).unwrap();
-    log.len = 16;
-    assert!(vmm.wire.set_log_base(&log).is_err());
-    drop(vmm);
-    assert_echo(&mut backend.connect(VmmConfig::default()), 0, &[60]);
+    let whole = log.len;
+    for len in [16, whole * 1000] {
+        assert_echo(&mut vmm, 0, &[60, 1500]);
+        log.len = len;
+        vmm.wire.set_log_base(&log).unwrap();
+        log_all(&vmm, true);
+        for (index, ring) in vmm.rings() {
+            vmm.set_addresses(index, ring.layout()).unwrap();
+        }
+        // Nothing is written that would have to be logged.
+        let before = snapshot(&vmm);
+        backend.port.set_link(true);
+        std::thread::sleep(SILENCE);
+        let after = snapshot(&vmm);
+        assert!(before == after);
+        vmm.nics[0].send(&frame(1, 300)).unwrap();
+        assert!(vmm.nics[0].recv(SILENCE).unwrap().is_none());
+        // The migration is cancelled: the frame was kept.
+        log_all(&vmm, false);
+        let got = vmm.nics[0].recv(PATIENCE).unwrap().expect("the frame comes back");
+        assert!(got.frame == frame(1, 300));
+    }
+    // Another attempt with a log that can be used.
+    log.len = whole;
+    vmm.wire.set_log_base(&log).unwrap();
+    log_all(&vmm, true);
+    let written = pages_the_device_writes(&mut vmm, 100);
+    assert_logged(&log, &written, "at the last attempt");
 }
 
 #[test]

@@ -2,8 +2,10 @@
 
 use hawser_testkit::Result;
 use hawser_testkit::guest::{Chardev, Kind, Plan};
-use hawser_testkit::lab::Lab;
-use hawser_testkit::netns::address::FAR4;
+use hawser_testkit::lab::{Lab, PORT};
+use hawser_testkit::netns::address::{FAR4, POD4};
+use std::io::{ErrorKind, Read as _};
+use std::net::TcpStream;
 use std::time::Duration;
 
 /// Interval between two pings, in milliseconds.
@@ -32,6 +34,22 @@ fn a_restart_costs_the_guest_no_lost_request_for_the_gateway() -> Result<()> {
     }
     gaps.sort_by(f64::total_cmp);
     assert!(gaps[1] <= GAP_MS, "gaps of {gaps:?} ms");
+    Ok(())
+}
+
+#[test]
+fn clients_of_the_guest_are_reset_when_hawser_ends() -> Result<()> {
+    let lab = Lab::new()?;
+    let (mut hawser, guest) = lab.up(Kind::Uml, &["--port=8080:7000"])?;
+    let _server = guest.serve(&format!("0.0.0.0:{PORT}"))?;
+    let at = format!("{POD4}:8080");
+    let client = lab.networks.world.inside(|| TcpStream::connect(&at))??;
+    hawser.wait_for_counters("the client", |counters| counters.get("tcp_connections_in") == 1)?;
+    hawser.process().signal(libc::SIGTERM)?;
+    client.set_read_timeout(Some(Duration::from_secs(10)))?;
+    let waited = (&client).read(&mut [0]).map_err(|e| e.kind());
+    // The end of the stream would call it complete.
+    assert_eq!(waited, Err(ErrorKind::ConnectionReset), "{}", hawser.process().log());
     Ok(())
 }
 

@@ -12,7 +12,7 @@ pub use every_port::EveryPortError;
 
 use crate::config::{GATEWAY_MAC, MasqueradeConfig};
 use crate::frame::{GuestBurst, GuestSink};
-use crate::mode::{BoundForward, FlowCount, ForwardChange, Mode, ModeCommand};
+use crate::mode::{BoundForward, Departure, FlowCount, ForwardChange, Mode, ModeCommand};
 use crate::nat::address_map::AddressMap;
 use crate::nat::engine::{Engine, EngineConfig, EngineError};
 use crate::nat::link::{GuestAddresses, Link};
@@ -184,8 +184,8 @@ impl Mode for Masquerade {
         self.engine.on_reset();
     }
 
-    fn on_front_end_gone(&mut self, now: Instant) {
-        self.engine.on_front_end_gone(now);
+    fn on_front_end_gone(&mut self, now: Instant, departure: Departure) {
+        self.engine.on_front_end_gone(now, departure);
     }
 
     fn on_link_down(&mut self, now: Instant) {

@@ -19,7 +19,7 @@ use super::udp::{Datagram, UdpConfig, UdpFlows};
 use crate::config::{Families, Forward, Transport};
 use crate::counters::{Counters, DropReason};
 use crate::frame::{GuestBurst, GuestFrame, GuestSink};
-use crate::mode::{BoundForward, FlowCount};
+use crate::mode::{BoundForward, Departure, FlowCount};
 use crate::packet::FlowId;
 use crate::poller::{Poller, Readiness, Token};
 use crate::time::Instant;
@@ -357,8 +357,8 @@ impl Engine {
     }
 
     /// Call this when the front end has disconnected.
-    pub fn on_front_end_gone(&mut self, now: Instant) {
-        self.tcp.on_front_end_gone(now);
+    pub fn on_front_end_gone(&mut self, now: Instant, departure: Departure) {
+        self.tcp.on_front_end_gone(now, departure);
     }
 
     /// Sends the guest's queries to the gateway's port 53 to other name servers.

@@ -11,7 +11,7 @@ use crate::config::{Ipv4Link, Ipv6Link, Layer2Config, NetworkRole, PrimaryNetwor
 use crate::counters::{Counters, DropReason};
 use crate::forwarding::Table;
 use crate::frame::{GuestBurst, GuestFrame, GuestSink};
-use crate::mode::{BoundForward, FlowCount, ForwardChange};
+use crate::mode::{BoundForward, Departure, FlowCount, ForwardChange};
 use crate::nat::address_map::{AddressMap, Balance};
 use crate::nat::engine::{Engine, EngineConfig, EngineError, Service, Services as _};
 use crate::nat::icmp::TooBigReporter;
@@ -322,9 +322,9 @@ impl Local {
         }
     }
 
-    pub(super) fn on_front_end_gone(&mut self, now: Instant) {
+    pub(super) fn on_front_end_gone(&mut self, now: Instant, departure: Departure) {
         if let Some(engine) = self.engine() {
-            engine.on_front_end_gone(now);
+            engine.on_front_end_gone(now, departure);
         }
     }
 

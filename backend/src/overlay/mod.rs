@@ -36,7 +36,7 @@ use crate::counters::{Count, Counters, DropReason};
 use crate::forwarding::{Table, TableError};
 use crate::frame::{GuestBurst, GuestFrame, GuestSink, GuestSlice, Offload};
 use crate::gso::gro::Arrival;
-use crate::mode::{BoundForward, FlowCount, Mode, ModeCommand};
+use crate::mode::{BoundForward, Departure, FlowCount, Mode, ModeCommand};
 use crate::nat::setup::NatSetup;
 use crate::packet::{Head, MacAddr};
 use crate::poller::{Interest, Readiness, Token};
@@ -446,8 +446,8 @@ impl Mode for Overlay {
         self.local.on_reset();
     }
 
-    fn on_front_end_gone(&mut self, now: Instant) {
-        self.local.on_front_end_gone(now);
+    fn on_front_end_gone(&mut self, now: Instant, departure: Departure) {
+        self.local.on_front_end_gone(now, departure);
     }
 
     fn on_link_down(&mut self, now: Instant) {

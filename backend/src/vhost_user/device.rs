@@ -5,6 +5,7 @@ use super::memory::Memory;
 use super::message::Message;
 use super::ring::RingHost;
 use super::session::NetDevice;
+use crate::mode::Departure;
 use crate::packet::MacAddr;
 use crate::port::Port;
 use crate::virtio::{ConfigSpace, DirtyBitmap, GuestMap, MAX_RING_SIZE, features};
@@ -163,10 +164,10 @@ impl NetDevice for Device {
         })));
     }
 
-    fn detach(&self) {
+    fn detach(&self, departure: Departure) {
         self.port.link().tell(None);
         // All rings stop together, so that a guest that still runs sends nothing more to a mode whose link is down.
-        self.for_each_worker(WorkerHandle::clear_memory);
+        self.for_each_worker(|worker| worker.clear_memory(departure));
         *self.memory.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 }

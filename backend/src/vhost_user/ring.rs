@@ -75,6 +75,8 @@ pub struct Ring {
     host: Box<dyn RingHost>,
     phase: Phase,
     enabled: bool,
+    /// True while it must not run, whatever the front end has set up.
+    barred: bool,
     /// Number of descriptors. `None` if it is not set, or not a power of two.
     size: Option<u16>,
     addresses: Option<Addresses>,
@@ -97,6 +99,7 @@ impl Ring {
             host,
             phase: Phase::Stopped,
             enabled: false,
+            barred: false,
             size: None,
             addresses: None,
             next_avail: 0,
@@ -104,6 +107,11 @@ impl Ring {
             call: None,
             error: None,
         })
+    }
+
+    /// True if the front end has not started the ring, or has stopped it.
+    pub fn is_stopped(&self) -> bool {
+        self.phase == Phase::Stopped
     }
 
     /// SET_VRING_ENABLE
@@ -140,6 +148,18 @@ impl Ring {
             self.reconfigure(|ring| ring.addresses = Some(addresses));
         }
         Ok(())
+    }
+
+    /// Keeps the ring from running, or lets it run again.
+    pub fn set_barred(&mut self, barred: bool) {
+        if self.barred != barred {
+            self.reconfigure(|ring| ring.barred = barred);
+        }
+    }
+
+    /// Stops the ring until it gets addresses.
+    pub fn forget_addresses(&mut self) {
+        self.reconfigure(|ring| ring.addresses = None);
     }
 
     /// SET_VRING_BASE: ignored by a running ring, which knows its position.
@@ -238,6 +258,7 @@ impl Ring {
         self.set_enabled(false);
         self.stop();
         self.error = None;
+        self.barred = false;
         self.size = None;
         self.addresses = None;
         self.next_avail = 0;
@@ -272,6 +293,9 @@ impl Ring {
         let (Phase::Waiting, Some(size), Some(at)) = (self.phase, self.size, self.addresses) else {
             return;
         };
+        if self.barred {
+            return;
+        }
         let Some(kick) = duplicate(self.kick.as_ref()) else {
             return;
         };

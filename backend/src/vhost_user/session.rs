@@ -13,7 +13,8 @@
 //! | cloud-hypervisor | reads GET_QUEUE_NUM as rings, after SET_OWNER | answered in rings |
 //! | one without protocol features | enables no ring | SET_FEATURES enables all |
 //! | a broken one | memory beyond all addresses, or beyond the end of its file | refused |
-//! | a broken one | a log longer than its file, or too short for the memory | refused |
+//! | a broken one | a log longer than its file, or too short for the memory | accepted; the rings rest while it is on |
+//! | QEMU 10 | ends the VM if a request fails while the log is switched on | bad ring addresses: the ring rests |
 
 mod handover;
 
@@ -22,6 +23,7 @@ pub use handover::{Busy, SessionRecord};
 use super::memory::MemoryTable;
 use super::message::{Malformed, Message};
 use super::ring::{Addresses, Ring, RingHost};
+use crate::mode::Departure;
 use crate::packet::MacAddr;
 use crate::virtio::{DirtyBitmap, MAX_RING_SIZE};
 use std::fs::File;
@@ -35,6 +37,8 @@ use vhost::vhost_user::message::{
 use vhost_user_backend::VhostUserBackend;
 use vm_memory::ByteValued;
 
+/// VHOST_F_LOG_ALL, among the virtio features.
+const F_LOG_ALL: u64 = VhostUserVirtioFeatures::LOG_ALL.bits();
 /// VHOST_USER_F_PROTOCOL_FEATURES, among the virtio features.
 const F_PROTOCOL_FEATURES: u64 = VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits();
 /// Maximum memory regions of a front end, the same as for vhost in the kernel.
@@ -59,7 +63,7 @@ pub trait NetDevice: VhostUserBackend<Bitmap = DirtyBitmap> {
     fn set_back_channel(&self, channel: OwnedFd);
 
     /// Releases the memory of a front end that is gone. The caller resets the rings afterwards.
-    fn detach(&self);
+    fn detach(&self, departure: Departure);
 }
 
 /// The reason why a request ends the connection.
@@ -175,6 +179,8 @@ pub struct Session<D: NetDevice> {
     /// Features accepted by SET_FEATURES.
     features: Option<u64>,
     protocol: Protocol,
+    /// True if the last log cannot be used.
+    has_bad_log: bool,
     /// A copy of the back channel, for another process.
     back_channel: Option<OwnedFd>,
     /// True once another process continues the session.
@@ -204,6 +210,7 @@ impl<D: NetDevice> Session<D> {
             owned: false,
             features: None,
             protocol: Protocol::empty(),
+            has_bad_log: false,
             back_channel: None,
             handed_over: false,
         })
@@ -301,7 +308,7 @@ impl<D: NetDevice> Session<D> {
             Req::GET_MAX_MEM_SLOTS => question(request, MEMORY_SLOTS),
             Req::SET_LOG_BASE => {
                 let log: VhostUserLog = plain(&request.body_array::<{ size_of::<VhostUserLog>() }>()?);
-                self.memory.set_log(log, only_file(request)?)?;
+                self.set_log(log, only_file(request)?);
                 Ok(Outcome::Answer(log.as_slice().to_vec()))
             }
             _ => Err(Refused::Unknown(header.code)),
@@ -314,6 +321,28 @@ impl<D: NetDevice> Session<D> {
         Ok(())
     }
 
+    /// SET_LOG_BASE. A refusal here, or until the rings are logged, would end the VM: QEMU 10 aborts then. So a log that
+    /// cannot be used is accepted, and the rings rest while it would be needed. Nothing is written without being logged,
+    /// and the guest continues where it migrates to.
+    fn set_log(&mut self, log: VhostUserLog, file: File) {
+        let set = self.memory.set_log(log, file);
+        if let Err(why) = &set {
+            log::error!("{why}; the NIC rests while the guest migrates");
+        }
+        self.has_bad_log = set.is_err();
+        self.bar_rings();
+    }
+
+    /// True between the requests of a front end that switch the log on and off.
+    fn is_logged(&self) -> bool {
+        self.features.is_some_and(|features| features & F_LOG_ALL != 0)
+    }
+
+    fn bar_rings(&mut self) {
+        let barred = self.has_bad_log && self.is_logged();
+        self.rings.iter_mut().for_each(|ring| ring.set_barred(barred));
+    }
+
     fn set_features(&mut self, features: u64) -> Result<Outcome, Refused> {
         let unknown = features & !self.device.features();
         if unknown != 0 {
@@ -323,7 +352,12 @@ impl<D: NetDevice> Session<D> {
         if features & F_PROTOCOL_FEATURES == 0 {
             self.rings.iter_mut().for_each(|ring| ring.set_enabled(true));
         }
+        // Rings that rest do so before the log is on, and start once it is off.
+        if self.is_logged() {
+            self.bar_rings();
+        }
         self.device.acked_features(features);
+        self.bar_rings();
         Ok(DONE)
     }
 
@@ -409,14 +443,26 @@ impl<D: NetDevice> Session<D> {
     }
 
     fn set_vring_addr(&mut self, at: VhostUserVringAddr) -> Result<Outcome, Refused> {
+        let is_logged = self.is_logged();
+        match self.try_set_vring_addr(at) {
+            // As for SET_LOG_BASE: the ring rests until it gets other addresses.
+            Err(why @ (Refused::Unmapped(_) | Refused::Ring(_))) if is_logged => {
+                log::error!("{why}; the ring rests");
+                self.ring(at.index)?.forget_addresses();
+                Ok(DONE)
+            }
+            set => set.map(|()| DONE),
+        }
+    }
+
+    fn try_set_vring_addr(&mut self, at: VhostUserVringAddr) -> Result<(), Refused> {
         let addresses = Addresses {
             descriptors: self.memory.guest_address(at.descriptor)?,
             available: self.memory.guest_address(at.available)?,
             used: self.memory.guest_address(at.used)?,
         };
         let set = self.ring(at.index)?.set_addresses(addresses);
-        set.map_err(|e| Refused::Ring(e.to_string()))?;
-        Ok(DONE)
+        set.map_err(|e| Refused::Ring(e.to_string()))
     }
 
     fn set_event(&mut self, request: &mut Message, set: fn(&mut Ring, Option<File>)) -> Result<Outcome, Refused> {
@@ -444,7 +490,13 @@ impl<D: NetDevice> Drop for Session<D> {
         if self.handed_over {
             return;
         }
-        self.device.detach();
+        // A migration that fails starts the rings again, or switches the log off.
+        let departure = if self.is_logged() && self.rings.iter().all(Ring::is_stopped) {
+            Departure::Migrated
+        } else {
+            Departure::Disconnected
+        };
+        self.device.detach(departure);
         self.rings.iter_mut().for_each(Ring::reset);
         self.device.acked_features(0);
     }

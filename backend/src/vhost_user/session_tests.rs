@@ -1,4 +1,5 @@
 use super::*;
+use crate::mode::Departure;
 use crate::vhost_user::testing::{Event, Events, Recorder, session};
 
 const NEED_REPLY: u32 = 1 << 3;
@@ -287,24 +288,24 @@ fn memory_beyond_the_end_of_its_file_is_refused() {
 }
 
 #[test]
-fn a_dirty_log_longer_than_its_file_is_refused() {
+fn qemu_would_end_the_vm_so_a_dirty_log_longer_than_its_file_is_accepted() {
     let (mut session, _) = agreed(1, 2);
     let file = a_file(8192);
     let log = |size: u64, offset: u64| {
         let body = [size, offset].map(u64::to_ne_bytes).concat();
         with_file(request(Req::SET_LOG_BASE, 0, &body), &file)
     };
-    for (size, offset) in [(8192, 0), (4096, 4096)] {
+    for (size, offset) in [(8192, 0), (4096, 4096), (8193, 0), (8192, 1), (u64::MAX, 4096)] {
         let reply = answer(&mut session, log(size, offset)).unwrap();
         assert_eq!(reply.body(), [size, offset].map(u64::to_ne_bytes).concat());
     }
-    for (size, offset) in [(8193, 0), (8192, 1), (u64::MAX, 4096)] {
-        let file = 8192;
-        assert_eq!(
-            refused(&mut session, log(size, offset)),
-            Refused::ShortLog { size, offset, file }
-        );
-    }
+    // Rings outside of the memory are accepted too, once the log is on.
+    let addresses = [0_u64, 0x1000, 0x2000, 0x3000, 0].map(u64::to_ne_bytes).concat();
+    let set = || request(Req::SET_VRING_ADDR, NEED_REPLY, &addresses);
+    assert_eq!(refused(&mut session, set()), Refused::Unmapped(0x1000));
+    let on = F_PROTOCOL_FEATURES | F_LOG_ALL;
+    answer(&mut session, u64_request(Req::SET_FEATURES, on));
+    assert_eq!(value(&mut session, set()), Some(0));
 }
 
 #[test]
@@ -353,10 +354,20 @@ fn a_front_end_that_goes_leaves_its_rings_reset() {
     let (session, log) = agreed(1, 2);
     drop(session);
     let want = [
-        Event::Detached,
+        Event::Detached(Departure::Disconnected),
         Event::Enabled(0, false),
         Event::Enabled(1, false),
         Event::Features(0),
     ];
     assert_eq!(log.take(), want);
+}
+
+#[test]
+fn a_guest_that_stopped_while_it_was_logged_has_migrated() {
+    let (mut session, log) = agreed(1, 2);
+    let features = F_PROTOCOL_FEATURES | F_LOG_ALL;
+    answer(&mut session, u64_request(Req::SET_FEATURES, features));
+    log.take();
+    drop(session);
+    assert_eq!(log.take()[0], Event::Detached(Departure::Migrated));
 }

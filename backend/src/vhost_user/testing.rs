@@ -3,6 +3,7 @@
 use super::memory::Memory;
 use super::ring::RingHost;
 use super::session::{NetDevice, Session};
+use crate::mode::Departure;
 use crate::packet::MacAddr;
 use crate::virtio::{DirtyBitmap, MAX_RING_SIZE};
 use crate::worker::RingSetup;
@@ -38,7 +39,7 @@ pub enum Event {
     /// RESET_DEVICE
     Reset,
     /// The front end is gone.
-    Detached,
+    Detached(Departure),
     /// A ring was enabled, or disabled.
     Enabled(usize, bool),
     /// A ring started with this many descriptors.
@@ -150,8 +151,8 @@ impl NetDevice for Recorder {
         self.events.push(Event::BackChannel);
     }
 
-    fn detach(&self) {
-        self.events.push(Event::Detached);
+    fn detach(&self, departure: Departure) {
+        self.events.push(Event::Detached(departure));
     }
 }
 

@@ -5,6 +5,7 @@
 //! later write being logged.
 
 use crate::config::Rates;
+use crate::mode::Departure;
 use crate::mode::ModeCommand;
 use crate::policy::rate::Limiter;
 use crate::virtio::GuestMap;
@@ -68,7 +69,8 @@ impl Limits {
 
 /// A command to a worker.
 pub(super) enum Command {
-    SetMemory(Option<Arc<GuestMap>>, SyncSender<()>),
+    /// Without memory, the front end has gone for this reason.
+    SetMemory(Result<Arc<GuestMap>, Departure>, SyncSender<()>),
     SetFeatures(u64, SyncSender<()>),
     Reset,
     StartRing(RingRole, Box<RingSetup>),

@@ -1,6 +1,7 @@
 //! The handle by which the vhost-user side controls a worker.
 
 use super::command::{Command, CommandSender, Limits, RingRole, RingSetup};
+use crate::mode::Departure;
 use crate::mode::ModeCommand;
 use crate::virtio::GuestMap;
 use std::fs::File;
@@ -35,12 +36,12 @@ impl WorkerHandle {
     /// Replaces the worker's memory table. Returns when the old table is no longer used. Running rings are translated
     /// again. A ring that is no longer mapped stops until a later table maps it again.
     pub fn set_memory(&self, map: Arc<GuestMap>) {
-        self.commands.ask(|reply| Command::SetMemory(Some(map), reply));
+        self.commands.ask(|reply| Command::SetMemory(Ok(map), reply));
     }
 
     /// Removes the memory of a front end that has disconnected. Every ring stops.
-    pub fn clear_memory(&self) {
-        self.commands.ask(|reply| Command::SetMemory(None, reply));
+    pub fn clear_memory(&self, departure: Departure) {
+        self.commands.ask(|reply| Command::SetMemory(Err(departure), reply));
     }
 
     /// Sets the features that the guest acknowledged. Returns when running rings use them: once LOG_ALL is acknowledged

@@ -321,11 +321,14 @@ impl Worker {
         while let Some(command) = self.commands.next() {
             match command {
                 Command::SetMemory(map, reply) => {
-                    let is_gone = map.is_none();
+                    let (map, departure) = match map {
+                        Ok(map) => (Some(map), None),
+                        Err(departure) => (None, Some(departure)),
+                    };
                     self.set_memory(map);
                     self.update_link(now);
-                    if is_gone {
-                        self.mode.on_front_end_gone(now);
+                    if let Some(departure) = departure {
+                        self.mode.on_front_end_gone(now, departure);
                     }
                     // If the caller has given up, the answer is not needed.
                     let _ = reply.send(());

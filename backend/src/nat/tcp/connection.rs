@@ -168,6 +168,10 @@ pub(super) struct Connection {
     pub(super) recover: Seq,
     pub(super) rtt: RttEstimator,
     pub(super) retries: u8,
+    /// Runs of segments in a row that a guest could only send in the past.
+    pub(super) runs_from_the_past: u8,
+    /// Time of the first of them.
+    pub(super) past_since: Instant,
     pub(super) timer: Timer,
 }
 
@@ -220,6 +224,8 @@ impl Connection {
             recover: iss,
             rtt: RttEstimator::default(),
             retries: 0,
+            runs_from_the_past: 0,
+            past_since: Instant::default(),
             timer: Timer::Off,
         }
     }
@@ -247,6 +253,11 @@ impl Connection {
     /// True if the connection has ended and its slot may be freed.
     pub(super) const fn is_over(&self) -> bool {
         matches!(self.state, State::Closed | State::Aborted)
+    }
+
+    /// True if the guest has finished its stream, and the host socket has all of it.
+    pub(super) const fn has_forwarded_fin(&self) -> bool {
+        matches!(self.receiving, Receiving::Closed)
     }
 
     /// True if at least one direction has ended and the host socket is still open.

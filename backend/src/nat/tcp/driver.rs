@@ -11,16 +11,23 @@
 //! rare). No event therefore proves that a guest has lost its connections. The guest itself reveals it: once it has its
 //! address, it answers a segment of an unknown connection with RST. Each connection is probed when rings run again,
 //! then after 2 s, 4 s and so on. After RESET_DEVICE an answer must arrive within 30 s; a guest that was asleep answers
-//! immediately. If no front end reconnects for two minutes, all connections end.
+//! immediately. If no front end reconnects for two minutes, all connections end;
+//! after a migration two seconds suffice. All connections also end with the process. Peers get RST, because FIN would
+//! call a stream complete that the guest has not finished.
 
 use super::connection::Progress;
-use super::{TcpFlows, narrow};
+use super::host_socket::make_close_a_reset;
+use super::{Flow, TcpFlows, narrow};
+use crate::mode::Departure;
 use crate::nat::context::Context;
 use crate::time::Instant;
 use std::time::Duration;
 
 /// How long connections wait for a front end to reconnect.
 const ABANDONED: Duration = Duration::from_secs(120);
+/// How long connections wait after their guest has migrated. cloud-hypervisor replaces itself by a migration within the
+/// host, and the new process connects once the old one has gone.
+const MIGRATED: Duration = Duration::from_secs(2);
 /// Number of unanswered probes that end a connection after a reset. The last wait ends after 30 s.
 const QUESTIONS_AFTER_RESET: u8 = 4;
 /// Connections probed at a time. The next ones follow one step later, so that the guest has buffers for all of them.
@@ -51,9 +58,13 @@ impl TcpFlows {
     }
 
     /// Call this when the front end has disconnected.
-    pub fn on_front_end_gone(&mut self, now: Instant) {
+    pub fn on_front_end_gone(&mut self, now: Instant, departure: Departure) {
+        let wait = match departure {
+            Departure::Disconnected => ABANDONED,
+            Departure::Migrated => MIGRATED,
+        };
         if !self.flows.is_empty() {
-            self.driver.abandoned.get_or_insert(now + ABANDONED);
+            self.driver.abandoned.get_or_insert(now + wait);
         }
     }
 
@@ -72,6 +83,15 @@ impl TcpFlows {
                     .schedule(&mut flow.scheduled, (narrow(slot), flow.generation), deadline);
             }
         }
+    }
+
+    /// Makes the sockets of unfinished streams send RST when they are closed.
+    pub(super) fn make_closes_resets(&self) {
+        let unfinished = |flow: &&Flow| !flow.connection.has_forwarded_fin();
+        let flows = self.flows.iter().map(|(_, flow)| flow).filter(unfinished);
+        flows
+            .filter_map(|flow| flow.stream.as_ref())
+            .for_each(make_close_a_reset);
     }
 
     /// Ends all connections if no front end has come back in time.

@@ -172,6 +172,13 @@ pub struct TcpFlows {
 
 debug_fields!(TcpFlows { limit, in_time_wait });
 
+impl Drop for TcpFlows {
+    /// Ends the connections that are left. Peers of streams that the guest has not finished get RST.
+    fn drop(&mut self) {
+        self.make_closes_resets();
+    }
+}
+
 /// Maximum flows, or clients of one listening socket, that are served in one turn of the worker.
 const TURNS: usize = 16;
 /// Maximum timers, and listening sockets with postponed clients, that are served in one turn of the worker.

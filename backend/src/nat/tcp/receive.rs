@@ -15,6 +15,7 @@ use crate::nat::context::Context;
 use crate::packet::{TcpFlags, TcpHeader};
 use crate::sys::stream::MAX_SLICES;
 use std::io;
+use std::time::Duration;
 
 /// A parsed TCP segment of the guest.
 #[derive(Clone, Copy, Debug)]
@@ -51,7 +52,18 @@ struct Intake<'l, 'g> {
     fin: bool,
     /// True if the guest has probed its peer.
     keepalive: bool,
+    /// Acknowledgment number of a segment that a guest could only send in the past: it acknowledges less than the guest
+    /// has acknowledged, or is older than what the guest has sent.
+    past: Option<Seq>,
 }
+
+/// Runs in a row with a segment from the past, and their time, after which the guest counts as one that went back in
+/// time. Fewer may have been overtaken on the way from another queue.
+const RUNS_FROM_THE_PAST: u8 = 3;
+const TIME_OF_THE_PAST: Duration = Duration::from_millis(500);
+
+/// The number of runs after a reset of the device: nothing from before it is on the way, so the first segment decides.
+pub(super) const AFTER_RESET: u8 = u8::MAX;
 
 /// Divisor for the part of a send queue that is left for the kernel's overhead.
 const OVERHEAD: u32 = 16;
@@ -82,6 +94,7 @@ impl Connection {
             next: self.rcv_nxt,
             fin: false,
             keepalive: false,
+            past: None,
         };
         for segment in segments {
             match self.state {
@@ -116,7 +129,32 @@ impl Connection {
         if intake.keepalive {
             self.on_keepalive(ctx, stream);
         }
+        match intake.past {
+            None => self.runs_from_the_past = 0,
+            Some(ack) => self.on_past(ctx, ack),
+        }
         self.answer(ctx, stream)
+    }
+
+    /// Handles a run with a segment from the past. A guest that continues from an older snapshot (`loadvm`) knows less
+    /// than hawser: neither side accepts what the other one sends, and no acknowledgment changes that. The connection
+    /// ends on both sides.
+    fn on_past(&mut self, ctx: &mut Context<'_>, ack: Seq) {
+        if self.runs_from_the_past == 0 {
+            self.past_since = ctx.now;
+        }
+        let is_certain = if self.runs_from_the_past == AFTER_RESET {
+            true
+        } else {
+            self.runs_from_the_past = (self.runs_from_the_past + 1).min(RUNS_FROM_THE_PAST);
+            self.runs_from_the_past == RUNS_FROM_THE_PAST && ctx.now.since(self.past_since) >= TIME_OF_THE_PAST
+        };
+        if !is_certain || self.state != State::Established {
+            return;
+        }
+        ctx.counters.add(Count::TcpRewound, 1);
+        self.reset_at(ctx, ack);
+        self.give_up(ctx);
     }
 
     /// Handles a segment while there is no host socket to write to. While the host connects, the guest may only abort.
@@ -168,15 +206,19 @@ impl Connection {
     /// connection in the guest. RST ends that connection (RFC 9293 3.5.1).
     fn disown(&self, ctx: &mut Context<'_>, segment: &Segment) {
         ctx.counters.count_drop(DropReason::TcpOutOfWindow);
-        if segment.has(TcpFlags::RST) {
-            return;
+        if !segment.has(TcpFlags::RST) {
+            self.reset_at(ctx, Seq(segment.header.ack));
         }
+    }
+
+    /// Sends RST with the number that the guest expects next, as it says in an acknowledgment.
+    fn reset_at(&self, ctx: &mut Context<'_>, ack: Seq) {
         let header = TcpHeader {
-            seq: segment.header.ack,
+            seq: ack.0,
             flags: TcpFlags::RST,
             ..self.ports()
         };
-        // If the guest has no buffer, it receives the next SYN.
+        // If the guest has no buffer, its next segment is answered in the same way.
         let _ = self.emit_control(ctx, &header);
     }
 
@@ -214,6 +256,9 @@ impl Connection {
                 ctx.counters.count_drop(DropReason::TcpOutOfWindow);
             }
             self.ack_due |= !segment.has(TcpFlags::RST);
+            if segment.has(TcpFlags::ACK) && !segment.has(TcpFlags::RST) && self.is_from_the_past(segment) {
+                intake.past = Some(Seq(header.ack));
+            }
             return;
         }
         if segment.has(TcpFlags::RST) {
@@ -246,9 +291,18 @@ impl Connection {
         if segment.has(TcpFlags::URG) {
             self.on_urgent_pointer(segment, intake.next);
         }
+        if Seq(header.ack).before(self.snd_una) {
+            intake.past = Some(Seq(header.ack));
+        }
         if self.on_ack(ctx, segment) {
             self.take_payload(ctx, segment, burst, intake);
         }
+    }
+
+    fn is_from_the_past(&self, segment: &Segment) -> bool {
+        let stamp = segment.header.options.timestamps.zip(self.ts_recent);
+        Seq(segment.header.ack).before(self.snd_una)
+            || stamp.is_some_and(|(stamp, recent)| clock::is_older(stamp.value, recent))
     }
 
     /// RFC 7323 5.3: returns false for a segment older than the newest known timestamp. The echoed timestamp is that of

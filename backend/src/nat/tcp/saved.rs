@@ -10,6 +10,7 @@
 
 use super::clock::Clock;
 use super::connection::{Connection, MIN_MSS, Readable, Receiving, SYN_WINDOW, Sending, State, our_mss};
+use super::receive::AFTER_RESET;
 use super::rtt::SavedRtt;
 use super::seq::Seq;
 use super::spill::{SavedSpill, Spill, SpillPool};
@@ -65,6 +66,12 @@ pub struct SavedConnection {
     recover: Seq,
     rtt: SavedRtt,
     retries: u8,
+    /// New in version 2, as is the next one.
+    #[serde(default)]
+    runs_from_the_past: u8,
+    /// Time since the first of them.
+    #[serde(default)]
+    past_for: Nanos,
     timer: SavedTimer,
 }
 
@@ -303,6 +310,8 @@ impl Connection {
             recover,
             ref rtt,
             retries,
+            runs_from_the_past,
+            past_since,
             timer,
         } = *self;
         Some(SavedConnection {
@@ -337,6 +346,11 @@ impl Connection {
             recover,
             rtt: rtt.save(now),
             retries,
+            runs_from_the_past,
+            past_for: match runs_from_the_past {
+                0 | AFTER_RESET => Nanos::default(),
+                _ => Nanos::since(past_since, now),
+            },
             timer: SavedTimer::save(timer, now),
         })
     }
@@ -382,6 +396,8 @@ impl Connection {
             recover: saved.recover,
             rtt: saved.rtt.load(now)?,
             retries: saved.retries,
+            runs_from_the_past: saved.runs_from_the_past,
+            past_since: saved.past_for.before(now),
             timer: saved.timer.load(now)?,
         })
     }

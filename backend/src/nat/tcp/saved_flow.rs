@@ -22,7 +22,7 @@ pub struct SavedTcpFlow {
 
 impl Payload for SavedTcpFlow {
     const KIND: &'static str = "tcp-flow";
-    const VERSION: u32 = 1;
+    const VERSION: u32 = 2;
 }
 
 impl Payload for SavedSecret {

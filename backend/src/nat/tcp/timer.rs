@@ -3,6 +3,7 @@
 //! A connection waits for one thing at a time, so it has one timer, whose kind states what the connection waits for.
 
 use super::connection::{Connection, Progress, Receiving, Sending, State};
+use super::receive::AFTER_RESET;
 use super::stream::HostStream;
 use crate::nat::context::Context;
 use crate::time::Instant;
@@ -159,6 +160,7 @@ impl Connection {
             Timer::Off | Timer::TimeWait(_) => return,
         };
         self.rtt.forget_back_off();
+        self.runs_from_the_past = times.map_or(0, |_| AFTER_RESET);
         if self.state == State::Established {
             self.retries = times.map_or(0, |times| self.max_retries().saturating_sub(times));
         }

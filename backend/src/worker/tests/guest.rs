@@ -4,6 +4,7 @@ use super::super::*;
 use crate::config::PortConfig;
 use crate::counters::DropReason;
 use crate::frame::{GuestBurst, GuestSink, Layout, NoRoom, Offload};
+use crate::mode::Departure;
 use crate::port::Port;
 use crate::port::testing::config as port;
 use crate::virtio::testing::{Buffer, DriverRing, TestMemory};
@@ -119,7 +120,7 @@ impl Mode for Echo {
         self.told.send(ModeCall::Reset).unwrap();
     }
 
-    fn on_front_end_gone(&mut self, _: Instant) {
+    fn on_front_end_gone(&mut self, _: Instant, _: Departure) {
         // The test may already be over.
         let _ = self.told.send(ModeCall::FrontEndGone);
     }

@@ -4,6 +4,7 @@ mod rates;
 
 use super::*;
 use crate::counters::DropReason;
+use crate::mode::Departure;
 use crate::virtio::features::LOG_ALL;
 use crate::virtio::testing::{DriverRing, TestMemory};
 use guest::{EVENTS, End, Guest, ModeCall, NEVER_MS, PLAIN, RING, SOON_MS, eventfd, frame, rings};
@@ -358,7 +359,7 @@ fn memory_taken_away_stops_the_rings_and_nothing_else() {
     assert!(rings(&guest.transmit.error, SOON_MS) && rings(&guest.receive.error, SOON_MS));
     guest.send(&frame(1, 60));
     assert_eq!(guest.dropped(DropReason::BrokenRing), 2);
-    guest.worker().clear_memory();
+    guest.worker().clear_memory(Departure::Disconnected);
     assert_eq!(guest.hears(), ModeCall::FrontEndGone);
     let mut again = Guest {
         receive: End::new(&mut guest.memory),
@@ -377,7 +378,7 @@ fn memory_taken_away_stops_the_rings_and_nothing_else() {
 #[test]
 fn a_front_end_that_is_gone_leaves_the_port_to_the_next() {
     let guest = Guest::started(PLAIN);
-    guest.worker().clear_memory();
+    guest.worker().clear_memory(Departure::Disconnected);
     assert_eq!(guest.hears(), ModeCall::LinkDown);
     assert_eq!(Arc::strong_count(&guest.memory.map), 1);
     assert_eq!(guest.worker().stop_ring(RingRole::Receive), None);
