@@ -403,6 +403,7 @@ pub const BAD_UNDERLAY: Faults = Faults {
     lost: 50,
     duplicated: 20,
     overtaken: 33,
+    corrupted: 0,
     marked: None,
 };
 

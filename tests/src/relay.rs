@@ -36,6 +36,8 @@ pub struct Faults {
     pub duplicated: u32,
     /// Share of datagrams that arrives after [`OVERTAKEN_BY`] later ones.
     pub overtaken: u32,
+    /// Share of datagrams whose last byte gets another value.
+    pub corrupted: u32,
     /// ECN field that the outer header gets. `None` leaves it unchanged.
     pub marked: Option<u8>,
 }
@@ -51,6 +53,8 @@ pub struct Counts {
     pub duplicated: u64,
     /// Number of datagrams held back.
     pub overtaken: u64,
+    /// Share of datagrams whose last byte gets another value.
+    pub corrupted: u32,
     /// Number of frames that the other side's link refused.
     pub refused: u64,
 }
@@ -164,8 +168,11 @@ impl Wire {
         if let Some(ecn) = faults.marked {
             mark(&mut frame[ip..], ecn);
         }
-        let [lost, duplicated, overtaken] =
-            [faults.lost, faults.duplicated, faults.overtaken].map(|share| self.happens(share));
+        let [lost, duplicated, overtaken, corrupted] =
+            [faults.lost, faults.duplicated, faults.overtaken, faults.corrupted].map(|share| self.happens(share));
+        if let Some(last) = frame.last_mut().filter(|_| corrupted) {
+            *last ^= 0x40;
+        }
         let overtaken = overtaken && self.sides[from].held.is_none();
         {
             let counts = &mut lock(&self.shared).counts;
@@ -173,6 +180,7 @@ impl Wire {
             counts.lost += u64::from(lost);
             counts.duplicated += u64::from(!lost && duplicated);
             counts.overtaken += u64::from(!lost && overtaken);
+            counts.corrupted += u64::from(!lost && corrupted);
         }
         if lost {
             return;

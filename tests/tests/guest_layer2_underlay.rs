@@ -60,6 +60,64 @@ fn streams_between_guests_arrive_whole_over_an_underlay_that_loses_duplicates_an
     Ok(())
 }
 
+/// A NIC or a switch on the way that changes bytes. The outer checksum covers them all, also those of a frame whose own
+/// checksum is left to the receiver.
+#[test]
+fn no_byte_that_the_underlay_changes_reaches_a_guest() -> Result<()> {
+    for (underlay6, form) in [(false, ",frames"), (true, "")] {
+        let nodes = Nodes::new(2, 1500)?;
+        let relay = nodes.relay(1)?;
+        let [first, second] = [Port::new(0, 11), Port::new(1, 12)];
+        let (mut process, guest) = member(&nodes, VNI, first, &[second], underlay6, form)?;
+        let (mut other_process, other) = member(&nodes, VNI, second, &[first], underlay6, form)?;
+        let _server = other.serve(&format!("[::]:{PORT}"))?;
+        relay.set(Faults {
+            corrupted: 30,
+            ..Faults::default()
+        });
+        for to in [
+            format!("{}:{PORT}", second.address4()),
+            format!("[{}]:{PORT}", second.address6()),
+        ] {
+            for command in ["send", "receive"] {
+                guest.traffic(&format!("{command} to={to} bytes=500000"))?;
+            }
+        }
+        relay.set(Faults::default());
+        let counts = relay.counts();
+        assert!(counts.corrupted > 0 && counts.corrupted < counts.seen, "{counts:?}");
+        process.assert_alive()?;
+        other_process.assert_alive()?;
+    }
+    Ok(())
+}
+
+#[test]
+fn pings_larger_than_the_mtu_cross_in_fragments_of_the_guest() -> Result<()> {
+    for underlay6 in [false, true] {
+        let nodes = Nodes::new(2, 1500)?;
+        let [first, second] = [Port::new(0, 11), Port::new(1, 12)];
+        let wire = nodes.listen(0)?;
+        let (mut process, guest) = member(&nodes, VNI, first, &[second], underlay6, "")?;
+        let (_other_process, _other) = member(&nodes, VNI, second, &[first], underlay6, "")?;
+        let mtu = nodes.inner_mtu(underlay6);
+        for (family, address, headers) in [("-4", second.address4(), 28), ("-6", second.address6(), 48)] {
+            for size in [mtu - headers - 1, mtu - headers, mtu - headers + 1, 8000, 60_000] {
+                guest.sh(&format!("ping {family} -c 2 -W 5 -s {size} {address}"))?;
+            }
+        }
+        assert_eq!(process.counters()?.dropped("tunnel_too_big"), 0);
+        let fragment = if underlay6 {
+            "ip6[6] = 44"
+        } else {
+            "ip[6:2] & 0x3fff != 0"
+        };
+        wire.wait_for(1, "udp dst port 6081")?;
+        assert_eq!(wire.seen(fragment)?, Vec::<String>::new(), "fragments of the underlay");
+    }
+    Ok(())
+}
+
 /// Captures the frames that a guest receives, in the guest's file `/run/heard.pcap`.
 fn listen(guest: &Guest) -> Result<()> {
     guest.start(
