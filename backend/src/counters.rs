@@ -281,6 +281,10 @@ counters! {
         MulticastTableFull = "multicast_table_full",
         /// Announcements to the guest that another guest's address has a new MAC.
         NeighbourAnnouncements = "neighbour_announcements",
+        /// MACs without a binding that were learned behind an endpoint with any MACs, moves included.
+        LearnedMacs = "learned_macs",
+        /// Frames whose MAC was not learned, because there are too many behind their endpoint, or in all.
+        LearnedMacsFull = "learned_macs_full",
         /// Queries for multicast groups that the gateway sent.
         GroupQueries = "group_queries",
     }

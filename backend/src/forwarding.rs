@@ -92,6 +92,8 @@ pub enum TableError {
 pub enum Admitted {
     /// The frame matches the table.
     Known,
+    /// The frame's MAC has no binding, and its sender may have any.
+    Unbound,
     /// The frame's epoch is later than the table's: the sender has taken over the interface, and the table has not been
     /// updated yet.
     Ahead,
@@ -284,6 +286,16 @@ impl Table {
         self.kinds.get(index).is_some_and(|kind| kind.has_other_macs)
     }
 
+    /// The endpoint with any MACs that a frame from `source` came from, the first of several with this address.
+    pub fn endpoint_with_other_macs(&self, source: IpAddr) -> Option<SocketAddr> {
+        let source = source.to_canonical();
+        let first = self.endpoints.partition_point(|endpoint| endpoint.ip() < source);
+        let all = self.endpoints.iter().zip(&self.kinds).skip(first);
+        all.take_while(|(endpoint, _)| endpoint.ip() == source)
+            .find(|(_, kind)| kind.has_other_macs)
+            .map(|(endpoint, _)| *endpoint)
+    }
+
     /// Whether frames to the endpoint with this index may carry [`FrameOption`].
     pub fn knows_frame_option(&self, index: usize) -> bool {
         self.kinds.get(index).is_some_and(|kind| kind.knows_frame_option)
@@ -410,7 +422,7 @@ impl Table {
         if option.is_some() {
             return Err(DropReason::TunnelOption);
         }
-        Ok(Admitted::Known)
+        Ok(Admitted::Unbound)
     }
 
     fn source(&self, source: IpAddr) -> Result<Kind, DropReason> {

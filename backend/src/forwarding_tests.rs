@@ -172,10 +172,12 @@ fn a_peer_of_another_kind_may_have_macs_that_are_bound_nowhere() {
     let table = table();
     let kernel = ip("192.0.2.9");
     let admit = |mac, epoch: Option<u32>| table.admit(kernel, mac, epoch.map(option).as_ref());
-    for last in [9, 77] {
-        assert_eq!(admit(mac(last), None), Ok(Admitted::Known));
+    for (last, admitted) in [(9, Admitted::Known), (77, Admitted::Unbound)] {
+        assert_eq!(admit(mac(last), None), Ok(admitted));
         assert_eq!(admit(mac(last), Some(1)), Err(DropReason::TunnelOption));
     }
+    assert_eq!(table.endpoint_with_other_macs(kernel), Some(at("192.0.2.9:6081")));
+    assert_eq!(table.endpoint_with_other_macs(ip("192.0.2.1")), None);
     assert_eq!(admit(mac(1), None), Err(DropReason::TunnelSpoofedMac));
     assert_eq!(admit(mac(1), Some(3)), Err(DropReason::TunnelSpoofedMac));
     assert_eq!(admit(mac(1), Some(4)), Err(DropReason::TunnelOption));
@@ -291,7 +293,7 @@ fn what_contradicts_the_rest_is_left_out_and_named() {
     );
     // Listed twice, but a single peer.
     assert_eq!(table.endpoints(), [at("192.0.2.1:6081"), at("192.0.2.2:6081")]);
-    assert_eq!(table.admit(ip("192.0.2.1"), mac(99), None), Ok(Admitted::Known));
+    assert_eq!(table.admit(ip("192.0.2.1"), mac(99), None), Ok(Admitted::Unbound));
 }
 
 #[test]
@@ -322,7 +324,7 @@ fn a_configured_peer_has_its_addresses_at_its_first_mac() {
     assert_eq!(admit("127.0.0.2", mac(9)), Err(DropReason::TunnelUnknownMac));
     assert_eq!(
         admit("192.0.2.9", mac(9)),
-        Ok(Admitted::Known),
+        Ok(Admitted::Unbound),
         "any MAC may be behind it"
     );
     assert_eq!(admit("192.0.2.7", mac(9)), Err(DropReason::TunnelUnknownPeer));

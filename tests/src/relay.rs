@@ -53,8 +53,8 @@ pub struct Counts {
     pub duplicated: u64,
     /// Number of datagrams held back.
     pub overtaken: u64,
-    /// Share of datagrams whose last byte gets another value.
-    pub corrupted: u32,
+    /// Number of datagrams whose last byte was changed.
+    pub corrupted: u64,
     /// Number of frames that the other side's link refused.
     pub refused: u64,
 }

@@ -102,6 +102,53 @@ fn guests_of_a_network_without_a_subnet_bring_their_own_addresses() -> Result<()
     Ok(())
 }
 
+/// A guest with a bridge, and 16 hosts on it with MACs of their own.
+#[test]
+fn guests_of_a_guest_are_reached_by_their_own_macs() -> Result<()> {
+    let nodes = Nodes::new(3, 1500)?;
+    let [first, second] = ports();
+    let third = Port::new(2, 13);
+    let any = format!("--peer=any@{}", Nodes::vtep4(first.node));
+    let peer = |port: Port| format!("--peer={}@{}", port.mac(), Nodes::vtep4(port.node));
+    let start =
+        |port, options: &[&str]| nodes.hawser_without_subnets(VNI, port, &[&["--gateway=off"], options].concat());
+    let mut host = start(first, &["--any-mac", &peer(second), &peer(third)])?;
+    let mut far = start(second, &[&any, &peer(third)])?;
+    let mut bystander = start(third, &[&any, &peer(second)])?;
+    let guests = [&far, &bystander].map(|hawser| Plan::new(Kind::Uml, hawser.socket()).boot());
+    let [guest, other] = guests;
+    let (guest, other) = (guest?, other?);
+    guest.sh("ip link set eth0 up; ip addr add 172.20.0.2/24 dev eth0")?;
+    other.sh("ip link set eth0 up; ip addr add 172.20.0.3/24 dev eth0")?;
+    let plan = Plan {
+        archives: vec!["qemu/lab.cpio"],
+        ..Plan::new(Kind::Qemu, host.socket())
+    };
+    let machine = plan.boot()?;
+    machine.sh("set -e
+        while read -r module; do insmod \"$module\"; done </etc/lab-modules
+        ip link add br0 type bridge
+        ip link set eth0 master br0 up
+        ip link set br0 up
+        for n in $(seq 16); do
+            ip netns add n$n
+            ip link add v$n type veth peer name eth0 netns n$n
+            ip link set v$n master br0 up
+            ip -n n$n addr add 172.20.0.$((100 + n))/24 dev eth0
+            ip -n n$n link set eth0 up
+        done")?;
+    guest.sh("for n in $(seq 16); do ping -c 2 -W 2 172.20.0.$((100 + n)) || exit 1; done")?;
+    machine.sh("ip netns exec n7 ping -c 1 -W 2 172.20.0.2")?;
+    assert!(far.counters()?.get("learned_macs") >= 16);
+    // A third guest receives the requests for addresses, and no unicast frame of the others.
+    let before = bystander.counters()?;
+    guest.sh("ping -c 20 -i 0.05 -W 2 172.20.0.107")?;
+    let after = bystander.counters()?;
+    assert!(after.get("rx_frames") - before.get("rx_frames") < 20, "{after:?}");
+    assert_eq!(host.counters()?.dropped("spoofed_mac"), 0);
+    Ok(())
+}
+
 #[test]
 fn the_gateway_is_at_the_address_that_was_asked_for() -> Result<()> {
     let mut nodes = Nodes::new(2, 1500)?;

@@ -52,6 +52,11 @@ impl Claims {
         }
     }
 
+    /// True for the guest's own MAC.
+    pub(super) fn is_own(&self, mac: MacAddr) -> bool {
+        self.mac == Some(mac)
+    }
+
     /// Checks a frame that was admitted from the tunnel with source address `mac`.
     ///
     /// # Errors

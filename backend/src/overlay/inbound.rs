@@ -12,12 +12,13 @@
 use super::balancer::Balancer;
 use super::claims::{Claims, has_no_claim};
 use super::groups::Groups;
+use super::learned::View;
 use super::outbound::transport_checksum;
 use super::view::{self, LastSender, Peers};
 use super::wire::{Outer, Wire};
 use crate::capture::Capture;
 use crate::counters::{Count, Counters, DropReason};
-use crate::forwarding::Table;
+use crate::forwarding::{Admitted, Table};
 use crate::frame::{Checksum, GuestSink, HEAD_MAX, NoRoom, Offload, Segmentation};
 use crate::gso::gro::{Arrival, Train};
 use crate::gso::split::Split;
@@ -346,6 +347,7 @@ pub(super) struct Network<'a> {
     pub(super) groups: &'a mut Groups,
     pub(super) claims: &'a Claims,
     pub(super) balancer: &'a mut Balancer,
+    pub(super) learned: &'a mut View,
 }
 
 impl Network<'_> {
@@ -366,7 +368,7 @@ impl Network<'_> {
     }
 
     fn decapsulate<'b>(
-        &self,
+        &mut self,
         source: Option<IpAddr>,
         outer: Ecn,
         datagram: &'b [u8],
@@ -380,7 +382,9 @@ impl Network<'_> {
         let mac = frame.get(EthernetHeader::SRC).and_then(<[u8]>::first_chunk);
         let mac = MacAddr(*mac.ok_or(DropReason::TunnelMalformed)?);
         let source = source.ok_or(DropReason::TunnelUnknownPeer)?;
-        match self.table.admit(source, mac, packet.frame_option.as_ref()) {
+        let admitted = self.table.admit(source, mac, packet.frame_option.as_ref());
+        match admitted {
+            Ok(_) if self.claims.is_own(mac) => return Err(DropReason::TunnelSpoofedMac),
             Ok(_) if self.groups.is_gateway(mac) && !self.groups.is_query_of_gateway(mac, frame) => {
                 return Err(DropReason::TunnelSpoofedMac);
             }
@@ -390,6 +394,11 @@ impl Network<'_> {
         }
         if outer == Ecn::Ce && class_of(frame).is_some_and(|(_, class)| Ecn::of(class) == Ecn::NotEct) {
             return Err(DropReason::TunnelCongestion);
+        }
+        if admitted == Ok(Admitted::Unbound)
+            && let Some(endpoint) = self.table.endpoint_with_other_macs(source)
+        {
+            self.learned.note(self.now, mac, endpoint);
         }
         let offload = packet
             .frame_option

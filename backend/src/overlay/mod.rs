@@ -21,6 +21,7 @@ mod event_owner;
 mod fragments;
 mod groups;
 mod inbound;
+mod learned;
 mod local;
 mod outbound;
 mod paths;
@@ -50,6 +51,7 @@ use claims::Claims;
 use groups::Groups;
 use groups::Memberships;
 use inbound::{Inbound, Network, cut};
+use learned::{Learned, Places};
 pub use local::GatewayError;
 use local::Local;
 use outbound::{Outbound, Refusal};
@@ -92,6 +94,7 @@ pub struct Overlay {
     inbound: Inbound,
     outbound: Outbound,
     groups: Groups,
+    learned: learned::View,
     claims: Claims,
     local: Local,
     balancer: Balancer,
@@ -104,6 +107,7 @@ pub struct Overlay {
 #[derive(Clone, Debug)]
 pub struct OverlayState {
     memberships: Arc<Memberships>,
+    learned: Arc<Learned>,
     balancing: Arc<Balancing>,
 }
 
@@ -113,6 +117,7 @@ impl OverlayState {
         let workers = port.queue_pairs.get().into();
         Self {
             memberships: Memberships::new(mode),
+            learned: Learned::new(),
             balancing: Arc::new(Balancing::new(mode, port.mac.unwrap_or_default(), workers)),
         }
     }
@@ -148,10 +153,15 @@ impl Overlay {
             sender.set_usual(Limit::UNCUT);
         }
         let counters = Arc::clone(&setup.counters);
-        let OverlayState { memberships, balancing } = state;
+        let OverlayState {
+            memberships,
+            learned,
+            balancing,
+        } = state;
         Ok(Self {
             socket,
             inbound: Inbound::new(mode.vtep, Arc::clone(&counters)),
+            learned: learned::View::new(learned, Arc::clone(&counters)),
             groups: Groups::new(memberships, mode.station_mac(), setup.worker, Arc::clone(&counters)),
             claims: Claims::new(mode, port.mac),
             outbound: Outbound::new(sender, port.mtu, Arc::clone(&counters)),
@@ -208,6 +218,7 @@ impl Overlay {
             groups: &mut self.groups,
             claims: &self.claims,
             balancer: &mut self.balancer,
+            learned: &mut self.learned,
         };
         self.inbound.receive(&self.socket, &mut network, sink);
     }
@@ -218,8 +229,16 @@ impl Overlay {
             self.counters.count_drop(reason);
             return;
         }
-        let sent = self.outbound.send(now, frame, self.peers.table(), &mut self.groups);
-        if let Err(Refusal::TooBig { mtu }) = sent {
+        self.send_as(now, frame, frame, sink);
+    }
+
+    /// Sends `frame` of the guest into the tunnel in the form `sent`.
+    fn send_as(&mut self, now: Instant, frame: &GuestFrame<'_>, sent: &GuestFrame<'_>, sink: &mut dyn GuestSink) {
+        let mut places = Places {
+            table: self.peers.table(),
+            learned: &mut self.learned,
+        };
+        if let Err(Refusal::TooBig { mtu }) = self.outbound.send(now, sent, &mut places, &mut self.groups) {
             self.local.report_too_big(now, frame, mtu, sink);
         }
     }
@@ -243,14 +262,7 @@ impl Overlay {
             .balancer
             .route(now, frame, self.peers.table(), |flow| local.has(flow));
         match way {
-            Ok(Way::Tunnel(head)) => {
-                let sent = self
-                    .outbound
-                    .send(now, &head.of(frame), self.peers.table(), &mut self.groups);
-                if let Err(Refusal::TooBig { mtu }) = sent {
-                    self.local.report_too_big(now, frame, mtu, sink);
-                }
-            }
+            Ok(Way::Tunnel(head)) => self.send_as(now, frame, &head.of(frame), sink),
             Ok(Way::Guest(head)) => self.send_back(&head.of(frame), sink),
             Ok(Way::Gateway) => self.local.on_packets(now, std::slice::from_ref(frame), sink),
             Err(reason) => self.counters.count_drop(reason),

@@ -12,12 +12,12 @@
 
 use super::fragments::Fragments;
 use super::groups::{Groups, Receivers};
+use super::learned::Places;
 use super::paths::{Path, Paths};
 use super::sender::{Destination, Sender};
 use super::view::Peers;
 use crate::capture::Capture;
 use crate::counters::{Count, Counters, DropReason, PeerLevel};
-use crate::forwarding::Table;
 use crate::frame::{Checksum, GuestFrame, HEAD_MAX, Segmentation};
 use crate::gso::split::Split;
 use crate::packet::checksum::Sum;
@@ -154,10 +154,10 @@ impl Outbound {
         &mut self,
         now: Instant,
         frame: &GuestFrame<'_>,
-        table: &Table,
+        places: &mut Places<'_>,
         groups: &mut Groups,
     ) -> Result<(), Refusal> {
-        let sent = self.try_send(now, frame, table, groups);
+        let sent = self.try_send(now, frame, places, groups);
         match sent {
             Ok(()) => {}
             Err(Refusal::TooBig { .. }) => self.counters.count_drop(DropReason::TunnelTooBig),
@@ -170,7 +170,7 @@ impl Outbound {
         &mut self,
         now: Instant,
         frame: &GuestFrame<'_>,
-        table: &Table,
+        places: &mut Places<'_>,
         groups: &mut Groups,
     ) -> Result<(), Refusal> {
         let to = frame.parsed.destination_mac(frame.head).ok_or(DropReason::Truncated)?;
@@ -179,11 +179,11 @@ impl Outbound {
             return match groups.receivers(now, frame)? {
                 Receivers::All => self.copy_to_all(frame),
                 Receivers::Of(group) => self.copy_to(frame, flow, |index, endpoint| {
-                    table.has_other_macs(index) || groups.wants(endpoint, group)
+                    places.table.has_other_macs(index) || groups.wants(endpoint, group)
                 }),
             };
         }
-        let index = table.index_of(to).ok_or(DropReason::NoSuchNeighbour)?;
+        let index = places.index_of(to).ok_or(DropReason::NoSuchNeighbour)?;
         self.encapsulate(frame, flow, index)
     }
 

@@ -125,6 +125,8 @@ pub struct Layer2Spec {
     pub services: Vec<ServicePort>,
     /// File of more Services, which may change while the NIC is served.
     pub services_file: Option<PathBuf>,
+    /// The guest may use any source MAC, for guests of its own.
+    pub any_mac: bool,
 }
 
 /// Source addresses that the guest of a NIC may use.

@@ -75,11 +75,15 @@ pub(crate) struct Layer2Args {
         help_heading = "Network across nodes (--mode=layer2)"
     )]
     pub services_file: Option<PathBuf>,
+    /// Let the guest send from any MAC, for guests of its own; needs --gateway=off, and the other processes must name
+    /// this one with any@
+    #[arg(long, help_heading = "Network across nodes (--mode=layer2)")]
+    pub any_mac: bool,
 }
 
 impl Layer2Args {
     /// The options by name, and whether they were given.
-    pub(crate) fn given(&self) -> [(bool, &'static str); 8] {
+    pub(crate) fn given(&self) -> [(bool, &'static str); 9] {
         [
             (self.vni.is_some(), "--vni"),
             (self.vtep.is_some(), "--vtep"),
@@ -89,6 +93,7 @@ impl Layer2Args {
             (!self.peers.is_empty(), "--peer"),
             (self.peers_file.is_some(), "--peers"),
             (self.services_file.is_some(), "--services"),
+            (self.any_mac, "--any-mac"),
         ]
     }
 }

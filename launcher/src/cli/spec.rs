@@ -208,6 +208,9 @@ impl PortArgs {
         if gateway == GatewaySpec::Off && network.services_file.is_some() {
             return Err(OptionError::NoGateway("--services"));
         }
+        if network.any_mac && gateway != GatewaySpec::Off {
+            return Err(OptionError::OnlyWith("--any-mac", "--gateway=off"));
+        }
         Ok(Layer2Spec {
             vni: Some(network.vni.ok_or(OptionError::Missing("--vni"))?),
             vtep: VtepSpec {
@@ -225,6 +228,7 @@ impl PortArgs {
             network: None,
             services: Vec::new(),
             services_file: network.services_file.clone(),
+            any_mac: network.any_mac,
         })
     }
 

@@ -68,6 +68,15 @@ pub(crate) struct TunnelArgs {
         value_parser = file
     )]
     pub services: Vec<OfNetwork<PathBuf>>,
+    /// Secondary networks on which the guest may send from any MAC, for guests of its own; the other processes must name
+    /// this one with any@
+    #[arg(
+        long,
+        value_name = "NETWORK,…",
+        help_heading = "Networks across nodes",
+        value_delimiter = ','
+    )]
+    pub any_mac: Vec<String>,
 }
 
 impl TunnelArgs {
@@ -80,6 +89,7 @@ impl TunnelArgs {
             peers: self.peers.clone(),
             sources: self.ip_spoof_check.clone(),
             services: self.services.clone(),
+            any_mac: self.any_mac.clone(),
         }
     }
 }

@@ -18,7 +18,7 @@ use hawser_backend::packet::MacAddr;
 use hawser_backend::packet::geneve::FrameOption;
 use hawser_backend::packet::geneve::mtu::{Encapsulation, Family};
 use hawser_config::{
-    AddressCheck, Families, Layer2Config, NameConfig, NetworkRole, PolicyConfig, PrimaryNetwork, Resolvers,
+    AddressCheck, Families, Layer2Config, MacCheck, NameConfig, NetworkRole, PolicyConfig, PrimaryNetwork, Resolvers,
     mac_of_address,
 };
 use hawser_manifest::links::Links;
@@ -113,7 +113,7 @@ pub(super) fn resolve(spec: &NicSpec, mode: &Layer2Spec, host: &Host) -> Result<
         mtu,
         names,
         peers: PeerSource::new(vni, list, rules),
-        policy: policy(spec.policy.clone(), &mode.sources, addressing),
+        policy: policy(&spec.policy, mode, addressing),
         services: has_gateway.then_some(services),
         notices,
     })
@@ -124,8 +124,12 @@ pub(super) fn resolve(spec: &NicSpec, mode: &Layer2Spec, host: &Host) -> Result<
 ///
 /// Two rules differ from OVN's. The guest chooses its link-local addresses, because many guests do not make them from
 /// the MAC. And the guest cannot be a DHCP server, nor a router if the network has one.
-fn policy(base: PolicyConfig, sources: &SourceSpec, addressing: Addressing) -> PolicyConfig {
-    let SourceSpec::Assigned(more) = sources else {
+fn policy(asked: &PolicyConfig, mode: &Layer2Spec, addressing: Addressing) -> PolicyConfig {
+    let base = PolicyConfig {
+        mac_check: if mode.any_mac { MacCheck::Off } else { asked.mac_check },
+        ..asked.clone()
+    };
+    let SourceSpec::Assigned(more) = &mode.sources else {
         return base;
     };
     let mut allowed = more.clone();

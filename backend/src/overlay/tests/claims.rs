@@ -299,6 +299,43 @@ fn a_host_behind_any_endpoint_may_claim_addresses_that_no_guest_has() {
     assert_eq!(station.counters.dropped(DropReason::TunnelSpoofedNeighbour), 1);
 }
 
+#[test]
+fn answers_to_a_host_behind_any_endpoint_go_where_it_was_heard_and_nowhere_else() {
+    let (own, a, b) = (vtep(3), vtep(2), vtep(4));
+    let any = |vtep| PeerConfig {
+        macs: Vec::new(),
+        addresses: Vec::new(),
+        ..peer(vtep, FROM, [0; 4])
+    };
+    let mut station = Station::with_role(primary(TO), VNI, own, TO, vec![any(a), any(b)]);
+    let [first, second] = [a, b].map(|vtep| UdpSocket::bind(vtep).unwrap());
+    second.set_nonblocking(true).unwrap();
+    let mut answer = Udp::new(&[3; 40]).bytes();
+    answer[..6].copy_from_slice(&FROM.0);
+    answer[6..12].copy_from_slice(&TO.0);
+    station.send(&[OwnedFrame::new(answer.clone())]);
+    assert_eq!(station.counters.dropped(DropReason::NoSuchNeighbour), 1);
+    let frame = packet4(protocol::UDP, &[0; 40]);
+    for (number, from) in [&first, &second, &first].into_iter().enumerate() {
+        from.send_to(&tunnelled(VNI, &frame), own).unwrap();
+        station.until(|station| station.counters.count(Count::LearnedMacs) == number as u64 + 1);
+    }
+    station.send(&[OwnedFrame::new(answer.clone())]);
+    let mut datagram = [0; 2048];
+    let (len, _) = first.recv_from(&mut datagram).unwrap();
+    assert_eq!(datagram[8..14], FROM.0);
+    assert_eq!(len, answer.len() + 8);
+    assert!(second.recv_from(&mut datagram).is_err(), "where it was heard before");
+    // The MACs of this guest and of bound ones are not to be had.
+    for spoofed in [TO, GATEWAY] {
+        let mut frame = frame.clone();
+        frame[6..12].copy_from_slice(&spoofed.0);
+        second.send_to(&tunnelled(VNI, &frame), own).unwrap();
+    }
+    station.until(|station| station.counters.dropped(DropReason::TunnelSpoofedMac) == 2);
+    assert_eq!(station.counters.count(Count::LearnedMacs), 3);
+}
+
 /// A remembered header admits the later datagrams of its message, but does not hide a claim in them.
 #[test]
 fn a_claim_among_other_datagrams_of_a_message_is_checked() {

@@ -46,6 +46,8 @@ pub struct TunnelPlan {
     pub sources: SourceSpec,
     /// File of Services and their endpoints.
     pub services: Option<PathBuf>,
+    /// The guest may use any source MAC.
+    pub any_mac: bool,
 }
 
 /// Tunnel settings that manifests do not contain.
@@ -63,6 +65,8 @@ pub struct TunnelOptions {
     pub sources: Vec<OfNetwork<SourceSpec>>,
     /// Files of Services.
     pub services: Vec<OfNetwork<PathBuf>>,
+    /// Networks, named as in [`OfNetwork`], whose guests may use any source MAC.
+    pub any_mac: Vec<String>,
 }
 
 /// A value that applies to a network.
@@ -103,6 +107,7 @@ impl TunnelOptions {
             peers: find(&self.peers, names).cloned(),
             sources: find(&self.sources, names).cloned().unwrap_or_default(),
             services: find(&self.services, names).cloned(),
+            any_mac: self.any_mac.iter().any(|network| names.contains(&network.as_str())),
         }
     }
 
@@ -173,6 +178,10 @@ impl Planner<'_> {
         let name = self.full_name(network);
         let names = [name.as_str(), network.name.as_str(), layer2.network.as_str()];
         let tunnel = self.options.tunnels.of(&names);
+        if tunnel.any_mac && layer2.primary {
+            let message = format!("{name} has a gateway, which serves one guest: leave the option out for it");
+            self.report.error(&Spot::file("--any-mac"), message);
+        }
         let forwards = if layer2.primary {
             self.node_forwards(interface)
         } else {

@@ -116,6 +116,7 @@ fn layer2(plan: &Layer2Plan) -> Layer2Spec {
         network: Some(network.network.clone()),
         services: plan.services.clone(),
         services_file: tunnel.services.clone(),
+        any_mac: tunnel.any_mac,
     }
 }
 

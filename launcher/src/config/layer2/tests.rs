@@ -98,6 +98,13 @@ fn a_guest_of_a_network_without_subnets_sends_from_any_address() {
     };
     let policy = |more: &[&str]| plan_of(&[&options, more].concat(), &host).unwrap().port.policy;
     assert_eq!(policy(&[]), PolicyConfig::default());
+    assert_eq!(policy(&["--any-mac"]).mac_check, MacCheck::Off);
+    let refused = Cli::try_parse_from(NETWORK.iter().chain(&["--any-mac"])).unwrap();
+    let refused = refused.port.spec("s".into()).unwrap_err().to_string();
+    assert!(
+        refused.contains("--any-mac") && refused.contains("--gateway=off"),
+        "{refused}"
+    );
     let addresses = policy(&["--ip-spoof-check=192.0.2.5"]).addresses.unwrap();
     assert_eq!((addresses.ipv4.len(), addresses.ipv6.len()), (1, 0));
 }

@@ -561,6 +561,41 @@ fn on_two_networks() -> String {
 }
 
 #[test]
+fn any_mac_is_for_the_networks_that_an_option_names_and_none_with_a_gateway() {
+    let with = |text: &str, network: &str| {
+        let options = PlanOptions {
+            tunnels: TunnelOptions {
+                ports: vec![OfNetwork {
+                    network: Some("blue".into()),
+                    value: 6082,
+                }],
+                any_mac: vec![network.into()],
+                ..TunnelOptions::default()
+            },
+            ..PlanOptions::default()
+        };
+        let checked = planned(text, &options);
+        let any = |mode| matches!(mode, ModeSpec::Layer2(mode) if mode.any_mac);
+        checked.map(|checked| {
+            checked
+                .plan
+                .nics
+                .iter()
+                .map(|nic| any(nic.spec().mode))
+                .collect::<Vec<_>>()
+        })
+    };
+    assert_eq!(with(&on_two_networks(), "default/blue").unwrap(), [false, true]);
+    let primary = vm("") + &network(SUBNETS);
+    let errors = with(&primary, "primary-udn").unwrap_err().errors;
+    let message = format!("{:?}", errors[0]);
+    assert!(
+        message.contains("--any-mac") && message.contains("has a gateway"),
+        "{message}"
+    );
+}
+
+#[test]
 fn networks_of_one_vm_have_identifiers_and_ports_of_their_own() {
     let of = |network: Option<&str>, value| OfNetwork {
         network: network.map(str::to_owned),
