@@ -89,6 +89,15 @@ impl Bridge {
             services: Services::new(setup.lease, forwarding, counters),
         })
     }
+
+    /// Delivers frames as far as the guest has room.
+    fn receive(&mut self, sink: &mut dyn GuestSink) {
+        self.inbound.receive(&mut self.segment, sink);
+        // Room may be found before the guest's kick for it arrives, and no other call unmutes the segment then.
+        if !self.inbound.is_blocked() {
+            self.segment.unmute();
+        }
+    }
 }
 
 impl Mode for Bridge {
@@ -109,12 +118,12 @@ impl Mode for Bridge {
     fn after_burst(&mut self, _: Instant, sink: &mut dyn GuestSink) {
         // The host's kernel acknowledges within the write call, so that one interrupt can serve both directions.
         self.segment.expect_frames();
-        self.inbound.receive(&mut self.segment, sink);
+        self.receive(sink);
     }
 
     fn on_event(&mut self, _: Instant, _: Token, ready: Readiness, sink: &mut dyn GuestSink) {
         self.segment.on_event(ready);
-        self.inbound.receive(&mut self.segment, sink);
+        self.receive(sink);
         if self.segment.is_readable() && self.inbound.is_blocked() {
             self.segment.mute();
         }
@@ -122,7 +131,7 @@ impl Mode for Bridge {
 
     fn on_room(&mut self, _: Instant, sink: &mut dyn GuestSink) {
         self.segment.unmute();
-        self.inbound.receive(&mut self.segment, sink);
+        self.receive(sink);
     }
 
     fn on_timer(&mut self, _: Instant, _: &mut dyn GuestSink) {}
@@ -143,7 +152,7 @@ impl Mode for Bridge {
         match command {
             ModeCommand::Segment(change) => {
                 self.segment.change(change);
-                self.inbound.receive(&mut self.segment, sink);
+                self.receive(sink);
             }
             ModeCommand::Resolvers(resolvers) => {
                 if let Some(services) = &mut self.services {
@@ -159,7 +168,7 @@ impl Mode for Bridge {
 
     fn on_link_up(&mut self, _: Instant, sink: &mut dyn GuestSink) {
         self.segment.set_in_use(true);
-        self.inbound.receive(&mut self.segment, sink);
+        self.receive(sink);
     }
 
     fn on_link_down(&mut self, _: Instant) {
