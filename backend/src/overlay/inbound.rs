@@ -35,6 +35,8 @@ use std::sync::Arc;
 
 /// Maximum messages per system call. Each may be a run of up to 64 KiB.
 const MESSAGES: usize = 16;
+/// Maximum answers to probes in one turn; further probes are dropped.
+const ANSWERS: usize = 64;
 /// Maximum system calls per turn.
 const CALLS_PER_TURN: usize = 4;
 
@@ -149,6 +151,8 @@ impl Inbound {
             match self.batch.receive_to_spill(socket, MESSAGES) {
                 Ok(0) => self.readable = false,
                 Ok(count) => {
+                    // Fewer messages than asked for: the queue was empty. What arrives later is another event.
+                    self.readable = count == MESSAGES;
                     (self.count, self.at, self.unshown) = (count, Cursor::default(), (0, 0));
                     self.take_in(network);
                     self.deliver(network, sink)?;
