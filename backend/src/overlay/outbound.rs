@@ -3,8 +3,8 @@
 //! A unicast frame goes to the endpoint of its destination MAC, a multicast frame to the endpoints that want the group,
 //! and a broadcast to all. The guest's offloads are done here: a frame of several segments is split, and checksums are
 //! completed, over bytes that the guest can no longer change. All segments of a frame have the same size and
-//! destination, so they leave in one batch ([`sender`](super::sender)). An IPv4 packet that is too long is fragmented
-//! if it permits that.
+//! destination, so they leave in one batch ([`sender`](super::sender)). An IPv4 packet or segment that is too long is
+//! fragmented if it permits that.
 //!
 //! A peer that supports hawser's option ([`FrameOption`]) gets checksums as the guest left them, and as many segments
 //! in one datagram as the path carries. For a process on the same node, that is the whole frame: a frame of 64 KiB
@@ -322,43 +322,46 @@ impl Outbound {
     /// Fragments an IPv4 packet that permits it.
     fn fragments(&mut self, frame: &GuestFrame<'_>, flow: Flow, path: Path) -> Result<(), Refusal> {
         let before = frame.parsed.packet();
-        let too_big = self.too_big(path, before);
-        if frame.parsed.ethertype() != EtherType::Ipv4 || frame.parsed.is_unfragmentable(frame.head) {
-            return Err(too_big);
+        if !may_fragment(frame) {
+            return Err(self.too_big(path, before));
         }
         let mut whole = std::mem::take(&mut self.whole);
         whole.resize(frame.len, 0);
         frame.copy_to(0, &mut whole);
         complete(&mut whole, frame.offload.checksum);
         let (link, packet) = whole.split_at(before);
-        let cut = Fragments::new(packet, self.packet_max(path, before));
-        let crossing = Crossing {
+        let max = self.packet_max(crossing.path, before);
+        let fragments = Fragments::new(packet, max).ok_or_else(|| self.too_big(crossing.path, before))?;
+        if packet.len() > max {
+            self.counters.add(Count::TunnelFragmented, 1);
+        }
+        for fragment in fragments {
+            let room = self.room(crossing, before + fragment.header().len() + fragment.payload.len());
+            let parts = [link, fragment.header(), &packet[fragment.payload.clone()]];
+            parts.into_iter().fold(room, |room, part| {
+                let (own, rest) = room.split_at_mut(part.len());
+                own.copy_from_slice(part);
+                rest
+            });
+        }
+        Ok(())
+    }
+
+    /// The form of frames that leave nothing undone.
+    const fn plain_crossing(&self, flow: Flow, path: Path) -> Crossing {
+        Crossing {
             path,
             flow,
             header: self.plain,
             is_partial: false,
-        };
-        let sent = cut.map(|fragments| {
-            self.counters.add(Count::TunnelFragmented, 1);
-            for fragment in fragments {
-                let room = self.room(&crossing, before + fragment.header().len() + fragment.payload.len());
-                let parts = [link, fragment.header(), &packet[fragment.payload.clone()]];
-                parts.into_iter().fold(room, |room, part| {
-                    let (own, rest) = room.split_at_mut(part.len());
-                    own.copy_from_slice(part);
-                    rest
-                });
-            }
-        });
-        self.whole = whole;
-        sent.ok_or(too_big)
+        }
     }
 
     fn segments(&mut self, frame: &GuestFrame<'_>, flow: Flow, path: Path) -> Result<(), Refusal> {
         let mut split = Split::new(frame.head, frame.len, frame.offload).ok_or(DropReason::BadOffload)?;
         let before = frame.parsed.packet();
-        if split.frame_len() > before + self.packet_max(path, before) {
-            return Err(self.too_big(path, before));
+        if split.headers_len() + split.first_len() > before + self.packet_max(path, before) {
+            return self.fragments_of_segments(frame, split, flow, path);
         }
         let crossing = self.crossing(frame, flow, path, split.segment(), split.frame_len());
         if crossing.is_partial {
@@ -390,6 +393,43 @@ impl Outbound {
     }
 
     /// Sends a frame as one datagram, directly from guest memory. The headers are in the copied head, and the payload
+        let sent = self.fragment(&whole, before, &self.plain_crossing(flow, path));
+        self.whole = whole;
+        sent
+    }
+
+    /// Fragments each segment of a frame, if its IPv4 header permits that: a router does the same with the segments of a
+    /// guest that expects a larger MTU.
+    fn fragments_of_segments(
+        &mut self,
+        frame: &GuestFrame<'_>,
+        mut split: Split,
+        flow: Flow,
+        path: Path,
+    ) -> Result<(), Refusal> {
+        let before = frame.parsed.packet();
+        if !may_fragment(frame) {
+            return Err(self.too_big(path, before));
+        }
+        let (headers, crossing) = (split.headers_len(), self.plain_crossing(flow, path));
+        let mut whole = std::mem::take(&mut self.whole);
+        let mut sent = Ok(());
+        while let Some(payload) = split.payload().filter(|_| sent.is_ok()) {
+            whole.resize(headers + payload.len(), 0);
+            let (first, rest) = whole.split_at_mut(headers);
+            first.copy_from_slice(&frame.head[..headers]);
+            frame.copy_to(payload.start, rest);
+            split.write_headers(first, payload);
+            complete(&mut whole, split.checksum());
+            sent = self.fragment(&whole, before, &crossing);
+            split.taken();
+        }
+        self.whole = whole;
+        sent
+    }
+
+    /// Sends a frame whose IPv4 packet begins after `before` bytes in as many fragments as the path needs.
+    fn fragment(&mut self, whole: &[u8], before: usize, crossing: &Crossing) -> Result<(), Refusal> {
     /// is not inspected.
     fn large(&mut self, crossing: &Crossing, frame: &GuestFrame<'_>) {
         let own = crossing.header.before(frame.head);

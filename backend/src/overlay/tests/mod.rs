@@ -21,6 +21,7 @@ use crate::gso::testing::{Tcp, Udp, with_burst};
 use crate::packet::geneve::{GeneveHeader, Vni};
 use crate::packet::{ArpPacket, Ecn, MacAddr};
 use std::net::{IpAddr, Ipv4Addr, UdpSocket};
+use std::collections::BTreeMap;
 use std::num::NonZeroU16;
 use std::time::{Duration, Instant as Clock};
 
@@ -433,6 +434,56 @@ fn an_ipv4_packet_above_the_mtu_that_allows_it_crosses_in_fragments() {
 }
 
 #[test]
+#[test]
+fn each_datagram_above_the_mtu_of_a_frame_that_stands_for_many_crosses_in_fragments_if_it_allows_that() {
+    let (mut first, mut second) = pair();
+    let payload: Vec<u8> = (0..4500_u32).map(|n| n.to_le_bytes()[0]).collect();
+    let udp = Udp {
+        dont_fragment: false,
+        ident: 0x1234,
+        ..Udp::new(&payload)
+    };
+    let offload = Offload {
+        checksum: Checksum::Partial { start: 34, offset: 6 },
+        segmentation: Segmentation::Udp { size: 2000 },
+    };
+    let segmented = |udp: &Udp| OwnedFrame::new(udp.bytes()).with_offload(offload);
+    first.send(&[segmented(&udp)]);
+    // Two datagrams of two fragments, and one that fits.
+    let frames = second.until(|station| station.sink.frames.len() == 5);
+    let mut datagrams = BTreeMap::<u16, Vec<u8>>::new();
+    for frame in &frames {
+        assert!(frame.bytes.len() <= 14 + 1400);
+        assert_eq!(crate::packet::checksum::of(&frame.bytes[14..34]), 0);
+        let word = |at: usize| u16::from_be_bytes([frame.bytes[at], frame.bytes[at + 1]]);
+        let datagram = datagrams.entry(word(18)).or_default();
+        assert_eq!(usize::from(word(20) & 0x1fff) * 8, datagram.len());
+        datagram.extend(&frame.bytes[34..]);
+    }
+    let idents: Vec<u16> = datagrams.keys().copied().collect();
+    assert_eq!(
+        idents,
+        [0x1234, 0x1235, 0x1236],
+        "those of a datagram stay apart from the others"
+    );
+    for (datagram, expected) in datagrams.values().zip(payload.chunks(2000)) {
+        assert!(datagram[8..] == *expected);
+        let length = u16::try_from(datagram.len()).unwrap();
+        let pseudo = crate::packet::checksum::Sum::default().bytes(&frames[0].bytes[26..34]);
+        let sum = pseudo.word(17).word(length).bytes(datagram).fold();
+        assert_eq!(sum, u16::MAX, "the checksum");
+    }
+    assert_eq!(first.counters.count(Count::TunnelFragmented), 2);
+    assert_eq!(first.counters.dropped(DropReason::TunnelTooBig), 0);
+    let unfragmentable = Udp {
+        dont_fragment: true,
+        ..udp
+    };
+    first.send(&[segmented(&unfragmentable)]);
+    assert_eq!(reported_mtu(&mut first), Some(1400));
+    assert_eq!(first.counters.dropped(DropReason::TunnelTooBig), 1);
+}
+
 fn a_frame_above_the_mtu_is_dropped_and_the_guest_gets_the_mtu() {
     let (mut first, _second) = pair();
     let large = OwnedFrame::new(Udp::new(&[0; 1500]).bytes());
