@@ -7,6 +7,7 @@ use crate::config::payload::{Payload, Sealed};
 use crate::config::{Resolvers, Transport};
 use crate::forwarding::Table;
 use crate::frame::{GuestBurst, GuestCaps, GuestSink};
+use crate::packet::MacAddr;
 use crate::poller::{Readiness, Token};
 use crate::sys::tap::TapQueue;
 use crate::time::Instant;
@@ -14,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use socket2::Socket;
 use std::collections::HashSet;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
@@ -127,6 +128,17 @@ pub enum ModeCommand {
     Services(Arc<ServiceTable>),
     /// The segment that the guest is attached to has changed.
     Segment(SegmentChange),
+    /// Tells the segment that the guest is here.
+    Announce(Announcement),
+}
+
+/// What a segment has to know about a guest that came from another place.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Announcement {
+    /// MAC of the guest.
+    pub mac: MacAddr,
+    /// Its addresses, as far as they are known.
+    pub addresses: Vec<IpAddr>,
 }
 
 /// The reason why a front end has gone.

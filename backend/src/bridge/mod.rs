@@ -10,6 +10,7 @@
 //! [`DropReason::SegmentDown`](crate::counters::DropReason::SegmentDown) until the device is up again or a new queue is
 //! provided ([`SegmentChange`](crate::mode::SegmentChange)).
 
+mod announcement;
 mod inbound;
 mod outbound;
 mod segment;
@@ -157,6 +158,12 @@ impl Mode for Bridge {
             ModeCommand::Resolvers(resolvers) => {
                 if let Some(services) = &mut self.services {
                     services.set_resolvers(&resolvers);
+                }
+            }
+            ModeCommand::Announce(announcement) => {
+                for frame in announcement::frames(&announcement) {
+                    let frame = announcement::as_guest_frame(&frame);
+                    self.outbound.send(&mut self.segment, &[frame]);
                 }
             }
             ModeCommand::Forwards(_) | ModeCommand::Peers(_) | ModeCommand::Services(_) => {

@@ -161,6 +161,8 @@ impl Mode for Masquerade {
                 self.engine.set_dns_forward(&resolvers.forward);
                 Ok(())
             }
+            // Others see only the pod's address.
+            ModeCommand::Announce(_) => Ok(()),
             ModeCommand::Peers(_) | ModeCommand::Services(_) | ModeCommand::Segment(_) => {
                 Err(io::ErrorKind::Unsupported.into())
             }

@@ -440,7 +440,7 @@ impl Mode for Overlay {
                 let reduced = self.balancer.set_services(services);
                 self.local.end_services(&reduced)
             }
-            ModeCommand::Segment(_) => Err(io::ErrorKind::Unsupported.into()),
+            ModeCommand::Segment(_) | ModeCommand::Announce(_) => Err(io::ErrorKind::Unsupported.into()),
         }
     }
 

@@ -1,6 +1,7 @@
 //! The attachment of a VM: its workers and their modes, its policy and its counters. A port outlives the front ends
 //! that connect to it one after another.
 
+mod announcement;
 mod forwards;
 mod link;
 mod peers;

@@ -139,8 +139,7 @@ impl NetDevice for Device {
     }
 
     fn announce(&self, mac: MacAddr) {
-        // In masquerade the guest has no address on a segment, so there is nothing to announce.
-        log::debug!("port {}: the front end announces {mac}", self.port.config().name);
+        self.port.announce(Some(mac));
     }
 
     fn set_mtu(&self, mtu: u64) -> bool {
@@ -187,7 +186,12 @@ impl WorkerRing {
 
 impl RingHost for WorkerRing {
     fn start(&self, setup: RingSetup) {
+        // The guest used this ring before, perhaps elsewhere. A segment may still expect it there.
+        let came = setup.next_avail != 0 && self.worker == 0 && self.role == RingRole::Receive;
         self.handle().start_ring(self.role, setup);
+        if came {
+            self.port.announce(None);
+        }
     }
 
     fn stop(&self) -> Option<u16> {
