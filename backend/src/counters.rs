@@ -267,7 +267,8 @@ counters! {
         TunnelCutInvalid = "tunnel_cut_einval",
         /// Times a batch of datagrams was too large to be split (EMSGSIZE); the peer gets fewer at a time from then on.
         TunnelCutTooLarge = "tunnel_cut_emsgsize",
-        /// Times a trial of splitting at the start produced wrong bytes; peers get datagrams one by one.
+        /// Times a trial of splitting, at the start or on the path to a peer, produced wrong bytes or none; datagrams are
+        /// sent one by one.
         TunnelCutProbeFailed = "tunnel_cut_probe_failed",
         /// Times the MTU of the path to a peer was found to have shrunk or grown back.
         TunnelPathChanged = "tunnel_path_changed",
@@ -331,6 +332,9 @@ counters! {
         PathMtu = "path_mtu",
         /// Datagrams that the host takes in one piece for the peer; 1 if it does not split.
         Batch = "batch_datagrams",
+        /// Result of the probe of the path: 1 if batches that the host splits do not arrive as they were sent, 2 if they do,
+        /// 3 if the peer does not answer, 4 while answers are awaited; 0 without a probe.
+        Probe = "path_probe",
     }
 }
 

@@ -301,6 +301,12 @@ impl Table {
         self.kinds.get(index).is_some_and(|kind| kind.knows_frame_option)
     }
 
+    /// Whether a peer at this address knows [`FrameOption`], as every process of hawser does that is configured alike.
+    pub fn knows_frame_option_at(&self, source: IpAddr) -> bool {
+        self.source(source.to_canonical())
+            .is_ok_and(|kind| kind.knows_frame_option)
+    }
+
     /// The MAC of the interface with this address.
     pub fn mac_of(&self, address: IpAddr) -> Option<MacAddr> {
         self.addresses.get(&address.to_canonical()).copied()

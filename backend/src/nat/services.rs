@@ -49,6 +49,9 @@ impl GatewayServices {
         self.responders.wants(frame.head, &frame.parsed)
     }
 
+    // Out of line: few frames are for a service, and with the copy's stack frame `answer` is not inlined either.
+    #[cold]
+    #[inline(never)]
     fn answer_whole(&mut self, now: Instant, frame: &GuestFrame<'_>, sink: &mut dyn GuestSink) -> Service {
         let mut copy = [0; MAX_FRAME];
         let n = frame.copy_to(0, &mut copy);

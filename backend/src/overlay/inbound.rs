@@ -24,7 +24,7 @@ use crate::gso::gro::{Arrival, Train};
 use crate::gso::split::Split;
 use crate::packet::Ecn;
 use crate::packet::checksum::Sum;
-use crate::packet::geneve::{FrameOption, GeneveError, GenevePacket};
+use crate::packet::geneve::{FrameOption, GeneveError, GenevePacket, ProbeAnswer, ProbeMessage, ProbeRequest};
 use crate::packet::{EtherType, EthernetHeader, Head, Ipv4Header, MacAddr, be16, protocol};
 use crate::sys::receive_batch::{ReceiveBatch, Received};
 use crate::time::Instant;
@@ -235,6 +235,10 @@ impl Inbound {
                         cut(arrival, &mut self.at.segments, sink)?;
                         self.at = following;
                     }
+                    Err(DropReason::TunnelControl) if network.takes_probe(&run, next.offset..end) => {
+                        send(&mut train, sink)?;
+                        self.at = following;
+                    }
                     Err(reason) => {
                         send(&mut train, sink)?;
                         self.counters.count_drop(reason);
@@ -271,6 +275,8 @@ struct Run<'b> {
     /// Bytes of each datagram except the last.
     size: usize,
     source: Option<IpAddr>,
+    /// The same with its port.
+    from: Option<SocketAddr>,
     outer: Ecn,
     /// The tunnel header and Ethernet header of the datagram admitted last, provided that admission depends on nothing
     /// else. A datagram that begins with the same bytes is admitted too, unless it makes a claim. Empty if there is none.
@@ -283,6 +289,7 @@ impl<'b> Run<'b> {
             bytes,
             size: message.segment.map_or(message.len, usize::from),
             source: message.source.map(|source| source.ip()),
+            from: message.source,
             outer: Ecn::of(message.traffic_class),
             admitted: &[],
         }
@@ -352,9 +359,33 @@ pub(super) struct Network<'a> {
     pub(super) claims: &'a Claims,
     pub(super) balancer: &'a mut Balancer,
     pub(super) learned: &'a mut View,
+    /// Where answers to probes are collected.
+    pub(super) answers: &'a mut Vec<(SocketAddr, ProbeAnswer)>,
 }
 
 impl Network<'_> {
+    /// True if a control message is the probe of another process of hawser. Its answer is sent after the turn, together
+    /// with those to other datagrams of the same batch.
+    #[cold]
+    fn takes_probe(&mut self, run: &Run<'_>, range: Range<usize>) -> bool {
+        let message = ProbeMessage::parse(self.table.vni(), &run.bytes[range]);
+        let Ok(Some(ProbeMessage::Request { request, is_intact })) = message else {
+            return false;
+        };
+        let Some(from) = run.from.filter(|from| self.table.knows_frame_option_at(from.ip())) else {
+            return false;
+        };
+        let intact = u64::from(is_intact) << request.index;
+        let ProbeRequest { nonce, count, .. } = request;
+        let is_full = self.answers.len() == ANSWERS;
+        match self.answers.last_mut() {
+            Some((to, answer)) if (*to, answer.nonce, answer.count) == (from, nonce, count) => answer.intact |= intact,
+            _ if is_full => return false,
+            _ => self.answers.push((from, ProbeAnswer { nonce, count, intact })),
+        }
+        true
+    }
+
     /// The frame of a datagram, if it belongs to the network and its sender may send it; `None` if the guest does not
     /// receive it.
     fn admit<'b>(

@@ -39,6 +39,7 @@ use crate::frame::{GuestBurst, GuestFrame, GuestSink, GuestSlice, Offload};
 use crate::gso::gro::Arrival;
 use crate::mode::{BoundForward, Departure, FlowCount, Mode, ModeCommand};
 use crate::nat::setup::NatSetup;
+use crate::packet::geneve::ProbeAnswer;
 use crate::packet::{Head, MacAddr};
 use crate::poller::{Interest, Readiness, Token};
 use crate::responder::Neighbours;
@@ -55,8 +56,8 @@ use learned::{Learned, Places};
 pub use local::GatewayError;
 use local::Local;
 use outbound::{Outbound, Refusal};
-use probe::Verdict;
-use sender::{Limit, Sender};
+use probe::{ProbeSocket, Probes, Verdict};
+use sender::{Limit, Sender, sending_socket};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -100,6 +101,8 @@ pub struct Overlay {
     balancer: Balancer,
     /// A frame on its way back to the guest.
     whole: Vec<u8>,
+    /// Answers to probes that have just arrived.
+    answers: Vec<(SocketAddr, ProbeAnswer)>,
     counters: Arc<Counters>,
 }
 
@@ -152,6 +155,7 @@ impl Overlay {
             setup.counters.add(Count::TunnelCutProbeFailed, 1);
             sender.set_usual(Limit::UNCUT);
         }
+        let probes = probe_socket(&setup).map_err(|error| OverlayError::Sender(mode.vtep, error))?;
         let counters = Arc::clone(&setup.counters);
         let OverlayState {
             memberships,
@@ -164,12 +168,13 @@ impl Overlay {
             learned: learned::View::new(learned, Arc::clone(&counters)),
             groups: Groups::new(memberships, mode.station_mac(), setup.worker, Arc::clone(&counters)),
             claims: Claims::new(mode, port.mac),
-            outbound: Outbound::new(sender, port.mtu, Arc::clone(&counters)),
+            outbound: Outbound::new(sender, Probes::new(probes), port.mtu, Arc::clone(&counters)),
             balancer: Balancer::new(Arc::clone(&balancing), setup.worker, Arc::clone(&counters)),
             local: Local::new(setup, &table, balancing)?,
             whole: Vec::new(),
             view: Arc::new(TunnelView::new(Arc::clone(&peers))),
             peers,
+            answers: Vec::new(),
             counters,
         })
     }
@@ -219,8 +224,22 @@ impl Overlay {
             claims: &self.claims,
             balancer: &mut self.balancer,
             learned: &mut self.learned,
+            answers: &mut self.answers,
         };
         self.inbound.receive(&self.socket, &mut network, sink);
+        if !self.answers.is_empty() {
+            self.answer_probes();
+        }
+    }
+
+    /// Answers the probes of other processes, from the socket to which they were sent.
+    #[cold]
+    fn answer_probes(&mut self) {
+        let vni = self.peers.table().vni();
+        for (to, answer) in self.answers.drain(..) {
+            // An answer that is lost is the same as one that the path loses.
+            let _ = self.socket.send_to(&answer.to_bytes(vni), &to.into());
+        }
     }
 
     /// Sends a frame of the guest into the tunnel.
@@ -338,6 +357,17 @@ impl Names for Table {
     }
 }
 
+/// The socket from which paths to other processes are probed.
+fn probe_socket(setup: &OverlaySetup<'_>) -> io::Result<ProbeSocket> {
+    let local = setup.mode.vtep;
+    let socket = sending_socket(Domain::for_address(local), local)?;
+    let socket = ProbeSocket::new(socket.into(), setup.mode.vni);
+    setup
+        .poller
+        .add(&socket, Token::new(event_owner::PROBES, 0), Interest::ReadLevel)?;
+    Ok(socket)
+}
+
 /// A socket that receives on `local`. If `shared`, it is one of several on that address.
 fn endpoint(local: SocketAddr, shared: bool) -> io::Result<Socket> {
     let domain = Domain::for_address(local);
@@ -390,7 +420,9 @@ impl Mode for Overlay {
     }
 
     fn on_event(&mut self, now: Instant, token: Token, ready: Readiness, sink: &mut dyn GuestSink) {
-        if token.owner == event_owner::TUNNEL {
+        if token.owner == event_owner::PROBES {
+            self.outbound.on_answers();
+        } else if token.owner == event_owner::TUNNEL {
             self.inbound.expect_datagrams();
             self.receive(now, sink);
         } else {

@@ -14,6 +14,7 @@ use super::fragments::Fragments;
 use super::groups::{Groups, Receivers};
 use super::learned::Places;
 use super::paths::{Path, Paths};
+use super::probe::Probes;
 use super::sender::{Destination, Sender};
 use super::view::Peers;
 use crate::capture::Capture;
@@ -50,6 +51,7 @@ pub(super) struct Outbound {
     retry_at: Option<Instant>,
     /// Buffer for the frame that is being fragmented.
     whole: Vec<u8>,
+    probes: Probes,
 }
 
 /// The reason why a frame is not sent.
@@ -130,7 +132,7 @@ struct Crossing {
 }
 
 impl Outbound {
-    pub(super) fn new(sender: Sender, mtu: u16, counters: Arc<Counters>) -> Self {
+    pub(super) fn new(sender: Sender, probes: Probes, mtu: u16, counters: Arc<Counters>) -> Self {
         let table = sender.peers().table();
         let outbound = Self {
             paths: Paths::new(table, mtu),
@@ -141,6 +143,7 @@ impl Outbound {
             mtu: mtu.into(),
             retry_at: None,
             whole: Vec::new(),
+            probes,
         };
         outbound.show_paths();
         outbound
@@ -184,6 +187,7 @@ impl Outbound {
             };
         }
         let index = places.index_of(to).ok_or(DropReason::NoSuchNeighbour)?;
+        self.probes.want(self.paths.take_unproven(index));
         self.encapsulate(frame, flow, index)
     }
 
@@ -228,6 +232,7 @@ impl Outbound {
     /// Replaces the table with another one of the same network. Path data for remaining peers is kept.
     pub(super) fn set_peers(&mut self, peers: Arc<Peers>) {
         self.paths.follow(peers.table());
+        self.probes.follow(peers.table());
         self.sender.set_peers(peers);
         self.show_paths();
     }
@@ -252,6 +257,14 @@ impl Outbound {
         self.show_paths();
     }
 
+    /// Treats every path as probed.
+    #[cfg(test)]
+    pub(super) fn skip_probes(&mut self) {
+        (0..self.paths.len()).for_each(|index| {
+            self.paths.take_unproven(index);
+        });
+    }
+
     /// Sends all waiting batches.
     pub(super) fn flush(&mut self, now: Instant) {
         self.sender.flush();
@@ -261,14 +274,21 @@ impl Outbound {
                 self.show_paths();
             }
         }
+        self.probes.start_wanted(now, &self.sender);
         if self.retry_at.is_none() && self.sender.has_limits() {
             self.retry_at = Some(now + RETRY);
         }
     }
 
+    /// Takes in answers to probes.
+    pub(super) fn on_answers(&mut self) {
+        self.probes.on_answers(&mut self.sender, &self.counters);
+    }
+
     /// Time of the next [`on_timer`](Self::on_timer).
     pub(super) fn deadline(&self) -> Option<Instant> {
-        [self.paths.deadline(), self.retry_at].into_iter().flatten().min()
+        let deadlines = [self.paths.deadline(), self.retry_at, self.probes.deadline()];
+        deadlines.into_iter().flatten().min()
     }
 
     /// Rechecks routes that may carry longer datagrams again, or may accept segmentation again.
@@ -282,6 +302,7 @@ impl Outbound {
             self.retry_at = None;
             self.sender.forget_limits();
         }
+        self.probes.on_timer(now, &mut self.sender, &self.counters);
     }
 
     fn encapsulate(&mut self, frame: &GuestFrame<'_>, flow: Flow, index: usize) -> Result<(), Refusal> {
@@ -329,6 +350,43 @@ impl Outbound {
         whole.resize(frame.len, 0);
         frame.copy_to(0, &mut whole);
         complete(&mut whole, frame.offload.checksum);
+        let sent = self.fragment(&whole, before, &self.plain_crossing(flow, path));
+        self.whole = whole;
+        sent
+    }
+
+    /// Fragments each segment of a frame, if its IPv4 header permits that: a router does the same with the segments of a
+    /// guest that expects a larger MTU.
+    fn fragments_of_segments(
+        &mut self,
+        frame: &GuestFrame<'_>,
+        mut split: Split,
+        flow: Flow,
+        path: Path,
+    ) -> Result<(), Refusal> {
+        let before = frame.parsed.packet();
+        if !may_fragment(frame) {
+            return Err(self.too_big(path, before));
+        }
+        let (headers, crossing) = (split.headers_len(), self.plain_crossing(flow, path));
+        let mut whole = std::mem::take(&mut self.whole);
+        let mut sent = Ok(());
+        while let Some(payload) = split.payload().filter(|_| sent.is_ok()) {
+            whole.resize(headers + payload.len(), 0);
+            let (first, rest) = whole.split_at_mut(headers);
+            first.copy_from_slice(&frame.head[..headers]);
+            frame.copy_to(payload.start, rest);
+            split.write_headers(first, payload);
+            complete(&mut whole, split.checksum());
+            sent = self.fragment(&whole, before, &crossing);
+            split.taken();
+        }
+        self.whole = whole;
+        sent
+    }
+
+    /// Sends a frame whose IPv4 packet begins after `before` bytes in as many fragments as the path needs.
+    fn fragment(&mut self, whole: &[u8], before: usize, crossing: &Crossing) -> Result<(), Refusal> {
         let (link, packet) = whole.split_at(before);
         let max = self.packet_max(crossing.path, before);
         let fragments = Fragments::new(packet, max).ok_or_else(|| self.too_big(crossing.path, before))?;
@@ -393,43 +451,6 @@ impl Outbound {
     }
 
     /// Sends a frame as one datagram, directly from guest memory. The headers are in the copied head, and the payload
-        let sent = self.fragment(&whole, before, &self.plain_crossing(flow, path));
-        self.whole = whole;
-        sent
-    }
-
-    /// Fragments each segment of a frame, if its IPv4 header permits that: a router does the same with the segments of a
-    /// guest that expects a larger MTU.
-    fn fragments_of_segments(
-        &mut self,
-        frame: &GuestFrame<'_>,
-        mut split: Split,
-        flow: Flow,
-        path: Path,
-    ) -> Result<(), Refusal> {
-        let before = frame.parsed.packet();
-        if !may_fragment(frame) {
-            return Err(self.too_big(path, before));
-        }
-        let (headers, crossing) = (split.headers_len(), self.plain_crossing(flow, path));
-        let mut whole = std::mem::take(&mut self.whole);
-        let mut sent = Ok(());
-        while let Some(payload) = split.payload().filter(|_| sent.is_ok()) {
-            whole.resize(headers + payload.len(), 0);
-            let (first, rest) = whole.split_at_mut(headers);
-            first.copy_from_slice(&frame.head[..headers]);
-            frame.copy_to(payload.start, rest);
-            split.write_headers(first, payload);
-            complete(&mut whole, split.checksum());
-            sent = self.fragment(&whole, before, &crossing);
-            split.taken();
-        }
-        self.whole = whole;
-        sent
-    }
-
-    /// Sends a frame whose IPv4 packet begins after `before` bytes in as many fragments as the path needs.
-    fn fragment(&mut self, whole: &[u8], before: usize, crossing: &Crossing) -> Result<(), Refusal> {
     /// is not inspected.
     fn large(&mut self, crossing: &Crossing, frame: &GuestFrame<'_>) {
         let own = crossing.header.before(frame.head);
@@ -492,6 +513,11 @@ impl Crossing {
             complete(frame, checksum);
         }
     }
+}
+
+/// True for an IPv4 packet that may be fragmented on the way.
+fn may_fragment(frame: &GuestFrame<'_>) -> bool {
+    frame.parsed.ethertype() == EtherType::Ipv4 && !frame.parsed.is_unfragmentable(frame.head)
 }
 
 /// Completes a partial checksum.

@@ -32,6 +32,8 @@ pub(super) struct Path {
     pub(super) knows_frame_option: bool,
     /// Maximum bytes of UDP payload in one packet.
     pub(super) datagram_max: usize,
+    /// Whether the path is to be probed once the guest sends on it.
+    is_unproven: bool,
 }
 
 /// The paths to all endpoints of a table, in its order.
@@ -81,7 +83,7 @@ impl<R: Fn(SocketAddr) -> io::Result<usize>> Paths<R> {
     pub(super) fn follow(&mut self, table: &Table) {
         let (known, waiting) = (std::mem::take(&mut self.of), std::mem::take(&mut self.unsettled));
         let (route, unsettled) = (&self.route, &mut self.unsettled);
-        let mut carries = |index, to| {
+        let mut carries = |index, to: SocketAddr| {
             if let Ok(at) = known.binary_search_by_key(&to, |path| path.to) {
                 let of_path = waiting.iter().filter(|path| path.index == at);
                 unsettled.extend(of_path.map(|path| Unsettled { index, ..*path }));
@@ -92,10 +94,16 @@ impl<R: Fn(SocketAddr) -> io::Result<usize>> Paths<R> {
                 self.fallback
             })
         };
-        let path = |(index, &to)| Path {
-            to,
-            knows_frame_option: table.knows_frame_option(index),
-            datagram_max: carries(index, to),
+        let path = |(index, &to)| {
+            let knows_frame_option = table.knows_frame_option(index);
+            let before = known.binary_search_by_key(&to, |path| path.to).map(|at| known[at]);
+            let was_probed = before.is_ok_and(|path| path.knows_frame_option && !path.is_unproven);
+            Path {
+                to,
+                knows_frame_option,
+                datagram_max: carries(index, to),
+                is_unproven: knows_frame_option && !was_probed,
+            }
         };
         self.of = table.endpoints().iter().enumerate().map(path).collect();
         // The readings are due immediately, so that the first timer sets the interval.
@@ -107,6 +115,14 @@ impl<R: Fn(SocketAddr) -> io::Result<usize>> Paths<R> {
     #[inline]
     pub(super) fn get(&self, index: usize) -> Option<Path> {
         self.of.get(index).copied()
+    }
+
+    /// The path with this index, once, if it is to be probed.
+    #[inline]
+    pub(super) fn take_unproven(&mut self, index: usize) -> Option<Path> {
+        let path = self.of.get_mut(index).filter(|path| path.is_unproven)?;
+        path.is_unproven = false;
+        Some(*path)
     }
 
     /// Number of paths.

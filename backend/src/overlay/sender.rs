@@ -23,7 +23,7 @@ use crate::sys::datagram::{self, Fragmentation, MAX_PAYLOAD, MAX_SEGMENTS};
 use crate::sys::send_batch::SendBatch;
 use crate::sys::traffic_class::set_traffic_class;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::net::SocketAddr;
 use std::ops::Range;
@@ -95,8 +95,10 @@ pub(super) struct Sender {
     ends: Vec<usize>,
     /// Limit of a route whose own limit is unknown.
     usual: Limit,
-    /// Limits of routes that have refused to split.
+    /// Limits of routes that have refused to split, or whose probe has failed.
     limits: HashMap<SocketAddr, Limit>,
+    /// Endpoints to which what the kernel splits does not arrive.
+    failed: HashSet<SocketAddr>,
     /// Endpoints to which a datagram was too big for the path.
     too_big: Vec<SocketAddr>,
     counters: Arc<Counters>,
@@ -185,6 +187,7 @@ impl Sender {
             ends: Vec::new(),
             usual: Limit::CUT,
             limits: HashMap::new(),
+            failed: HashSet::new(),
             too_big: Vec::new(),
             counters,
             peers,
@@ -200,21 +203,33 @@ impl Sender {
         self.show_limits();
     }
 
-    /// True if at least one route has refused to split.
+    /// True if some route has refused to split and may try again.
     pub(super) fn has_limits(&self) -> bool {
-        !self.limits.is_empty()
+        self.limits.len() > self.failed.len()
     }
 
-    /// Makes all routes try to split again, because a device may have been replaced. A batch that is refused again is
-    /// sent in smaller pieces, and is not lost.
+    /// Makes routes that have refused to split try again, because a device may have been replaced. A batch that is refused
+    /// again is sent in smaller pieces, and is not lost.
     pub(super) fn forget_limits(&mut self) {
-        self.limits.clear();
+        self.limits.retain(|to, _| self.failed.contains(to));
+        self.show_limits();
+    }
+
+    /// Sends datagrams to an endpoint one by one, because what the kernel splits does not arrive; or no longer.
+    pub(super) fn set_failed(&mut self, to: SocketAddr, has_failed: bool) {
+        if has_failed {
+            self.failed.insert(to);
+            self.limits.insert(to, Limit::UNCUT);
+        } else if self.failed.remove(&to) {
+            self.limits.remove(&to);
+        }
         self.show_limits();
     }
 
     /// Replaces the table, and discards the limits of routes to endpoints that it does not contain.
     pub(super) fn set_peers(&mut self, peers: Arc<Peers>) {
         self.limits.retain(|to, _| peers.of(*to).is_some());
+        self.failed.retain(|to| peers.of(*to).is_some());
         self.peers = peers;
         self.show_limits();
     }
@@ -483,7 +498,11 @@ fn reason(error: &io::Error) -> DropReason {
     }
 }
 
-fn outlet(domain: Domain, local: SocketAddr) -> io::Result<Outlet> {
+/// A socket that sends as all of them do.
+///
+/// # Errors
+/// The system's error.
+pub(super) fn sending_socket(domain: Domain, local: SocketAddr) -> io::Result<Socket> {
     let socket = Socket::new(domain, Type::DGRAM.nonblocking().cloexec(), Some(Protocol::UDP))?;
     socket.bind(&SockAddr::from(SocketAddr::new(local.ip(), 0)))?;
     // RFC 8926 3.2: endpoints do not fragment outer packets.
@@ -491,6 +510,11 @@ fn outlet(domain: Domain, local: SocketAddr) -> io::Result<Outlet> {
     datagram::set_ttl(&socket, domain, TTL)?;
     // A smaller buffer than requested causes more drops, but is no reason not to start.
     let _ = socket.set_send_buffer_size(SEND_BUFFER);
+    Ok(socket)
+}
+
+fn outlet(domain: Domain, local: SocketAddr) -> io::Result<Outlet> {
+    let socket = sending_socket(domain, local)?;
     let port = socket.local_addr()?.as_socket().map_or(0, |local| local.port());
     Ok(Outlet {
         socket,

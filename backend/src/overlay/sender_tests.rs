@@ -150,7 +150,7 @@ fn a_datagram_above_the_path_is_dropped_and_its_endpoint_known() {
 fn flows_leave_from_several_ports() {
     let receiver = receiver();
     let mut sender = sender();
-    let mut ports = std::collections::HashSet::new();
+    let mut ports = HashSet::new();
     for hash in 0..64 {
         sender.datagram(to(&receiver, hash), 1).fill(0);
         sender.flush();

@@ -126,10 +126,41 @@ pub(crate) struct Peer {
     pub path_mtu: u64,
     /// Maximum datagrams that the host accepts in one buffer (UDP_SEGMENT). 1: the host does not split.
     pub batch_datagrams: u64,
+    /// Whether batches that the host splits arrive at the peer as they were sent.
+    pub path_probe: PathProbe,
     /// Traffic sent to the peer.
     pub sent: Traffic,
     /// Traffic received from the peer.
     pub received: Traffic,
+}
+
+/// What a probe has found about the path to a peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub(crate) enum PathProbe {
+    /// No probe: the peer knows none, or the guest has sent nothing to it.
+    None,
+    /// Answers are awaited.
+    Running,
+    /// Batches arrive as they were sent.
+    Passed,
+    /// They do not: datagrams are sent one by one.
+    Failed,
+    /// The peer does not answer.
+    Unanswered,
+}
+
+impl PathProbe {
+    /// By the number in the metrics.
+    const fn of(level: u64) -> Self {
+        match level {
+            1 => Self::Failed,
+            2 => Self::Passed,
+            3 => Self::Unanswered,
+            4 => Self::Running,
+            _ => Self::None,
+        }
+    }
 }
 
 /// A guest behind an end of the tunnel.
@@ -235,6 +266,7 @@ impl From<PeerReport> for Peer {
             any: report.has_other_macs,
             path_mtu: report.counters.level(PeerLevel::PathMtu),
             batch_datagrams: report.counters.level(PeerLevel::Batch),
+            path_probe: PathProbe::of(report.counters.level(PeerLevel::Probe)),
             sent: Traffic {
                 datagrams: count(PeerCount::SentDatagrams),
                 bytes: count(PeerCount::SentBytes),
@@ -276,6 +308,7 @@ mod tests {
         let none = json!({"datagrams": 0, "bytes": 0, "drops": 0});
         let first = json!({
             "endpoint": "127.0.0.2:6081", "frames": true, "any": false, "pathMtu": 65535, "batchDatagrams": 64,
+            "pathProbe": "none",
             "guests": [{"mac": "52:54:00:00:00:02", "ipAddresses": ["10.100.0.12"]}], "sent": none, "received": none
         });
         assert_eq!(peers["peers"][0], first);

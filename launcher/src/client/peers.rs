@@ -2,7 +2,7 @@
 
 use super::{Client, Target, show};
 use crate::api::http::Method;
-use crate::api::peers::{Change, PATH, Peer, Peers};
+use crate::api::peers::{Change, PATH, PathProbe, Peer, Peers};
 use crate::cli::client::{PeersArgs, PeersCommand};
 use crate::failure::Failure;
 use std::fmt::Write as _;
@@ -38,16 +38,17 @@ fn text(peers: &Peers) -> String {
     // Writing to a String cannot fail.
     let _ = writeln!(
         text,
-        "{:<28} {:>6} {:>5} {:>12} {:>16} {:>8} {:>12} {:>16} {:>8}  GUESTS",
-        "PEER", "MTU", "BATCH", "SENT", "BYTES", "DROPS", "RECEIVED", "BYTES", "DROPS"
+        "{:<28} {:>6} {:>5} {:>10} {:>12} {:>16} {:>8} {:>12} {:>16} {:>8}  GUESTS",
+        "PEER", "MTU", "BATCH", "PROBE", "SENT", "BYTES", "DROPS", "RECEIVED", "BYTES", "DROPS"
     );
     for peer in &peers.peers {
         let _ = writeln!(
             text,
-            "{:<28} {:>6} {:>5} {:>12} {:>16} {:>8} {:>12} {:>16} {:>8}  {}",
+            "{:<28} {:>6} {:>5} {:>10} {:>12} {:>16} {:>8} {:>12} {:>16} {:>8}  {}",
             peer.endpoint.to_string(),
             peer.path_mtu,
             peer.batch_datagrams,
+            probe(peer.path_probe),
             peer.sent.datagrams,
             peer.sent.bytes,
             peer.sent.drops,
@@ -58,6 +59,17 @@ fn text(peers: &Peers) -> String {
         );
     }
     text
+}
+
+/// The result of a probe as one word.
+const fn probe(probe: PathProbe) -> &'static str {
+    match probe {
+        PathProbe::None => "-",
+        PathProbe::Running => "running",
+        PathProbe::Passed => "passed",
+        PathProbe::Failed => "failed",
+        PathProbe::Unanswered => "unanswered",
+    }
 }
 
 /// Lists the MACs and addresses behind a peer.

@@ -5,7 +5,7 @@
 
 use hawser_backend::packet::EthernetHeader;
 use hawser_backend::packet::geneve::{
-    BASE_LEN, FrameOption, GeneveHeader, GenevePacket, HEADER_MAX, OPTION_HEADER_LEN,
+    BASE_LEN, FrameOption, GeneveHeader, GenevePacket, HEADER_MAX, OPTION_HEADER_LEN, ProbeMessage,
 };
 use libfuzzer_sys::fuzz_target;
 
@@ -14,6 +14,8 @@ fuzz_target!(|datagram: &[u8]| {
     let parsed = GenevePacket::parse(head, datagram.len());
     assert_eq!(parsed, GenevePacket::parse(datagram, datagram.len()));
     let Ok(packet) = parsed else { return };
+    let probe = ProbeMessage::parse(packet.vni, datagram).expect("a Geneve packet");
+    assert!(probe.is_none() || packet.frame().is_err(), "a control message carries no frame");
     assert!(packet.header_len() <= head.len());
     assert_eq!(packet.header_len() + packet.payload_len(), datagram.len());
     let options: usize = packet.options().map(|o| OPTION_HEADER_LEN + o.data.len()).sum();

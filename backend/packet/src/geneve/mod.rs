@@ -3,7 +3,7 @@
 //! [`GenevePacket::parse`] checks the base header and all options. [`GenevePacket::frame`] then returns where the frame
 //! for a tenant begins. [`GeneveHeader`] is a header ready to be sent. It consists of the same bytes for every segment
 //! of a batch, because the kernel and NICs merge segments only while their headers are equal. [`FrameOption`] is
-//! hawser's own option, and [`mtu`] computes sizes.
+//! hawser's own option, [`ProbeMessage`] its control message, and [`mtu`] computes sizes.
 //!
 //! No-panic contract: `parse` and everything reached from its result return whatever the bytes are, and a refused
 //! packet has a named reason ([`GeneveError`]). All returned offsets and lengths lie within the bytes passed in and
@@ -12,11 +12,13 @@
 mod frame_option;
 mod header;
 pub mod mtu;
+mod probe;
 #[cfg(test)]
 mod tests;
 
 pub use frame_option::{FrameOption, Segmented};
 pub use header::{GeneveHeader, OptionError};
+pub use probe::{ProbeAnswer, ProbeMessage, ProbeRequest};
 
 use super::{EthernetHeader, be16};
 use serde::{Deserialize, Serialize};

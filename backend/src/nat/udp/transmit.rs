@@ -46,6 +46,7 @@ impl<'a> FlowBurst<'a> {
         }
     }
 
+    #[inline]
     fn gather(&self, message: &Message, gather: &mut Gather<'_, 'a>) {
         for member in message.first..message.first + message.count {
             let datagram = self.datagram(member);

@@ -5,6 +5,7 @@ mod frame_option;
 mod gateway;
 mod multicast;
 mod peers;
+mod probes;
 mod roles;
 mod runs;
 mod services;
@@ -20,8 +21,8 @@ use crate::frame::{Checksum, GuestCaps, Offload, Segmentation};
 use crate::gso::testing::{Tcp, Udp, with_burst};
 use crate::packet::geneve::{GeneveHeader, Vni};
 use crate::packet::{ArpPacket, Ecn, MacAddr};
-use std::net::{IpAddr, Ipv4Addr, UdpSocket};
 use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, UdpSocket};
 use std::num::NonZeroU16;
 use std::time::{Duration, Instant as Clock};
 
@@ -434,7 +435,6 @@ fn an_ipv4_packet_above_the_mtu_that_allows_it_crosses_in_fragments() {
 }
 
 #[test]
-#[test]
 fn each_datagram_above_the_mtu_of_a_frame_that_stands_for_many_crosses_in_fragments_if_it_allows_that() {
     let (mut first, mut second) = pair();
     let payload: Vec<u8> = (0..4500_u32).map(|n| n.to_le_bytes()[0]).collect();
@@ -484,6 +484,7 @@ fn each_datagram_above_the_mtu_of_a_frame_that_stands_for_many_crosses_in_fragme
     assert_eq!(first.counters.dropped(DropReason::TunnelTooBig), 1);
 }
 
+#[test]
 fn a_frame_above_the_mtu_is_dropped_and_the_guest_gets_the_mtu() {
     let (mut first, _second) = pair();
     let large = OwnedFrame::new(Udp::new(&[0; 1500]).bytes());

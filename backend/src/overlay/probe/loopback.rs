@@ -3,7 +3,7 @@
 //! Some kernels refuse UDP_SEGMENT, and some corrupt bytes when all segments have the same size (Linux 7.0). So before
 //! anything else is sent, a batch of two segments and a batch of many are sent over the loopback to a socket that
 //! receives segments one by one, and the bytes are compared. This does not test devices that split datagrams
-//! themselves: refusals by a device are detected in [`sender`](super::sender), and corruption by the guests' checksums.
+//! themselves: [`routes`](super::routes) does, towards processes of hawser; refusals by a device are detected in [`sender`](super::super::sender), and corruption by the guests' checksums.
 
 use crate::frame::GuestSlice;
 use crate::sys::send_batch::SendBatch;
@@ -19,7 +19,7 @@ const SEGMENT_U16: u16 = 1400;
 
 /// The result of a probe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Verdict {
+pub(in crate::overlay) enum Verdict {
     /// The bytes arrived as sent.
     Sound,
     /// The kernel refused to split, or the bytes that arrived differ.
@@ -29,7 +29,7 @@ pub(super) enum Verdict {
 }
 
 /// Tries splitting on the loopback of the calling thread's network namespace.
-pub(super) fn probe(domain: Domain) -> Verdict {
+pub(in crate::overlay) fn probe(domain: Domain) -> Verdict {
     let Ok((sender, receiver, to)) = sockets(domain) else {
         return Verdict::Untried;
     };
