@@ -1,7 +1,7 @@
 //! Draws the picture, with a panel per quantity, a bar per back end, and whiskers from minimum to maximum.
 
-use crate::metric::About;
 use crate::numbers::Spread;
+use crate::results::About;
 use std::fmt::Write as _;
 
 /// One quantity, measured on several back ends.
@@ -157,18 +157,17 @@ fn text(out: &mut String, class: &str, (x, y): (f64, f64), anchor: &str, what: &
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::metric::{Metric, Peer};
-    use crate::results::Results;
+    use crate::metric::{Back, Quantity, SHOWN, Samples};
 
     #[test]
     fn each_peer_has_a_bar_in_each_panel_that_was_measured() {
-        let mut results = Results::default();
-        for peer in [Peer::Hawser, Peer::Tap] {
+        let mut results = Samples::default();
+        for peer in [Back::Hawser, Back::Tap] {
             for value in [1.0, 2.0, 4.0] {
-                results.add(peer, Metric::TcpOut, value);
+                results.add(peer, Quantity::TcpOut, value);
             }
         }
-        let picture = svg(&results.panels(), "today <here>");
+        let picture = svg(&SHOWN.map(|metric| results.panel(metric)), "today <here>");
         assert_eq!(picture.matches("<rect class=\"bar").count(), 2);
         assert_eq!(picture.matches("<path class=\"whisker").count(), 2);
         assert_eq!(picture.matches("class=\"head\"").count(), 1);

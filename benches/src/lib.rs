@@ -10,6 +10,7 @@ pub mod measure;
 pub mod metric;
 pub mod numbers;
 pub mod packets;
+pub mod report;
 pub mod results;
 pub mod setup;
 pub mod surroundings;

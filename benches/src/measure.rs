@@ -1,6 +1,7 @@
 //! One round of measurements on one set-up.
 
-use crate::metric::Metric;
+use crate::metric::Quantity;
+use crate::results::Metric as _;
 use crate::setup::{PORT, Setup};
 use hawser_testkit::netns::address::FAR4;
 use hawser_testkit::{Result, failure};
@@ -28,19 +29,19 @@ pub struct Lengths {
     pub round_trips: u32,
 }
 
-/// Samples of a round. A sample is NaN if its measurement failed.
-pub type Samples = Vec<(Metric, f64)>;
+/// Samples of a round; NaN if a measurement failed.
+pub type Samples = Vec<(Quantity, f64)>;
 
 /// Measures everything for which `is_wanted` is true. An error is passed to `complain`, and the other measurements
 /// continue.
 pub fn round(
     setup: &Setup,
     lengths: Lengths,
-    is_wanted: &dyn Fn(Metric) -> bool,
+    is_wanted: &dyn Fn(Quantity) -> bool,
     complain: &mut dyn FnMut(&str),
 ) -> Samples {
     let mut samples = Samples::new();
-    let mut keep = |metrics: &[Metric], measure: &dyn Fn() -> Result<Vec<f64>>| {
+    let mut keep = |metrics: &[Quantity], measure: &dyn Fn() -> Result<Vec<f64>>| {
         if !metrics.iter().copied().any(is_wanted) {
             return;
         }
@@ -51,52 +52,52 @@ pub fn round(
         samples.extend(metrics.iter().copied().zip(found));
     };
     for (way, metrics) in [
-        ("", [Metric::TcpOut, Metric::CpuOut]),
-        ("--reverse", [Metric::TcpIn, Metric::CpuIn]),
+        ("", [Quantity::TcpOut, Quantity::CpuOut]),
+        ("--reverse", [Quantity::TcpIn, Quantity::CpuIn]),
     ] {
         keep(&metrics, &|| transfer(setup, lengths.transfer, way));
     }
     let millis = lengths.short.as_millis();
     for (metric, scale, name, arguments) in [
         (
-            Metric::RoundTrip,
+            Quantity::RoundTrip,
             1.0,
             "p50_us",
             format!("rounds count={}", lengths.round_trips),
         ),
         (
-            Metric::Connections1,
+            Quantity::Connections1,
             1.0,
             // User-Mode Linux loses up to 10 ms now and then (docs/performance.md).
             "per_second_by_median",
             format!("dial at_once=1 millis={millis}"),
         ),
         (
-            Metric::Connections64,
+            Quantity::Connections64,
             1.0,
             "per_second",
             format!("dial at_once=64 millis={millis}"),
         ),
         (
-            Metric::UdpOut1400,
+            Quantity::UdpOut1400,
             1e3,
             "received_per_second",
             format!("flood from=client size=1400 millis={millis}"),
         ),
         (
-            Metric::UdpIn1400,
+            Quantity::UdpIn1400,
             1e3,
             "received_per_second",
             format!("flood from=server size=1400 millis={millis}"),
         ),
         (
-            Metric::UdpOut64,
+            Quantity::UdpOut64,
             1e3,
             "received_per_second",
             format!("flood from=client size=64 millis={millis}"),
         ),
         (
-            Metric::UdpIn64,
+            Quantity::UdpIn64,
             1e3,
             "received_per_second",
             format!("flood from=server size=64 millis={millis}"),

@@ -1,9 +1,11 @@
-//! The quantities measured on a real guest, and their targets.
+//! The quantities measured on a real guest in masquerade mode, its back ends, and the targets.
+
+use crate::results::{About, Bound, Metric, Peer, Results, Target};
 
 /// A quantity that is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-#[allow(missing_docs, reason = "`about` describes each")]
-pub enum Metric {
+#[allow(missing_docs, reason = "each says what it is in `about`")]
+pub enum Quantity {
     TcpOut,
     TcpIn,
     CpuOut,
@@ -22,24 +24,8 @@ pub enum Metric {
     IdleSwitches,
 }
 
-/// How a quantity is presented.
-#[derive(Clone, Copy, Debug)]
-pub struct About {
-    /// Name in the JSON file.
-    pub key: &'static str,
-    /// Title of the quantity in tables and pictures.
-    pub title: &'static str,
-    /// Unit of the quantity.
-    pub unit: &'static str,
-    /// Number of decimals.
-    pub digits: usize,
-    /// True if more is better.
-    pub more_is_better: bool,
-}
-
-impl Metric {
-    /// All quantities, in the order of the results.
-    pub const ALL: [Self; 16] = [
+impl Metric for Quantity {
+    const ALL: &'static [Self] = &[
         Self::TcpOut,
         Self::TcpIn,
         Self::CpuOut,
@@ -58,8 +44,7 @@ impl Metric {
         Self::IdleSwitches,
     ];
 
-    /// How the quantity is presented.
-    pub const fn about(self) -> About {
+    fn about(self) -> About {
         let (key, title, unit, digits, more_is_better) = match self {
             Self::TcpOut => ("tcp_out", "TCP guest → host", "Gbit/s", 2, true),
             Self::TcpIn => ("tcp_in", "TCP host → guest", "Gbit/s", 2, true),
@@ -96,8 +81,8 @@ impl Metric {
 
 /// A back end of the guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Peer {
-    /// hawser in masquerade mode.
+pub enum Back {
+    /// hawser, masquerade.
     Hawser,
     /// passt with a guest MTU of 1500.
     Passt,
@@ -109,9 +94,9 @@ pub enum Peer {
     TapUnmerged,
 }
 
-impl Peer {
-    /// All peers, in the order of runs and results.
-    pub const ALL: [Self; 5] = [
+impl Peer for Back {
+    const OURS: Self = Self::Hawser;
+    const ALL: &'static [Self] = &[
         Self::Hawser,
         Self::Passt,
         Self::PasstLargeMtu,
@@ -119,8 +104,7 @@ impl Peer {
         Self::TapUnmerged,
     ];
 
-    /// Name on the command line and in the JSON file.
-    pub const fn key(self) -> &'static str {
+    fn key(self) -> &'static str {
         match self {
             Self::Hawser => "hawser",
             Self::Passt => "passt",
@@ -130,8 +114,7 @@ impl Peer {
         }
     }
 
-    /// Name of the back end in tables and pictures.
-    pub const fn title(self) -> &'static str {
+    fn title(self) -> &'static str {
         match self {
             Self::Hawser => "hawser",
             Self::Passt => "passt",
@@ -142,34 +125,37 @@ impl Peer {
     }
 }
 
-/// A bound on a quantity.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Bound {
-    /// hawser's value is at least this many times the peer's.
-    AtLeastTimes(Peer, f64),
-    /// hawser's value is at most this many times the peer's.
-    AtMostTimes(Peer, f64),
-    /// hawser's value is at most this.
-    AtMost(f64),
-}
-
-/// A quantity and its bound.
-pub type Target = (Metric, Bound);
-
-/// The targets of hawser.
-pub const TARGETS: [Target; 14] = [
-    (Metric::TcpOut, Bound::AtLeastTimes(Peer::Passt, 2.0)),
-    (Metric::TcpIn, Bound::AtLeastTimes(Peer::Passt, 2.0)),
-    (Metric::TcpOut, Bound::AtLeastTimes(Peer::Tap, 1.0)),
-    (Metric::TcpIn, Bound::AtLeastTimes(Peer::Tap, 1.0)),
-    (Metric::CpuOut, Bound::AtMostTimes(Peer::Passt, 0.6)),
-    (Metric::CpuIn, Bound::AtMostTimes(Peer::Passt, 0.6)),
-    (Metric::RoundTrip, Bound::AtMostTimes(Peer::Passt, 0.65)),
-    (Metric::Connections1, Bound::AtLeastTimes(Peer::Passt, 1.0)),
-    (Metric::Connections64, Bound::AtLeastTimes(Peer::Passt, 1.3)),
-    (Metric::UdpIn1400, Bound::AtLeastTimes(Peer::Passt, 2.0)),
-    (Metric::UdpOut1400, Bound::AtLeastTimes(Peer::Passt, 1.0)),
-    (Metric::ResidentStart, Bound::AtMost(8.0)),
-    (Metric::FlowMemory, Bound::AtMost(1.0)),
-    (Metric::IdleSwitches, Bound::AtMost(0.0)),
+/// The quantities in the picture.
+pub const SHOWN: [Quantity; 10] = [
+    Quantity::TcpOut,
+    Quantity::TcpIn,
+    Quantity::CpuOut,
+    Quantity::CpuIn,
+    Quantity::RoundTrip,
+    Quantity::Connections64,
+    Quantity::UdpOut1400,
+    Quantity::UdpIn1400,
+    Quantity::ResidentStart,
+    Quantity::ResidentEnd,
 ];
+
+/// The targets.
+pub const TARGETS: [Target<Back, Quantity>; 14] = [
+    Target::of(Quantity::TcpOut, Back::Passt, Bound::AtLeastTimes(2.0)),
+    Target::of(Quantity::TcpIn, Back::Passt, Bound::AtLeastTimes(2.0)),
+    Target::of(Quantity::TcpOut, Back::Tap, Bound::AtLeastTimes(1.0)),
+    Target::of(Quantity::TcpIn, Back::Tap, Bound::AtLeastTimes(1.0)),
+    Target::of(Quantity::CpuOut, Back::Passt, Bound::AtMostTimes(0.6)),
+    Target::of(Quantity::CpuIn, Back::Passt, Bound::AtMostTimes(0.6)),
+    Target::of(Quantity::RoundTrip, Back::Passt, Bound::AtMostTimes(0.65)),
+    Target::of(Quantity::Connections1, Back::Passt, Bound::AtLeastTimes(1.0)),
+    Target::of(Quantity::Connections64, Back::Passt, Bound::AtLeastTimes(1.3)),
+    Target::of(Quantity::UdpIn1400, Back::Passt, Bound::AtLeastTimes(2.0)),
+    Target::of(Quantity::UdpOut1400, Back::Passt, Bound::AtLeastTimes(1.0)),
+    Target::alone(Quantity::ResidentStart, 8.0),
+    Target::alone(Quantity::FlowMemory, 1.0),
+    Target::alone(Quantity::IdleSwitches, 0.0),
+];
+
+/// The samples of a run.
+pub type Samples = Results<Back, Quantity>;

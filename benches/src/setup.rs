@@ -1,6 +1,7 @@
 //! A guest, its back end, and servers that it can reach: the set-up of one peer.
 
-use crate::metric::Peer;
+use crate::metric::Back;
+use crate::results::Peer as _;
 use crate::surroundings::Surroundings;
 use hawser_testkit::guest::{Guest, Kind, Plan};
 use hawser_testkit::netns::Networks;
@@ -26,9 +27,9 @@ const TAP_GATEWAY: &str = "10.0.2.1";
 /// A peer that is ready to be measured. Fields are dropped in order: guest, back end, servers, networks, files.
 #[derive(Debug)]
 pub struct Setup {
-    /// Which peer it is.
-    pub peer: Peer,
-    /// Guest behind the back end.
+    /// The peer.
+    pub peer: Back,
+    /// The guest.
     pub guest: Guest,
     /// The process of the back end.
     pub backend: Background,
@@ -40,8 +41,9 @@ pub struct Setup {
 }
 
 impl Setup {
-    /// Starts everything and configures the guest's NIC. All parts are set up in these `surroundings`.
-    pub fn new(peer: Peer, surroundings: &Surroundings) -> Result<Self> {
+    /// Starts everything and configures the guest's NIC. All parts are set up in these
+    /// `surroundings`.
+    pub fn new(peer: Back, surroundings: &Surroundings) -> Result<Self> {
         let folder = tempfile::Builder::new().prefix("hawser-bench-").tempdir()?;
         let networks = Networks::new(LINK_MTU)?;
         for namespace in [&networks.pod, &networks.world] {
@@ -59,7 +61,7 @@ impl Setup {
         plan.kernel_arguments.push("ipv6.disable=1".into());
         let guest = plan.boot()?;
         match peer {
-            Peer::Tap | Peer::TapUnmerged => configure_by_hand(&guest)?,
+            Back::Tap | Back::TapUnmerged => configure_by_hand(&guest)?,
             _ => guest.sh("net-up 4").map(drop)?,
         }
         Ok(Self {
@@ -86,21 +88,21 @@ impl Setup {
     }
 }
 
-fn start(peer: Peer, networks: &Networks, folder: &Path) -> Result<Background> {
+fn start(peer: Back, networks: &Networks, folder: &Path) -> Result<Background> {
     let (socket, log) = (folder.join("vm.sock"), folder.join("backend.log"));
     let path = socket.display();
     let (program, arguments) = match peer {
-        Peer::Hawser => (artifacts::hawser()?, format!("--socket-path={path} --ipv6=off")),
-        Peer::Passt => (
+        Back::Hawser => (artifacts::hawser()?, format!("--socket-path={path} --ipv6=off")),
+        Back::Passt => (
             passt()?,
             format!("--vhost-user --foreground --ipv4-only --mtu 1500 --socket {path}"),
         ),
-        Peer::PasstLargeMtu => (
+        Back::PasstLargeMtu => (
             passt()?,
             format!("--vhost-user --foreground --ipv4-only --mtu 65520 --socket {path}"),
         ),
-        Peer::Tap => (own_program("tap")?, format!("{path} tap0 {TAP_GUEST_MAC}")),
-        Peer::TapUnmerged => (
+        Back::Tap => (own_program("tap")?, format!("{path} tap0 {TAP_GUEST_MAC}")),
+        Back::TapUnmerged => (
             own_program("tap")?,
             format!("{path} tap0 {TAP_GUEST_MAC} without-mrg-rxbuf"),
         ),
@@ -109,7 +111,7 @@ fn start(peer: Peer, networks: &Networks, folder: &Path) -> Result<Background> {
     command.args(arguments.split_whitespace());
     let mut process = Background::start(command, peer.key(), log)?;
     process.wait_for_socket(&socket, PATIENCE)?;
-    if matches!(peer, Peer::Tap | Peer::TapUnmerged) {
+    if matches!(peer, Back::Tap | Back::TapUnmerged) {
         masquerade(networks)?;
     }
     Ok(process)

@@ -5,88 +5,47 @@
 
 use clap::Parser;
 use hawser_benches::bridge::large_frames;
-use hawser_benches::bridge::results::{Metric, Peer, Results};
+use hawser_benches::bridge::results::{Back, Quantity, Samples, TARGETS, panels};
 use hawser_benches::bridge::setup::Setup;
-use hawser_benches::surroundings::Surroundings;
-use hawser_benches::{chart, machine};
+use hawser_benches::report::{Options, Report};
+use hawser_benches::results::Peer as _;
 use hawser_testkit::Result;
 use hawser_testkit::lab::have_machine;
-use std::fs;
-use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Duration;
 
-/// Measures a real guest on a bridge.
+/// Measures a real guest on a bridge: out, in, between, round-trip, udp, bare.
 #[derive(Debug, Parser)]
-struct Options {
-    /// Rounds; each measures every back end once
-    #[arg(long, default_value_t = 5)]
-    rounds: u32,
-    /// Seconds of each TCP transfer
-    #[arg(long, default_value_t = 2)]
-    seconds: u64,
-    /// Back ends to measure: hawser, plain, plain-unmerged, as-cloud-hypervisor (default: all)
-    #[arg(long, value_delimiter = ',')]
-    peers: Vec<String>,
-    /// What to measure: out, in, between, round-trip, udp, bare (default: all)
-    #[arg(long, value_delimiter = ',')]
-    only: Vec<String>,
+struct Arguments {
     #[command(flatten)]
-    surroundings: Surroundings,
-    /// File for all samples
-    #[arg(long)]
-    json: Option<PathBuf>,
-    /// File for the picture
-    #[arg(long)]
-    chart: Option<PathBuf>,
+    options: Options,
 }
 
-impl Options {
-    fn measures(&self, what: &str) -> bool {
-        self.only.is_empty() || self.only.iter().any(|name| name == what)
-    }
-
-    fn peers(&self) -> impl Iterator<Item = Peer> {
-        let named = |peer: &Peer| self.peers.is_empty() || self.peers.iter().any(|name| name == peer.key());
-        Peer::ALL.into_iter().filter(named)
-    }
-}
-
-fn round(setup: &Setup, options: &Options, results: &mut Results) {
-    let time = Duration::from_secs(options.seconds);
-    let mut keep = |metrics: &[Metric], found: Result<Vec<f64>>| {
-        let found = found.unwrap_or_else(|error| {
-            eprintln!("{} failed: {error}", setup.peer.title());
-            vec![f64::NAN; metrics.len()]
-        });
-        for (metric, value) in metrics.iter().zip(found) {
-            results.add(setup.peer, *metric, value);
-        }
-    };
+fn measure(setup: &Setup, options: &Options, results: &mut Samples) {
+    let (peer, time) = (setup.peer, options.transfer());
     if options.measures("out") {
         let found = setup.transfer(time, "").map(Vec::from);
-        keep(&[Metric::TcpOut, Metric::CpuOut], found);
+        results.keep(peer, &[Quantity::TcpOut, Quantity::CpuOut], found);
     }
     if options.measures("in") {
         let found = setup.transfer(time, "--reverse").map(Vec::from);
-        keep(&[Metric::TcpIn, Metric::CpuIn], found);
+        results.keep(peer, &[Quantity::TcpIn, Quantity::CpuIn], found);
     }
     if options.measures("between") {
         let found = setup.between_guests(time).map(|rate| rate.into_iter().collect());
-        keep(&[Metric::Between], found);
+        results.keep(peer, &[Quantity::Between], found);
     }
     for (what, metric, scale, name, arguments) in [
-        ("round-trip", Metric::RoundTrip, 1.0, "p50_us", "rounds count=2000"),
+        ("round-trip", Quantity::RoundTrip, 1.0, "p50_us", "rounds count=2000"),
         (
             "udp",
-            Metric::UdpOut64,
+            Quantity::UdpOut64,
             1e3,
             "received_per_second",
             "flood from=client size=64 millis=700",
         ),
         (
             "udp",
-            Metric::UdpIn64,
+            Quantity::UdpIn64,
             1e3,
             "received_per_second",
             "flood from=server size=64 millis=700",
@@ -94,53 +53,29 @@ fn round(setup: &Setup, options: &Options, results: &mut Results) {
     ] {
         if options.measures(what) {
             let found = setup.traffic(arguments, name).map(|value| vec![value / scale]);
-            keep(&[metric], found);
+            results.keep(peer, &[metric], found);
         }
+    }
+    if peer == Back::Hawser && options.measures("bare") {
+        let bare = large_frames::run(time, &options.surroundings);
+        let found = bare.map(|bare| vec![bare.write, bare.read]);
+        results.keep(peer, &[Quantity::BareWrite, Quantity::BareRead], found);
     }
 }
 
 fn run() -> Result<()> {
-    let options = Options::parse();
+    let Arguments { options } = Arguments::parse();
     let _machine = have_machine()?;
-    let (machine, load) = (machine::Machine::this(), machine::load());
-    let setups = options.peers().map(|peer| {
-        eprintln!("starting {}", peer.title());
-        Setup::new(peer, &options.surroundings)
-    });
-    let setups = setups.collect::<Result<Vec<_>>>()?;
-    let mut results = Results::default();
-    for number in 1..=options.rounds {
-        for setup in &setups {
-            eprintln!("round {number} of {}: {}", options.rounds, setup.peer.title());
-            round(setup, &options, &mut results);
-        }
-        if options.measures("bare") {
-            let bare = large_frames::run(Duration::from_secs(options.seconds), &options.surroundings)?;
-            results.add(Peer::Hawser, Metric::BareWrite, bare.write);
-            results.add(Peer::Hawser, Metric::BareRead, bare.read);
-        }
-    }
-    let note = format!(
-        "{}; medians of {} interleaved rounds, whiskers: least and most",
-        machine.describe(),
-        options.rounds
+    let report = Report::start(options.rounds, &options.surroundings);
+    let setups = options.start(|peer| Setup::new(peer, &options.surroundings))?;
+    let mut results = Samples::default();
+    options.each_round(
+        &setups,
+        |setup| setup.peer.title(),
+        |setup| measure(setup, &options, &mut results),
     );
-    println!(
-        "{note}\nload average before the run: {load:.1}\n\n{}",
-        results.to_markdown()
-    );
-    if let Some(path) = &options.chart {
-        fs::write(path, chart::svg(&results.panels(), &note))?;
-    }
-    if let Some(path) = &options.json {
-        let mut json = results.to_json();
-        json["machine"] = machine.to_json();
-        json["rounds"] = options.rounds.into();
-        json["surroundings"] = options.surroundings.to_json();
-        json["load_before"] = load.into();
-        fs::write(path, format!("{json:#}\n"))?;
-    }
-    Ok(())
+    let verdicts = results.verdicts(&TARGETS);
+    report.write(&results, &panels(&results), &verdicts, &options.files)
 }
 
 fn main() -> ExitCode {

@@ -5,15 +5,13 @@
 
 use clap::Parser;
 use hawser_benches::measure::{self, Lengths};
-use hawser_benches::metric::{Metric, Peer};
-use hawser_benches::results::Results;
+use hawser_benches::metric::{Back, Quantity, SHOWN, Samples, TARGETS};
+use hawser_benches::report::{Files, Report};
+use hawser_benches::results::{Metric as _, Peer as _};
 use hawser_benches::setup::Setup;
 use hawser_benches::surroundings::Surroundings;
-use hawser_benches::{chart, machine};
 use hawser_testkit::Result;
 use hawser_testkit::lab::Lab;
-use std::fs;
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -41,12 +39,8 @@ struct Options {
     only: Vec<String>,
     #[command(flatten)]
     surroundings: Surroundings,
-    /// File for all samples
-    #[arg(long)]
-    json: Option<PathBuf>,
-    /// File for the picture
-    #[arg(long)]
-    chart: Option<PathBuf>,
+    #[command(flatten)]
+    files: Files,
 }
 
 impl Options {
@@ -59,7 +53,7 @@ impl Options {
         }
     }
 
-    fn wants(&self, metric: Metric) -> bool {
+    fn wants(&self, metric: Quantity) -> bool {
         self.only.is_empty() || self.only.iter().any(|key| key == metric.about().key)
     }
 
@@ -67,9 +61,9 @@ impl Options {
         if self.quick { 1 } else { self.rounds }
     }
 
-    fn peers(&self) -> Result<Vec<Peer>> {
+    fn peers(&self) -> Result<Vec<Back>> {
         let find = |key: &String| {
-            let found = Peer::ALL.into_iter().find(|peer| peer.key() == key);
+            let found = Back::ALL.iter().copied().find(|peer| peer.key() == key);
             found.ok_or_else(|| hawser_testkit::failure(format!("no back end '{key}': see --help")))
         };
         self.peers.iter().map(find).collect()
@@ -85,32 +79,32 @@ impl Progress {
     }
 }
 
-/// Starts all peers. A peer that does not start is left out, except hawser.
-fn start(peers: &[Peer], surroundings: &Surroundings, progress: &Progress) -> Result<Vec<Setup>> {
+/// Starts all peers; a peer that does not start is left out, except hawser.
+fn start(peers: &[Back], surroundings: &Surroundings, progress: &Progress) -> Result<Vec<Setup>> {
     let mut setups = Vec::new();
     for &peer in peers {
         progress.say(&format!("starting {}", peer.title()));
         match Setup::new(peer, surroundings) {
             Ok(setup) => setups.push(setup),
-            Err(error) if peer != Peer::Hawser => eprintln!("{} is left out: {error}", peer.title()),
+            Err(error) if peer != Back::Hawser => eprintln!("{} is left out: {error}", peer.title()),
             Err(error) => return Err(error),
         }
     }
     Ok(setups)
 }
 
-fn measure(setups: &[Setup], options: &Options, progress: &Progress) -> Result<Results> {
-    let mut results = Results::default();
+fn measure(setups: &[Setup], options: &Options, progress: &Progress) -> Result<Samples> {
+    let mut results = Samples::default();
     for setup in setups {
         let start = measure::megabytes(setup.resident_start_kib)?;
-        results.add(setup.peer, Metric::ResidentStart, start);
+        results.add(setup.peer, Quantity::ResidentStart, start);
         // For the other peers, the kernel holds the flows.
-        if options.wants(Metric::FlowMemory) && matches!(setup.peer, Peer::Hawser | Peer::Passt) {
+        if options.wants(Quantity::FlowMemory) && matches!(setup.peer, Back::Hawser | Back::Passt) {
             progress.say(&format!("idle flows: {}", setup.peer.title()));
             match measure::flow_memory(setup) {
                 Ok([own, shared]) => {
-                    results.add(setup.peer, Metric::FlowMemory, own);
-                    results.add(setup.peer, Metric::FlowMemoryShared, shared);
+                    results.add(setup.peer, Quantity::FlowMemory, own);
+                    results.add(setup.peer, Quantity::FlowMemoryShared, shared);
                 }
                 Err(error) => progress.say(&format!("failed: {error}")),
             }
@@ -132,15 +126,15 @@ fn measure(setups: &[Setup], options: &Options, progress: &Progress) -> Result<R
         }
     }
     for setup in setups {
-        results.add(setup.peer, Metric::ResidentEnd, measure::resident_mb(setup)?);
+        results.add(setup.peer, Quantity::ResidentEnd, measure::resident_mb(setup)?);
     }
-    if !options.wants(Metric::IdleSwitches) {
+    if !options.wants(Quantity::IdleSwitches) {
         return Ok(results);
     }
     progress.say("idle guests, after a pause for what is still to end");
     std::thread::sleep(measure::IDLE / 2);
     for (setup, switches) in setups.iter().zip(measure::idle_switches(setups)?) {
-        results.add(setup.peer, Metric::IdleSwitches, switches);
+        results.add(setup.peer, Quantity::IdleSwitches, switches);
     }
     Ok(results)
 }
@@ -150,29 +144,11 @@ fn run(options: &Options) -> Result<()> {
     let peers = options.peers()?;
     progress.say("waiting for the machine, building, fetching guests");
     let _lab = Lab::alone()?;
-    let (machine, load) = (machine::Machine::this(), machine::load());
+    let report = Report::start(options.rounds(), &options.surroundings);
     let setups = start(&peers, &options.surroundings, &progress)?;
     let results = measure(&setups, options, &progress)?;
-    let note = format!(
-        "{}; medians of {} interleaved rounds, whiskers: least and most",
-        machine.describe(),
-        options.rounds()
-    );
-    println!(
-        "{note}\nload average before the run: {load:.1}\n\n{}",
-        results.to_markdown()
-    );
-    if let Some(path) = &options.chart {
-        fs::write(path, chart::svg(&results.panels(), &note))?;
-    }
-    if let Some(path) = &options.json {
-        let mut json = results.to_json();
-        json["machine"] = machine.to_json();
-        json["rounds"] = options.rounds().into();
-        json["surroundings"] = options.surroundings.to_json();
-        json["load_before"] = load.into();
-        fs::write(path, format!("{json:#}\n"))?;
-    }
+    let panels: Vec<_> = SHOWN.iter().map(|metric| results.panel(*metric)).collect();
+    report.write(&results, &panels, &results.verdicts(&TARGETS), &options.files)?;
     progress.say("done");
     Ok(())
 }

@@ -5,7 +5,7 @@
 use clap::{Parser, ValueEnum};
 use hawser_benches::machine;
 use hawser_benches::numbers::Spread;
-use hawser_benches::tunnel::{Burst, Floor, Outcome, Pair, WholeFloor, run};
+use hawser_benches::tunnel::{Between, Burst, Exchange, Floor, Outcome, Pair, WholeFloor, run};
 use hawser_testkit::Result;
 use hawser_testkit::netns::Namespace;
 use std::process::ExitCode;
@@ -32,6 +32,25 @@ struct Options {
     /// Run only one part: for a profiler
     #[arg(long, value_name = "PART")]
     only: Option<Part>,
+    #[arg(long)]
+    exchange: bool,
+}
+
+fn exchange(options: &Options) -> Result<()> {
+    let mut tunnel = Exchange::new(Between::Tunnel)?;
+    let mut bridges = Exchange::new(Between::Bridges)?;
+    let (mut a, mut b, mut d) = (Vec::new(), Vec::new(), Vec::new());
+    for _ in 0..options.rounds {
+        let t = Spread::of(&tunnel.run(5000)?).unwrap();
+        let u = Spread::of(&bridges.run(5000)?).unwrap();
+        a.push(t.median);
+        b.push(u.median);
+        d.push(t.median - u.median);
+    }
+    for v in [&a, &b, &d] {
+        println!("{}", Spread::of(v).unwrap().text(1));
+    }
+    Ok(())
 }
 
 /// A part that a profiler may examine alone.
@@ -164,6 +183,9 @@ fn measure_whole(rounds: u32, time: Duration) -> Result<Whole> {
 
 fn main() -> ExitCode {
     let options = Options::parse();
+    if options.exchange {
+        return hawser_benches::exit(exchange(&options));
+    }
     let outcome = Namespace::new().and_then(|namespace| namespace.inside(|| measure(&options))?);
     hawser_benches::exit(outcome)
 }

@@ -1,16 +1,12 @@
-//! All samples of a run on a bridge, and the targets for it.
+//! The back ends on a bridge, the quantities, and the targets.
 
 use crate::chart::{Bar, Panel};
-use crate::metric::About;
-use crate::numbers::Spread;
-use serde_json::{Map, Value, json};
-use std::collections::BTreeMap;
-use std::fmt::Write as _;
+use crate::results::{About, Bound, Metric, Peer, Results, Target};
 
 /// A back end of the guest on the bridge.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Peer {
-    /// hawser in bridge mode.
+pub enum Back {
+    /// hawser, bridge mode.
     Hawser,
     /// One system call per frame, without optimisations.
     Plain,
@@ -22,12 +18,11 @@ pub enum Peer {
     AsCloudHypervisor,
 }
 
-impl Peer {
-    /// All back ends, in the order of runs and results.
-    pub const ALL: [Self; 4] = [Self::Hawser, Self::Plain, Self::PlainUnmerged, Self::AsCloudHypervisor];
+impl Peer for Back {
+    const OURS: Self = Self::Hawser;
+    const ALL: &'static [Self] = &[Self::Hawser, Self::Plain, Self::PlainUnmerged, Self::AsCloudHypervisor];
 
-    /// Name in the JSON file.
-    pub const fn key(self) -> &'static str {
+    fn key(self) -> &'static str {
         match self {
             Self::Hawser => "hawser",
             Self::Plain => "plain",
@@ -36,8 +31,7 @@ impl Peer {
         }
     }
 
-    /// Name of the back end in tables and pictures.
-    pub const fn title(self) -> &'static str {
+    fn title(self) -> &'static str {
         match self {
             Self::Hawser => "hawser",
             Self::Plain => "plain TAP",
@@ -49,8 +43,8 @@ impl Peer {
 
 /// A measured quantity.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-#[allow(missing_docs, reason = "`about` describes each")]
-pub enum Metric {
+#[allow(missing_docs, reason = "each says what it is in `about`")]
+pub enum Quantity {
     TcpOut,
     TcpIn,
     CpuOut,
@@ -63,9 +57,8 @@ pub enum Metric {
     BareRead,
 }
 
-impl Metric {
-    /// All quantities, in the order of the results.
-    pub const ALL: [Self; 10] = [
+impl Metric for Quantity {
+    const ALL: &'static [Self] = &[
         Self::TcpOut,
         Self::TcpIn,
         Self::Between,
@@ -78,7 +71,7 @@ impl Metric {
         Self::UdpIn64,
     ];
 
-    const fn about(self) -> About {
+    fn about(self) -> About {
         let (key, title, unit, digits) = match self {
             Self::TcpOut => ("tcp_out", "TCP guest → host", "Gbit/s", 2),
             Self::TcpIn => ("tcp_in", "TCP host → guest", "Gbit/s", 2),
@@ -106,146 +99,70 @@ impl Metric {
 }
 
 /// The quantities in the picture, each with the bare loop for comparison.
-const SHOWN: [(Metric, Option<Metric>); 7] = [
-    (Metric::TcpOut, None),
-    (Metric::TcpIn, None),
-    (Metric::CpuOut, Some(Metric::BareWrite)),
-    (Metric::CpuIn, Some(Metric::BareRead)),
-    (Metric::UdpOut64, None),
-    (Metric::UdpIn64, None),
-    (Metric::RoundTrip, None),
+const SHOWN: [(Quantity, Option<Quantity>); 7] = [
+    (Quantity::TcpOut, None),
+    (Quantity::TcpIn, None),
+    (Quantity::CpuOut, Some(Quantity::BareWrite)),
+    (Quantity::CpuIn, Some(Quantity::BareRead)),
+    (Quantity::UdpOut64, None),
+    (Quantity::UdpIn64, None),
+    (Quantity::RoundTrip, None),
 ];
 
-/// The targets. Each has hawser's quantity, a peer with the quantity to compare with, a factor, and whether the factor
-/// is a minimum.
-const TARGETS: [(Metric, Peer, Metric, f64, bool); 7] = [
-    (Metric::TcpOut, Peer::Plain, Metric::TcpOut, 1.05, true),
-    (Metric::TcpIn, Peer::AsCloudHypervisor, Metric::TcpIn, 10.0, true),
-    (Metric::TcpIn, Peer::PlainUnmerged, Metric::TcpIn, 10.0, true),
-    (Metric::CpuOut, Peer::Hawser, Metric::BareWrite, 1.25, false),
-    (Metric::CpuIn, Peer::Hawser, Metric::BareRead, 1.4, false),
-    (Metric::Between, Peer::Hawser, Metric::TcpOut, 0.8, true),
-    (Metric::RoundTrip, Peer::Plain, Metric::RoundTrip, 1.0, false),
+/// The targets. Those that name hawser as the peer are against the bare loop, or another direction.
+pub const TARGETS: [Target<Back, Quantity>; 7] = [
+    Target::of(Quantity::TcpOut, Back::Plain, Bound::AtLeastTimes(1.05)),
+    Target::of(Quantity::TcpIn, Back::AsCloudHypervisor, Bound::AtLeastTimes(10.0)),
+    Target::of(Quantity::TcpIn, Back::PlainUnmerged, Bound::AtLeastTimes(10.0)),
+    Target {
+        metric: Quantity::CpuOut,
+        peer: Back::Hawser,
+        theirs: Quantity::BareWrite,
+        bound: Bound::AtMostTimes(1.25),
+    },
+    Target {
+        metric: Quantity::CpuIn,
+        peer: Back::Hawser,
+        theirs: Quantity::BareRead,
+        bound: Bound::AtMostTimes(1.4),
+    },
+    Target {
+        metric: Quantity::Between,
+        peer: Back::Hawser,
+        theirs: Quantity::TcpOut,
+        bound: Bound::AtLeastTimes(0.8),
+    },
+    Target::of(Quantity::RoundTrip, Back::Plain, Bound::AtMostTimes(1.0)),
 ];
 
-/// Samples by peer and metric. Samples at equal positions are of the same round. Those of the bare loop are under
-/// hawser.
-#[derive(Debug, Default)]
-pub struct Results(BTreeMap<(Peer, Metric), Vec<f64>>);
+/// The samples of a run. Those of the bare loop are under hawser.
+pub type Samples = Results<Back, Quantity>;
 
-impl Results {
-    /// Adds a sample. It is NaN if the measurement failed.
-    pub fn add(&mut self, peer: Peer, metric: Metric, value: f64) {
-        self.0.entry((peer, metric)).or_default().push(value);
-    }
-
-    fn of(&self, peer: Peer, metric: Metric) -> &[f64] {
-        self.0.get(&(peer, metric)).map_or(&[], Vec::as_slice)
-    }
-
-    /// The panels of the picture.
-    pub fn panels(&self) -> Vec<Panel> {
-        let spread = |peer, metric| Spread::of(self.of(peer, metric));
-        let measured = |peer: &Peer| self.0.keys().any(|(known, _)| known == peer);
-        let panel = |(metric, bare): (Metric, Option<Metric>)| {
-            let peers = Peer::ALL.into_iter().filter(measured).map(|peer| Bar {
-                name: peer.title(),
-                ours: peer == Peer::Hawser,
-                spread: spread(peer, metric),
-            });
-            let bare = bare.map(|bare| Bar {
-                name: "bare loop",
-                ours: false,
-                spread: spread(Peer::Hawser, bare),
-            });
-            Panel {
-                about: metric.about(),
-                bars: peers.chain(bare).collect(),
-            }
-        };
-        let mut panels: Vec<Panel> = SHOWN.into_iter().map(panel).collect();
-        panels.push(Panel {
-            about: About {
-                title: "TCP between guests, and to the host",
-                ..Metric::Between.about()
-            },
-            bars: [("guest → guest", Metric::Between), ("guest → host", Metric::TcpOut)]
-                .map(|(name, metric)| Bar {
-                    name,
-                    ours: true,
-                    spread: spread(Peer::Hawser, metric),
-                })
-                .into(),
-        });
-        panels
-    }
-
-    /// Each target, the measured ratio, and whether the target is reached.
-    fn verdicts(&self) -> impl Iterator<Item = (String, Option<Spread>, bool)> {
-        TARGETS.iter().map(|&(metric, peer, theirs, times, at_least)| {
-            let spread = Spread::of_ratios(self.of(Peer::Hawser, metric), self.of(peer, theirs));
-            let met = spread.is_some_and(|s| if at_least { s.median >= times } else { s.median <= times });
-            let sign = if at_least { '≥' } else { '≤' };
-            let against = if peer == Peer::Hawser {
-                theirs.about().title
-            } else {
-                peer.title()
-            };
-            (
-                format!("{}: {sign} {times}× {against}", metric.about().title),
-                spread,
-                met,
-            )
+/// The panels of the picture.
+pub fn panels(results: &Samples) -> Vec<Panel> {
+    let bar = |name, ours, metric| Bar {
+        name,
+        ours,
+        spread: results.spread(Back::Hawser, metric),
+    };
+    let mut panels: Vec<Panel> = SHOWN
+        .into_iter()
+        .map(|(metric, bare)| {
+            let mut panel = results.panel(metric);
+            panel.bars.extend(bare.map(|bare| bar("bare loop", false, bare)));
+            panel
         })
-    }
-
-    /// Two tables in Markdown: the figures, and the targets.
-    pub fn to_markdown(&self) -> String {
-        let mut text = String::from("| |");
-        for peer in Peer::ALL {
-            // Writing to a String cannot fail, here and below.
-            let _ = write!(text, " {} |", peer.title());
-        }
-        text.push_str("\n|---|---|---|---|---|\n");
-        for metric in Metric::ALL {
-            let About {
-                title, unit, digits, ..
-            } = metric.about();
-            let _ = write!(text, "| {title}, {unit} |");
-            for peer in Peer::ALL {
-                let cell = Spread::of(self.of(peer, metric)).map_or_else(|| "—".to_owned(), |s| s.text(digits));
-                let _ = write!(text, " {cell} |");
-            }
-            text.push('\n');
-        }
-        text.push_str("\n| target | measured | |\n|---|---|---|\n");
-        for (target, spread, met) in self.verdicts() {
-            let measured = spread.map_or_else(|| "—".to_owned(), Spread::times);
-            let _ = writeln!(
-                text,
-                "| {target} | {measured} | {} |",
-                if met { "met" } else { "**missed**" }
-            );
-        }
-        text
-    }
-
-    /// Everything as JSON.
-    pub fn to_json(&self) -> Value {
-        let mut peers = Map::new();
-        for ((peer, metric), samples) in &self.0 {
-            let Some(spread) = Spread::of(samples) else { continue };
-            let mut value = spread.to_json();
-            value["samples"] = json!(samples);
-            value["unit"] = json!(metric.about().unit);
-            peers.entry(peer.key()).or_insert_with(|| json!({}))[metric.about().key] = value;
-        }
-        let verdicts: Vec<_> = self
-            .verdicts()
-            .map(|(target, spread, met)| json!({ "target": target, "measured": spread.map(Spread::to_json), "met": met }))
-            .collect();
-        json!({ "peers": peers, "targets": verdicts })
-    }
+        .collect();
+    panels.push(Panel {
+        about: About {
+            title: "TCP between guests, and to the host",
+            ..Quantity::Between.about()
+        },
+        bars: [("guest → guest", Quantity::Between), ("guest → host", Quantity::TcpOut)]
+            .map(|(name, metric)| bar(name, true, metric))
+            .into(),
+    });
+    panels
 }
 
 #[cfg(test)]
@@ -255,12 +172,12 @@ mod tests {
 
     #[test]
     fn the_bare_loop_and_the_way_between_guests_are_in_the_picture() {
-        let mut results = Results::default();
-        for metric in [Metric::CpuIn, Metric::BareRead, Metric::Between, Metric::TcpOut] {
-            results.add(Peer::Hawser, metric, 2.0);
+        let mut results = Samples::default();
+        for metric in [Quantity::CpuIn, Quantity::BareRead, Quantity::Between, Quantity::TcpOut] {
+            results.add(Back::Hawser, metric, 2.0);
         }
-        results.add(Peer::Plain, Metric::CpuIn, 1.0);
-        let picture = chart::svg(&results.panels(), "");
+        results.add(Back::Plain, Quantity::CpuIn, 1.0);
+        let picture = chart::svg(&panels(&results), "");
         for name in ["bare loop", "plain TAP", "guest → guest"] {
             assert!(picture.contains(name), "{name}");
         }

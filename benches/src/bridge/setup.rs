@@ -1,6 +1,7 @@
 //! A guest on a bridge, its back end, and servers on the segment.
 
-use super::results::Peer;
+use super::results::Back;
+use crate::results::Peer as _;
 use crate::surroundings::Surroundings;
 use hawser_testkit::guest::{Guest, Kind, Plan};
 use hawser_testkit::process::Background;
@@ -18,9 +19,9 @@ const PATIENCE: Duration = Duration::from_secs(15);
 /// A peer that is ready to be measured. Fields are dropped in order: guests, back ends, servers, segment.
 #[derive(Debug)]
 pub struct Setup {
-    /// Which peer it is.
-    pub peer: Peer,
-    /// Guests of the peer. The first is measured. hawser has a second guest on the bridge.
+    /// The peer.
+    pub peer: Back,
+    /// The guests. The first is measured; hawser has a second guest on the bridge.
     guests: Vec<Guest>,
     backends: Vec<Background>,
     _servers: Background,
@@ -33,12 +34,12 @@ impl Setup {
     ///
     /// # Errors
     /// A part does not start.
-    pub fn new(peer: Peer, surroundings: &Surroundings) -> Result<Self> {
+    pub fn new(peer: Back, surroundings: &Surroundings) -> Result<Self> {
         let mut segment = Segment::beside(MTU)?;
         segment.serve()?;
         surroundings.apply_to_namespace(&segment.host)?;
         let servers = peers::iperf_server(&segment.host, segment.folder(), HOST4)?;
-        let count = if peer == Peer::Hawser { 2 } else { 1 };
+        let count = if peer == Back::Hawser { 2 } else { 1 };
         let backends = (0..count)
             .map(|n| start(peer, n, &segment))
             .collect::<Result<Vec<_>>>()?;
@@ -112,14 +113,14 @@ fn socket(segment: &Segment, number: usize) -> PathBuf {
     segment.path(&format!("vm{number}.sock"))
 }
 
-fn start(peer: Peer, number: usize, segment: &Segment) -> Result<Background> {
+fn start(peer: Back, number: usize, segment: &Segment) -> Result<Background> {
     let (tap, path, mac) = (format!("tap{number}"), socket(segment, number), MACS[number]);
     let mut command = segment.host.command(match peer {
-        Peer::Hawser => artifacts::hawser()?,
-        Peer::Plain | Peer::PlainUnmerged | Peer::AsCloudHypervisor => std::env::current_exe()?.with_file_name("tap"),
+        Back::Hawser => artifacts::hawser()?,
+        Back::Plain | Back::PlainUnmerged | Back::AsCloudHypervisor => std::env::current_exe()?.with_file_name("tap"),
     });
     match peer {
-        Peer::Hawser => {
+        Back::Hawser => {
             segment.add_tap(&tap, "")?;
             command
                 .arg("--mode=bridge")
@@ -127,13 +128,13 @@ fn start(peer: Peer, number: usize, segment: &Segment) -> Result<Background> {
                 .arg(format!("--mac={mac}"));
             command.arg(format!("--socket-path={}", path.display()));
         }
-        Peer::Plain => drop(command.arg(&path).args([&tap, mac])),
-        Peer::PlainUnmerged => drop(command.arg(&path).args([&tap, mac, "without-mrg-rxbuf"])),
-        Peer::AsCloudHypervisor => drop(command.arg(&path).args([&tap, mac, "as-cloud-hypervisor"])),
+        Back::Plain => drop(command.arg(&path).args([&tap, mac])),
+        Back::PlainUnmerged => drop(command.arg(&path).args([&tap, mac, "without-mrg-rxbuf"])),
+        Back::AsCloudHypervisor => drop(command.arg(&path).args([&tap, mac, "as-cloud-hypervisor"])),
     }
     let mut process = Background::start(command, peer.key(), path.with_extension("log"))?;
     process.wait_for_socket(&path, PATIENCE)?;
-    if peer != Peer::Hawser {
+    if peer != Back::Hawser {
         segment.enslave(&tap)?;
     }
     Ok(process)

@@ -7,7 +7,7 @@ use super::thread_in;
 use hawser_testkit::Result;
 use rustix::thread::{CpuSet, Pid, sched_getaffinity, sched_setaffinity};
 
-/// The processors that this process may use, in order.
+/// The processors that the calling thread may use, in order.
 fn processors() -> Result<Vec<usize>> {
     let set = sched_getaffinity(None)?;
     Ok((0..CpuSet::MAX_CPU).filter(|&n| set.is_set(n)).collect())
@@ -19,6 +19,16 @@ fn hold(thread: Option<Pid>, processors: &[usize]) -> Result<()> {
         set.set(n);
     }
     Ok(sched_setaffinity(thread, &set)?)
+}
+
+/// Restricts the calling thread to the processor with this number among those that it may use, or to the last one.
+///
+/// # Errors
+/// The kernel refuses.
+pub fn pin_to(number: usize) -> Result<()> {
+    let all = processors()?;
+    let chosen = all.get(number).or(all.last());
+    hold(None, &chosen.copied().into_iter().collect::<Vec<_>>())
 }
 
 /// The processor of the measured thread, once all others have been moved away.

@@ -1,6 +1,7 @@
 //! Two guests, their nodes, and the network between them.
 
-use super::results::Peer;
+use super::results::Network;
+use crate::results::Peer as _;
 use crate::surroundings::Surroundings;
 use hawser_testkit::guest::{Guest, Kind, Plan, Running};
 use hawser_testkit::nodes::{Nodes, PORT, Port};
@@ -21,8 +22,8 @@ const LIFETIME: Duration = Duration::from_secs(3600);
 /// A peer that is ready to be measured. Fields are dropped in order: servers, guests, back ends, switches, nodes.
 #[derive(Debug)]
 pub struct Setup {
-    /// Which peer it is.
-    pub peer: Peer,
+    /// Which one.
+    pub peer: Network,
     _servers: [Running; 2],
     guests: Vec<Guest>,
     backends: Vec<Background>,
@@ -35,11 +36,11 @@ impl Setup {
     ///
     /// # Errors
     /// A part does not start.
-    pub fn new(peer: Peer, surroundings: &Surroundings) -> Result<Self> {
+    pub fn new(peer: Network, surroundings: &Surroundings) -> Result<Self> {
         let nodes = Nodes::beside(PORTS.len(), UNDERLAY_MTU)?;
         let switches = match peer {
-            Peer::Ovs | Peer::OvsTso => switches(peer, &nodes)?,
-            Peer::Hawser | Peer::Bridge => Vec::new(),
+            Network::Ovs | Network::OvsTso => switches(peer, &nodes)?,
+            Network::Hawser | Network::Bridge => Vec::new(),
         };
         let backends = PORTS.map(|port| start(peer, port, &nodes, &switches));
         let backends = backends.into_iter().collect::<Result<Vec<_>>>()?;
@@ -107,10 +108,10 @@ fn socket(nodes: &Nodes, port: Port) -> PathBuf {
     nodes.path(&format!("vm{}.sock", port.number))
 }
 
-fn switches(peer: Peer, nodes: &Nodes) -> Result<Vec<Ovs>> {
+fn switches(peer: Network, nodes: &Nodes) -> Result<Vec<Ovs>> {
     let mut switches = Vec::new();
     for (port, other) in [(PORTS[0], PORTS[1]), (PORTS[1], PORTS[0])] {
-        let settings = if peer == Peer::OvsTso {
+        let settings = if peer == Network::OvsTso {
             "other_config:userspace-tso-enable=true"
         } else {
             nodes.complete_frames(port.node)?;
@@ -127,14 +128,14 @@ fn switches(peer: Peer, nodes: &Nodes) -> Result<Vec<Ovs>> {
     Ok(switches)
 }
 
-fn start(peer: Peer, port: Port, nodes: &Nodes, switches: &[Ovs]) -> Result<Background> {
+fn start(peer: Network, port: Port, nodes: &Nodes, switches: &[Ovs]) -> Result<Background> {
     let (node, path, mac) = (&nodes.nodes[port.node], socket(nodes, port), port.mac());
     let mut command = node.command(match peer {
-        Peer::Hawser | Peer::Bridge => artifacts::hawser()?,
-        Peer::Ovs | Peer::OvsTso => std::env::current_exe()?.with_file_name("tap"),
+        Network::Hawser | Network::Bridge => artifacts::hawser()?,
+        Network::Ovs | Network::OvsTso => std::env::current_exe()?.with_file_name("tap"),
     });
     match peer {
-        Peer::Hawser => {
+        Network::Hawser => {
             let other = PORTS[1 - port.node];
             command
                 .args(["--mode=layer2", "--ipv4=10.100.0.0/24"])
@@ -148,7 +149,7 @@ fn start(peer: Peer, port: Port, nodes: &Nodes, switches: &[Ovs]) -> Result<Back
                     Nodes::vtep4(other.node)
                 ));
         }
-        Peer::Bridge => {
+        Network::Bridge => {
             for line in [
                 "ip tuntap add dev tap0 mode tap vnet_hdr",
                 "ip link add br1 type bridge",
@@ -160,10 +161,10 @@ fn start(peer: Peer, port: Port, nodes: &Nodes, switches: &[Ovs]) -> Result<Back
             }
             command.args(["--mode=bridge", "--tap=tap0"]);
         }
-        Peer::Ovs => drop(command.arg(&path).args(["tap0", &mac, "without-offloads"])),
-        Peer::OvsTso => drop(command.arg(&path).args(["tap0", &mac])),
+        Network::Ovs => drop(command.arg(&path).args(["tap0", &mac, "without-offloads"])),
+        Network::OvsTso => drop(command.arg(&path).args(["tap0", &mac])),
     }
-    if matches!(peer, Peer::Hawser | Peer::Bridge) {
+    if matches!(peer, Network::Hawser | Network::Bridge) {
         command
             .arg(format!("--mac={mac}"))
             .arg(format!("--socket-path={}", path.display()));
@@ -177,19 +178,19 @@ fn start(peer: Peer, port: Port, nodes: &Nodes, switches: &[Ovs]) -> Result<Back
     Ok(process)
 }
 
-fn boot(peer: Peer, port: Port, nodes: &Nodes, surroundings: &Surroundings) -> Result<Guest> {
+fn boot(peer: Network, port: Port, nodes: &Nodes, surroundings: &Surroundings) -> Result<Guest> {
     let mut plan = Plan::new(Kind::Uml, &socket(nodes, port));
     surroundings.apply_to_guest(&mut plan, port.node);
     let guest = plan.boot()?;
     let mtu = match peer {
-        Peer::Bridge => UNDERLAY_MTU,
-        Peer::Hawser | Peer::Ovs | Peer::OvsTso => nodes.inner_mtu(false),
+        Network::Bridge => UNDERLAY_MTU,
+        Network::Hawser | Network::Ovs | Network::OvsTso => nodes.inner_mtu(false),
     };
     guest.sh(&format!(
         "ip link set eth0 mtu {mtu} up && ip addr add {}/24 dev eth0",
         port.address4()
     ))?;
-    if peer == Peer::Ovs {
+    if peer == Network::Ovs {
         // The datapath completes neither segments nor checksums.
         guest.sh("ethtool -K eth0 tx off tso off gso off")?;
     }

@@ -4,9 +4,11 @@
 //! Both use more memory than the caches hold, as the frames of a guest do. One thread has no wake-ups and no second
 //! processor, so its time is the cost of both ends together.
 
+mod exchange;
 mod floor;
 mod overlay;
 
+pub use exchange::{Between, Exchange};
 pub use floor::{Floor, WholeFloor};
 pub use overlay::Pair;
 

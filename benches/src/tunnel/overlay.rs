@@ -165,9 +165,11 @@ impl Pair {
     fn of(shape: Shape, peers: u32, knows_frame_option: bool) -> Result<Self> {
         let mss = shape.mss;
         let (a, b) = (endpoint(2)?, endpoint(3)?);
+        let sender = station_config(a, SENDER, (b, RECEIVER, knows_frame_option), peers)?;
+        let receiver = station_config(b, RECEIVER, (a, SENDER, knows_frame_option), peers)?;
         Ok(Self {
-            sender: station(a, SENDER, (b, RECEIVER, knows_frame_option), mss, peers)?,
-            receiver: station(b, RECEIVER, (a, SENDER, knows_frame_option), mss, peers)?,
+            sender: station(&sender, SENDER, mss)?,
+            receiver: station(&receiver, RECEIVER, mss)?,
             from: vec![0x5a; REGION],
             into: Memory {
                 bytes: vec![0; REGION],
@@ -285,14 +287,14 @@ fn endpoint(host: u8) -> Result<SocketAddr> {
     Ok(UdpSocket::bind((Ipv4Addr::new(127, 0, 0, host), 0))?.local_addr()?)
 }
 
-/// A mode for the guest `mac`, with a peer given by endpoint, MAC and support for the option.
-fn station(
+/// The configuration of a mode for the guest `mac`, with a peer given by endpoint, MAC and support for the option, and
+/// `peers` others.
+pub(super) fn station_config(
     vtep: SocketAddr,
     mac: MacAddr,
     (other, far, knows_frame_option): (SocketAddr, MacAddr, bool),
-    mss: u16,
     peers: u32,
-) -> Result<Overlay> {
+) -> Result<Layer2Config> {
     let known = PeerConfig {
         vtep: other,
         macs: vec![far],
@@ -310,7 +312,7 @@ fn station(
             knows_frame_option: false,
         }
     });
-    let mode = Layer2Config {
+    Ok(Layer2Config {
         vni: Vni::new(7).ok_or_else(|| failure("no VNI"))?,
         vtep,
         role: NetworkRole::Primary(PrimaryNetwork {
@@ -326,7 +328,11 @@ fn station(
         }),
         names: NameConfig::default(),
         peers: std::iter::once(known).chain(more).collect(),
-    };
+    })
+}
+
+/// A mode for the guest `mac` whose segments have `mss` bytes.
+fn station(mode: &Layer2Config, mac: MacAddr, mss: u16) -> Result<Overlay> {
     let port = PortConfig {
         name: "tunnel".into(),
         mac: Some(mac),
@@ -337,7 +343,7 @@ fn station(
         mode: ModeConfig::Layer2(mode.clone()),
     };
     Ok(Overlay::new(
-        OverlaySetup::alone(&port, &mode, 16)?,
-        OverlayState::new(&port, &mode),
+        OverlaySetup::alone(&port, mode, 16)?,
+        OverlayState::new(&port, mode),
     )?)
 }
