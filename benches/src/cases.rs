@@ -33,6 +33,8 @@ const FEATURES: Features = Features(1 << 32 | 1 << 15 | 1 << 28 | 1 << 29 | 1 <<
 const RING: u16 = 256;
 /// Number of frames per burst.
 const BURST: usize = 64;
+/// Guests that the tunnel's table knows besides the two.
+const MANY: u32 = 10_000;
 /// Payload bytes of a segment in the tunnel on an underlay of 1500 bytes.
 const SEGMENT: u16 = 1376;
 /// Number of known flows.
@@ -53,7 +55,7 @@ pub type Round = Box<dyn FnMut() -> (Duration, u32)>;
 pub type Case = (&'static str, fn() -> Result<Round>);
 
 /// All cases.
-pub const ALL: [Case; 21] = [
+pub const ALL: [Case; 23] = [
     ("transmit-60", || Ok(transmit(&[72], false))),
     ("transmit-1514-two-buffers", || Ok(transmit(&[12, 1514], false))),
     ("transmit-64k-indirect", || {
@@ -76,8 +78,12 @@ pub const ALL: [Case; 21] = [
     }),
     ("overlay-send-64k-whole", || overlay::send(Pair::whole(SEGMENT)?)),
     ("overlay-receive-64k-whole", || overlay::receive(Pair::whole(SEGMENT)?)),
-    ("overlay-send-64", || overlay::send(Pair::small()?)),
-    ("overlay-receive-64", || overlay::receive(Pair::small()?)),
+    ("overlay-send-64", || overlay::send(Pair::small(0)?)),
+    ("overlay-send-64-10000-known", || overlay::send(Pair::small(MANY)?)),
+    ("overlay-receive-64", || overlay::receive(Pair::small(0)?)),
+    ("overlay-receive-64-10000-known", || {
+        overlay::receive(Pair::small(MANY)?)
+    }),
     ("port-burst-1", || port::burst(1)),
     ("port-burst-64", || port::burst(BURST)),
 ];

@@ -4,6 +4,7 @@ pub mod bridge;
 pub mod cases;
 pub mod chart;
 pub mod engine;
+pub mod instructions;
 pub mod layer2;
 pub mod machine;
 pub mod measure;

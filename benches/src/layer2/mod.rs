@@ -4,5 +4,6 @@
 //! Open vSwitch's user-space datapath with a TAP device for each guest, or without a tunnel by TAP devices and bridges
 //! of the kernel.
 
+pub mod footprint;
 pub mod results;
 pub mod setup;

@@ -4,6 +4,7 @@
 //! Both use more memory than the caches hold, as the frames of a guest do. One thread has no wake-ups and no second
 //! processor, so its time is the cost of both ends together.
 
+pub mod compare;
 mod exchange;
 mod floor;
 mod overlay;

@@ -144,17 +144,17 @@ impl Pair {
         Self::of(Shape::large(mss), 0, true)
     }
 
-    /// Modes for guests that send bursts of small frames.
+    /// The same for guests that send bursts of small frames, with `peers` additional guests in the table.
     ///
     /// # Errors
-    /// The system cannot create the sockets.
-    pub(crate) fn small() -> Result<Self> {
+    /// The system gives no sockets.
+    pub(crate) fn small(peers: u32) -> Result<Self> {
         let shape = Shape {
             mss: 1376,
             payload: 64,
             frames: 64,
         };
-        Self::of(shape, 0, false)
+        Self::of(shape, peers, false)
     }
 
     /// Number of frames in a burst.
