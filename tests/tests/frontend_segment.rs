@@ -5,9 +5,10 @@ use hawser_backend::packet::MacAddr;
 use hawser_backend::port::{Port, PortResources};
 use hawser_backend::sys::tap::TapQueue;
 use hawser_backend::vhost_user::{Endpoint, Lifetime, Server};
+use hawser_testkit::Result;
 use hawser_testkit::frontend::{Vmm, VmmConfig};
 use hawser_testkit::segment::{HOST4, Segment};
-use std::net::UdpSocket;
+use std::net::{Shutdown, UdpSocket};
 use std::num::NonZeroU16;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
@@ -15,33 +16,35 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 const PATIENCE: Duration = Duration::from_secs(5);
-/// Bytes of the payload of a broadcast, by which its frame is recognized.
-const MARKS: [&[u8]; 2] = [b"before the driver", b"while the guest is silent"];
+/// Time in which the worker has seen a frame or the end of a connection.
+const SETTLED: Duration = Duration::from_millis(100);
+/// Payloads of broadcasts, by which their frames are recognized.
+const MARKS: [&[u8]; 2] = [b"without a front end", b"while the guest is silent"];
 
 /// Sends a broadcast to all ports of the bridge.
-fn broadcast(segment: &Segment, payload: &[u8]) {
-    let send = || {
-        let socket = UdpSocket::bind((HOST4, 0)).unwrap();
-        socket.set_broadcast(true).unwrap();
-        socket.send_to(payload, "192.0.2.255:9").unwrap();
-    };
-    segment.host.inside(send).unwrap();
+fn broadcast(segment: &Segment, payload: &[u8]) -> Result<()> {
+    segment.host.inside(|| {
+        let socket = UdpSocket::bind((HOST4, 0))?;
+        socket.set_broadcast(true)?;
+        socket.send_to(payload, "192.0.2.255:9")?;
+        Ok(())
+    })?
 }
 
 /// True once a frame that ends with `payload` has arrived.
-fn arrives(vmm: &mut Vmm, payload: &[u8]) -> bool {
+fn arrives(vmm: &mut Vmm, payload: &[u8]) -> Result<bool> {
     let started = Instant::now();
     while started.elapsed() < PATIENCE {
-        match vmm.nics[0].recv(PATIENCE).unwrap() {
-            Some(received) if received.frame.ends_with(payload) => return true,
+        match vmm.nics[0].recv(PATIENCE)? {
+            Some(received) if received.frame.ends_with(payload) => return Ok(true),
             _ => {}
         }
     }
-    false
+    Ok(false)
 }
 
 #[test]
-fn frames_reach_a_silent_guest_whose_driver_starts_after_the_first_of_them() {
+fn frames_reach_a_silent_guest_whose_front_end_was_away_when_others_arrived() {
     let segment = Segment::new(1500).unwrap();
     segment.add_tap("tap0", "").unwrap();
     let queues = segment.host.inside(|| TapQueue::open("tap0", 1)).unwrap().unwrap();
@@ -58,16 +61,28 @@ fn frames_reach_a_silent_guest_whose_driver_starts_after_the_first_of_them() {
         queues: queues.into_iter().map(Arc::new).collect(),
     };
     let port = Arc::new(Port::new(config, resources).unwrap());
-    broadcast(&segment, MARKS[0]);
-    let (ours, theirs) = UnixStream::pair().unwrap();
-    let server = Server::bind(Endpoint::Fd(theirs.into()), port, Lifetime::OneOff).unwrap();
+    let path = segment.path("nic.sock");
+    let server = Server::bind(Endpoint::Listen(path.clone()), port, Lifetime::Persistent).unwrap();
+    let stop = server.stop_handle();
     let serving = thread::spawn(move || server.run());
-    let mut vmm = Vmm::connect(ours, VmmConfig::default()).unwrap();
+    let mut vmm = Vmm::connect(UnixStream::connect(&path).unwrap(), VmmConfig::default()).unwrap();
     vmm.post_all().unwrap();
-    // Whether frames from before the driver are kept is left open. Reading them empties the queue.
-    while vmm.nics[0].recv(Duration::from_millis(300)).unwrap().is_some() {}
-    broadcast(&segment, MARKS[1]);
-    assert!(arrives(&mut vmm, MARKS[1]), "the guest has room and sends nothing");
+    // The guest's buffers stay posted, so that the ring has room as soon as it starts again.
+    for _ in 0..5 {
+        vmm.wire.try_clone_stream().unwrap().shutdown(Shutdown::Both).unwrap();
+        thread::sleep(SETTLED);
+        broadcast(&segment, MARKS[0]).unwrap();
+        thread::sleep(SETTLED);
+        vmm.reconnect(UnixStream::connect(&path).unwrap()).unwrap();
+        // Whether the frame is kept until then is left open.
+        while vmm.nics[0].recv(SETTLED).unwrap().is_some() {}
+        broadcast(&segment, MARKS[1]).unwrap();
+        assert!(
+            arrives(&mut vmm, MARKS[1]).unwrap(),
+            "the guest has room and sends nothing"
+        );
+    }
     drop(vmm);
+    stop.stop();
     serving.join().unwrap().unwrap();
 }
