@@ -138,6 +138,9 @@ pub(crate) enum Command {
     /// Write the manual pages into a directory, for packages
     #[command(hide = true)]
     ManualPages(ManualArgs),
+    /// Set up VFs for the process at the other end of standard input
+    #[command(hide = true)]
+    VfKeeper(ManualArgs),
 }
 
 /// Options of `completion`.

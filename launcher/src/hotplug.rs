@@ -31,6 +31,7 @@ use crate::leases::args::StoreArgs;
 use crate::machine::{Machine, Nic};
 use crate::memory;
 use crate::service_manager;
+use crate::vf::{self, Keeper};
 use crate::vmm::running::{Patience, RunningError, RunningVmm, VmmSocket};
 use hawser_manifest::check::{Checked, check_sources};
 use hawser_manifest::forward::Kept;
@@ -67,6 +68,8 @@ pub(crate) struct HotplugSetup {
     pub options: PlanOptions,
     /// Ports that are left to the pod when an interface has every port.
     pub kept: Vec<Kept>,
+    /// The process that keeps the VM's virtual functions, if it had any at the start.
+    pub keeper: Option<Arc<Keeper>>,
     /// Plan that was served at the start.
     pub plan: VmPlan,
 }
@@ -345,6 +348,8 @@ impl Operator {
     fn changes_to(&self, mut plan: VmPlan) -> Outcome {
         let preview = leases::preview(&plan, &self.setup.store).map_err(HotplugError::Port)?;
         preview.apply_all(&mut plan);
+        let keeper = self.setup.keeper.as_deref();
+        vf::preview(&mut plan, &self.setup.store, keeper).map_err(HotplugError::Port)?;
         let steps = self.steps_to(&plan)?;
         self.prepare(&steps)?;
         let mut changes = Changes::default();
@@ -354,6 +359,8 @@ impl Operator {
 
     fn become_plan(&mut self, mut plan: VmPlan) -> Outcome {
         leases::settle(&mut plan, &self.setup.store).map_err(HotplugError::Port)?;
+        let keeper = self.setup.keeper.as_deref();
+        vf::settle(&mut plan, &self.setup.store, keeper).map_err(HotplugError::Port)?;
         let steps = self.steps_to(&plan)?;
         let changes = self.carry_out(&steps)?;
         self.setup.plan.absent = plan.absent;
@@ -441,9 +448,9 @@ impl Operator {
         }
     }
 
-    fn take_in(&mut self, nic: &NicPlan, prepared: Nic, vmm: Option<&mut RunningVmm>) -> Result<(), HotplugError> {
+    fn take_in(&mut self, nic: &NicPlan, prepared: Nic, mut vmm: Option<&mut RunningVmm>) -> Result<(), HotplugError> {
         let served = self.machine.add(prepared).map_err(HotplugError::Port)?;
-        let told = match vmm.zip(served.card(nic)) {
+        let told = match vmm.as_deref_mut().zip(served.card(nic)) {
             Some((vmm, card)) => vmm.plug(&card).and_then(|()| {
                 let shown = match nic.state {
                     LinkState::Down => vmm.set_link(&nic.name, false).map(drop),
@@ -457,6 +464,10 @@ impl Operator {
             }),
             None => Ok(()),
         };
+        let told = told.and_then(|()| match (vmm, served.passed()) {
+            (Some(vmm), Some(passed)) => vmm.plug_passed(&passed),
+            _ => Ok(()),
+        });
         if let Err(error) = told {
             self.machine.remove(&nic.name);
             return Err(error.into());
@@ -505,8 +516,12 @@ impl Operator {
 
     /// Surveys the host for a NIC and resolves the NIC.
     fn resolve(&self, nic: &NicPlan) -> Result<Nic, HotplugError> {
-        let segment = attachment::survey(&nic.spec(), Vec::new(), &self.setup.site);
-        let planned = segment.and_then(|segment| Nic::planned(nic, &Host::probe(), segment));
+        let segment = match nic.spec() {
+            Some(spec) => attachment::survey(&spec, Vec::new(), &self.setup.site),
+            None => Ok(None),
+        };
+        let keeper = self.setup.keeper.as_ref();
+        let planned = segment.and_then(|segment| Nic::planned(nic, &Host::probe(), segment, keeper));
         planned.map_err(HotplugError::Port)
     }
 }

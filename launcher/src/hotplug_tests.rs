@@ -72,6 +72,7 @@ fn operator(folder: &Path, interfaces: &[(&str, &str, &str)], vmm: Option<VmmSoc
         runtime_folder: folder.to_owned(),
     };
     let setup = HotplugSetup {
+        keeper: None,
         site: site.clone(),
         socket_dir: folder.to_owned(),
         options: PlanOptions::default(),
@@ -86,9 +87,9 @@ fn operator(folder: &Path, interfaces: &[(&str, &str, &str)], vmm: Option<VmmSoc
     };
     let host = Host::default();
     let nics = setup.plan.nics.iter();
-    let segment = |nic: &NicPlan| attachment::survey(&nic.spec(), Vec::new(), &site).unwrap();
+    let segment = |nic: &NicPlan| attachment::survey(&nic.spec().unwrap(), Vec::new(), &site).unwrap();
     let nics = nics
-        .map(|nic| Nic::planned(nic, &host, segment(nic)).unwrap())
+        .map(|nic| Nic::planned(nic, &host, segment(nic), None).unwrap())
         .collect();
     let machine = MachineSetup {
         sandbox: Sandbox::default(),

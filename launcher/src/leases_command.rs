@@ -5,7 +5,7 @@ use crate::cli::leases::{LeasesCommand, ListLeases, ReleaseLeases, ReserveLeases
 use crate::failure::Failure;
 use crate::leases::{held, open};
 use crate::validate;
-use hawser_store::sqlite::Access;
+use hawser_store::sqlite::{Access, DeviceLease};
 use hawser_store::{Lease, Ledger, Store as _, StoreError};
 use serde_json::{Value, json};
 use std::path::PathBuf;
@@ -43,12 +43,13 @@ fn allocate(args: &ReserveLeases) -> Result<(), Failure> {
 fn list(args: &ListLeases) -> Result<(), Failure> {
     let store = open(&args.store, Access::Read)?;
     let leases = store.leases(args.vm.as_ref()).map_err(Failure::runtime)?;
+    let devices = store.device_leases().map_err(Failure::runtime)?;
     if args.json {
-        let leases: Vec<Value> = leases.iter().map(as_json).collect();
+        let leases: Vec<Value> = leases.iter().map(|lease| as_json(lease, &devices)).collect();
         let text = serde_json::to_string_pretty(&leases).map_err(Failure::runtime)?;
         return crate::output::print(&(text + "\n"));
     }
-    crate::output::print(&text(&leases))
+    crate::output::print(&text_with(&leases, &devices))
 }
 
 /// Runs `hawser leases release`
@@ -64,6 +65,8 @@ fn release(args: &ReleaseLeases) -> Result<(), Failure> {
         Ok(leases)
     };
     let leases = store.step(released).map_err(Failure::runtime)?;
+    let devices = store.release_devices(&args.vm, args.interface.as_deref());
+    let devices = devices.map_err(Failure::runtime)?;
     if leases.is_empty() {
         let of = args.interface.as_ref().map(|name| format!(" for interface {name}"));
         return Err(Failure::runtime(format_args!(
@@ -72,20 +75,32 @@ fn release(args: &ReleaseLeases) -> Result<(), Failure> {
             of.unwrap_or_default()
         )));
     }
-    crate::output::print(&text(&leases))
+    crate::output::print(&text_with(&leases, &devices))
 }
 
 /// One line for each lease: VM, interface, network, MAC, addresses.
 fn text(leases: &[Lease]) -> String {
+    text_with(leases, &[])
+}
+
+/// The same, with the VF of an interface that has one.
+fn text_with(leases: &[Lease], devices: &[DeviceLease]) -> String {
     let line = |lease: &Lease| {
         let Lease { holder, network, .. } = lease;
-        format!("{} {} {network} {}\n", holder.vm, holder.interface, held(lease))
+        let device = device_of(lease, devices).map(|device| format!(" VF {device}"));
+        let device = device.unwrap_or_default();
+        format!("{} {} {network} {}{device}\n", holder.vm, holder.interface, held(lease))
     };
     leases.iter().map(line).collect()
 }
 
-fn as_json(lease: &Lease) -> Value {
-    json!({
+fn device_of<'a>(lease: &Lease, devices: &'a [DeviceLease]) -> Option<&'a str> {
+    let found = devices.iter().find(|device| device.holder == lease.holder);
+    found.map(|found| found.device.as_str())
+}
+
+fn as_json(lease: &Lease, devices: &[DeviceLease]) -> Value {
+    let mut value = json!({
         "namespace": lease.holder.vm.namespace,
         "vm": lease.holder.vm.name,
         "interface": lease.holder.interface,
@@ -93,5 +108,9 @@ fn as_json(lease: &Lease) -> Value {
         "segment": lease.segment.to_string(),
         "mac": lease.mac.map(|mac| mac.to_string()),
         "addresses": lease.addresses,
-    })
+    });
+    if let Some(device) = device_of(lease, devices) {
+        value["device"] = device.into();
+    }
+    value
 }

@@ -478,7 +478,7 @@ fn a_guest_of_a_network_that_spans_nodes_has_the_mac_of_its_leased_address() {
     assert_eq!(leases[0].segment, LeaseSegment::Network("blue".into()));
     assert_eq!(held(&leases[0]), "0a:58:0a:01:00:10 10.1.0.16/24");
     apply(&mut plan.nics[0], &leases[0]);
-    let ModeSpec::Layer2(spec) = plan.nics[0].spec().mode else {
+    let ModeSpec::Layer2(spec) = plan.nics[0].spec().unwrap().mode else {
         panic!("{plan:?}")
     };
     assert_eq!(spec.guests, [std::net::IpAddr::from([10, 1, 0, 16])]);

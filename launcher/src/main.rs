@@ -38,6 +38,7 @@ mod service_manager;
 mod signals;
 mod startup;
 mod validate;
+mod vf;
 mod vf_pools;
 mod vmm;
 mod vmm_process;
@@ -90,6 +91,7 @@ fn run() -> Result<(), Failure> {
         Some(Command::Link(args)) => client::plug::link(args),
         Some(Command::Capture(args)) => client::capture::run(args),
         Some(Command::Leases(args)) => leases_command::run(&args.command),
+        Some(Command::VfKeeper(args)) => vf::keeper::run(&args.folder),
         Some(Command::Node(args)) => node::run(&args.command),
         Some(Command::Completion(args)) => completion::run(args.shell),
         Some(Command::ManualPages(args)) => man::run(&args.folder),
@@ -125,6 +127,7 @@ fn print_flags(args: &VmmArgs, flags: impl Fn(&Vm<'_>) -> Result<String, VmmErro
     let vm = Vm {
         memory: &args.memory,
         cards: &nic.card().into_iter().collect::<Vec<_>>(),
+        passed: &[],
     };
     output::print(&flags(&vm).map_err(Failure::usage)?)
 }

@@ -15,6 +15,9 @@ pub(crate) enum Mode {
     Bridge,
     /// A network that spans nodes.
     Layer2,
+    /// A virtual function, passed to the guest.
+    #[value(skip)]
+    Sriov,
 }
 
 impl Mode {
@@ -27,19 +30,25 @@ impl Mode {
         }
     }
 
+    /// The mode of a NIC without a port.
+    pub(crate) const fn without_port() -> Self {
+        Self::Sriov
+    }
+
     /// Name of the mode.
     pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Masquerade => "masquerade",
             Self::Bridge => "bridge",
             Self::Layer2 => "layer2",
+            Self::Sriov => "sriov",
         }
     }
 
     /// True if a NIC of the mode is attached to links of the host.
     pub(crate) const fn uses_links(self) -> bool {
         match self {
-            Self::Masquerade | Self::Layer2 => false,
+            Self::Masquerade | Self::Layer2 | Self::Sriov => false,
             Self::Bridge => true,
         }
     }
@@ -48,7 +57,7 @@ impl Mode {
     pub(crate) const fn sends_echo(self) -> bool {
         match self {
             Self::Masquerade | Self::Layer2 => true,
-            Self::Bridge => false,
+            Self::Bridge | Self::Sriov => false,
         }
     }
 }

@@ -12,8 +12,9 @@ use crate::machine::Nic;
 use crate::mode::Mode;
 use crate::sandbox::User;
 use crate::serve::Order;
+use crate::vf::{self, Keeper};
 use crate::vmm::running::{Patience, VmmSocket};
-use crate::vmm::{Card, Vm};
+use crate::vmm::{Card, Passed, Vm};
 use crate::{leases, serve, startup, validate, vmm};
 use clap::ValueEnum as _;
 use hawser_manifest::plan::{NicPlan, VmPlan};
@@ -22,6 +23,7 @@ use hawser_manifest::values;
 use std::ffi::{OsStr, OsString};
 use std::fmt::Write as _;
 use std::path::Path;
+use std::sync::Arc;
 
 /// Runs the subcommand until all NICs have ended.
 ///
@@ -45,8 +47,10 @@ pub(crate) fn run(args: &RunManifest) -> Result<(), Failure> {
     site.recover();
     let host = Host::probe();
     let segments = survey(&checked.plan.nics, &site)?;
+    let keeper = keeper(&checked.plan, &site)?;
     leases::settle(&mut checked.plan, &args.store)?;
-    let nics = resolve_all(&checked.plan, &host, segments)?;
+    vf::settle(&mut checked.plan, &args.store, keeper.as_deref())?;
+    let nics = resolve_all(&checked.plan, &host, segments, keeper.as_ref())?;
     let cards = cards(&nics);
     let started = vmm_socket(args)?;
     let vmm = vmm_words(args, started.as_ref(), cards)?;
@@ -68,6 +72,7 @@ pub(crate) fn run(args: &RunManifest) -> Result<(), Failure> {
         patience: Patience::default(),
         store: args.store.clone(),
         kept: args.kept.kept_ports.clone(),
+        keeper,
         plan: checked.plan,
     };
     serve::serve(Order {
@@ -86,7 +91,9 @@ fn only_say(args: &RunManifest, mut plan: VmPlan, site: &Site) -> Result<(), Fai
     let preview = leases::preview(&plan, &args.store)?;
     let mut tried = plan.clone();
     preview.apply_all(&mut tried);
-    let nics = resolve_all(&tried, &Host::probe(), segments)?;
+    let keeper = keeper(&tried, site)?;
+    vf::preview(&mut tried, &args.store, keeper.as_deref())?;
+    let nics = resolve_all(&tried, &Host::probe(), segments, keeper.as_ref())?;
     let cards = cards(&nics);
     if let Some(vmm) = args.print_args {
         preview.need_macs()?;
@@ -106,7 +113,8 @@ fn only_say(args: &RunManifest, mut plan: VmPlan, site: &Site) -> Result<(), Fai
     if !args.manifest.socket_dir.is_dir() {
         line("folder", &args.manifest.socket_dir.display());
     }
-    for socket in plan.nics.iter().map(|nic| &nic.socket).chain([&args.api_socket()]) {
+    let ports = plan.nics.iter().filter(|nic| nic.mode.sriov().is_none());
+    for socket in ports.map(|nic| &nic.socket).chain([&args.api_socket()]) {
         line("socket", &socket.display());
     }
     if !vmm.is_empty() {
@@ -116,24 +124,49 @@ fn only_say(args: &RunManifest, mut plan: VmPlan, site: &Site) -> Result<(), Fai
     crate::output::print(&text)
 }
 
-/// The NICs in the form that the VMM needs.
-fn cards(nics: &[Nic]) -> Vec<Card<'_>> {
-    nics.iter().filter_map(Nic::card).collect()
+/// The NICs as the VMM needs them.
+struct Cards<'a> {
+    cards: Vec<Card<'a>>,
+    passed: Vec<Passed<'a>>,
 }
 
-/// The NICs of a plan on this host. `segments` are the surveys of their segments.
-fn resolve_all(plan: &VmPlan, host: &Host, segments: Vec<Option<Survey>>) -> Result<Vec<Nic>, Failure> {
+fn cards(nics: &[Nic]) -> Cards<'_> {
+    Cards {
+        cards: nics.iter().filter_map(Nic::card).collect(),
+        passed: nics.iter().filter_map(Nic::passed).collect(),
+    }
+}
+
+/// The process that keeps the VM's virtual functions, where the plan has any. It runs in the network namespace in which
+/// hawser was started, where the physical functions are.
+fn keeper(plan: &VmPlan, site: &Site) -> Result<Option<Arc<Keeper>>, Failure> {
+    if plan.nics.iter().all(|nic| nic.mode.sriov().is_none()) {
+        return Ok(None);
+    }
+    let start = || Keeper::start(&site.runtime_folder);
+    let keeper = site.namespace.outside(start).map_err(Failure::runtime)??;
+    Ok(Some(Arc::new(keeper)))
+}
+
+/// The NICs of a plan on this host; `segments` are the surveys of their segments.
+fn resolve_all(
+    plan: &VmPlan,
+    host: &Host,
+    segments: Vec<Option<Survey>>,
+    keeper: Option<&Arc<Keeper>>,
+) -> Result<Vec<Nic>, Failure> {
     let nics = plan.nics.iter().zip(segments);
-    nics.map(|(nic, segment)| Nic::planned(nic, host, segment)).collect()
+    nics.map(|(nic, segment)| Nic::planned(nic, host, segment, keeper))
+        .collect()
 }
 
 /// Memory of a VM without a configured size.
 const DEFAULT_MEMORY: &str = "1G";
 
 /// Prints the VMM's flags for these NICs.
-fn print_args(vmm: Vmm, memory: Option<&str>, cards: &[Card<'_>]) -> Result<(), Failure> {
+fn print_args(vmm: Vmm, memory: Option<&str>, Cards { cards, passed }: &Cards<'_>) -> Result<(), Failure> {
     let memory = memory.unwrap_or(DEFAULT_MEMORY);
-    let vm = Vm { memory, cards };
+    let vm = Vm { memory, cards, passed };
     let flags = match vmm {
         Vmm::Qemu => vmm::qemu_args(&vm),
         Vmm::CloudHypervisor => vmm::cloud_hypervisor_args(&vm),
@@ -186,7 +219,7 @@ const API_FLAG: &str = "--api-socket";
 fn vmm_words(
     args: &RunManifest,
     socket: Option<&VmmSocket>,
-    mut cards: Vec<Card<'_>>,
+    Cards { mut cards, mut passed }: Cards<'_>,
 ) -> Result<Vec<OsString>, Failure> {
     let [program, arguments @ ..] = &args.vmm[..] else {
         return Ok(Vec::new());
@@ -197,13 +230,15 @@ fn vmm_words(
     match kind(program)? {
         Vmm::Qemu => {
             if has_root_ports(arguments) {
-                flags.extend(vmm::qemu_root_ports(cards.len()));
-                for (n, card) in cards.iter_mut().enumerate() {
-                    card.bus = Some(vmm::root_port(n));
+                flags.extend(vmm::qemu_root_ports(cards.len() + passed.len()));
+                let buses = cards.iter_mut().map(|card| &mut card.bus);
+                let buses = buses.chain(passed.iter_mut().map(|passed| &mut passed.bus));
+                for (n, bus) in buses.enumerate() {
+                    *bus = Some(vmm::root_port(n));
                 }
             }
-            let cards = &cards;
-            flags.extend(vmm::qemu_flags(&Vm { memory, cards }).map_err(Failure::usage)?);
+            let (cards, passed) = (&cards, &passed);
+            flags.extend(vmm::qemu_flags(&Vm { memory, cards, passed }).map_err(Failure::usage)?);
             if let Some(VmmSocket::Qemu(path)) = socket {
                 flags.push(vmm::qemu_monitor(path).map_err(Failure::usage)?);
             }
@@ -212,8 +247,8 @@ fn vmm_words(
             if let Some(VmmSocket::CloudHypervisor(path)) = socket {
                 flags.push((API_FLAG, vec![format!("path={}", path.display())]));
             }
-            let cards = &cards;
-            flags.extend(vmm::cloud_hypervisor_flags(&Vm { memory, cards }).map_err(Failure::usage)?);
+            let (cards, passed) = (&cards, &passed);
+            flags.extend(vmm::cloud_hypervisor_flags(&Vm { memory, cards, passed }).map_err(Failure::usage)?);
         }
     }
     // Some programs reject a flag that appears twice.
@@ -267,7 +302,10 @@ fn make_folder(folder: &Path, user: Option<User>) -> Result<(), Failure> {
 /// Surveys the segments of NICs, before anything is reserved for their VM.
 fn survey(nics: &[NicPlan], site: &Site) -> Result<Vec<Option<Survey>>, Failure> {
     nics.iter()
-        .map(|nic| attachment::survey(&nic.spec(), Vec::new(), site))
+        .map(|nic| match nic.spec() {
+            Some(spec) => attachment::survey(&spec, Vec::new(), site),
+            None => Ok(None),
+        })
         .collect()
 }
 

@@ -36,11 +36,11 @@ fn nics(example: &str) -> Vec<NicPlan> {
 
 /// The configuration of the only NIC of an example, except its segment.
 fn configured(nic: &NicPlan) -> Found {
-    config::resolve(nic.spec(), &pod(), None).unwrap()
+    config::resolve(nic.spec().unwrap(), &pod(), None).unwrap()
 }
 
 fn bridge(nic: &NicPlan) -> BridgeSpec {
-    match nic.spec().mode {
+    match nic.spec().unwrap().mode {
         ModeSpec::Bridge(bridge) => bridge,
         mode => panic!("{mode:?}"),
     }

@@ -45,6 +45,7 @@ const TESTS: &[(&str, Test)] = tests![
     what_cannot_work_is_refused_before_anything_changes,
     every_attribute_that_a_driver_has_is_set_and_read_back,
     a_policy_is_applied_once_and_shown_and_taken_back,
+    a_vm_of_the_manuals_gets_its_vf_and_keeps_it_and_gives_it_back,
 ];
 
 fn main() -> ExitCode {
@@ -345,6 +346,138 @@ fn a_policy_is_applied_once_and_shown_and_taken_back(machine: &Machine) -> Resul
     assert!(apply(machine, &policy(0), "")?.contains("sriov_numvfs 3 -> 0"));
     machine.sh(&format!(
         "cd /sys/bus/pci/devices/{PF}; echo 1 >sriov_drivers_autoprobe; ip link set $(ls net) mtu 1500 down"
+    ))?;
+    Ok(())
+}
+
+/// The network and the VM of the manuals, on the pool of [`policy`].
+const VM: &str = r#"apiVersion: sriovnetwork.openshift.io/v1
+kind: SriovNetwork
+metadata:
+  name: sriov-network
+  namespace: openshift-sriov-network-operator
+spec:
+  resourceName: nics
+  networkNamespace: default
+  vlan: 100
+  vlanQoS: 3
+  spoofChk: "off"
+  trust: "on"
+  capabilities: "{}"
+---
+apiVersion: kubevirt.io/v1
+kind: VirtualMachine
+metadata:
+  name: vm
+spec:
+  template:
+    spec:
+      domain:
+        devices:
+          interfaces:
+          - name: default
+            masquerade: {}
+          - name: nic1
+            sriov: {}
+            bootOrder: 1
+      networks:
+      - name: default
+        pod: {}
+      - name: nic1
+        multus:
+          networkName: sriov-network
+"#;
+
+/// A stand-in for QEMU: it opens the groups of its functions, as QEMU does, and runs until it is ended.
+const VMM: &str = r#"#!/bin/sh
+echo "$@" >/run/qemu.args
+for word in "$@"; do
+    case $word in
+    vfio-pci,*) vf=${word##*host=}; vf=${vf%%,*}
+        exec 7<>/dev/vfio/$(basename $(readlink /sys/bus/pci/devices/$vf/iommu_group)) || exit 1 ;;
+    esac
+done
+echo started >/run/qemu.up
+while :; do usleep 100000; done
+"#;
+
+const RUN: &str = "hawser run -f /root/vm.yaml --socket-dir=/run/vm --runtime-dir=/run/hawser";
+
+fn a_vm_of_the_manuals_gets_its_vf_and_keeps_it_and_gives_it_back(machine: &Machine) -> Result<()> {
+    machine.sh(&format!(
+        "mkdir -p /root /var/lib/hawser\ncat >/root/vm.yaml <<'END'\n{VM}END\ncat >/usr/bin/qemu-stand-in <<'END'\n{VMM}END\n\
+         chmod 755 /usr/bin/qemu-stand-in\nip link add d0 type dummy && ip addr add 10.9.0.1/24 dev d0 && ip link set d0 up"
+    ))?;
+    // Without the pool, nothing is started.
+    let refused = machine.run(&format!("{RUN} --store=/run/store.db"))?;
+    assert!(refused.err.contains("no VF of nics is left"), "{}", refused.err);
+    machine.sh(&format!("hawser node apply -f - <<'END'\n{}END", policy(2)))?;
+    machine.sh(&format!(
+        "for n in $(seq 100); do grep -q 1 /sys/bus/pci/devices/{PF}/net/*/carrier && exit; usleep 50000; done; exit 1"
+    ))?;
+    let state = format!(
+        "cd /sys/bus/pci/devices/{PF}; ip link show dev $(ls net); for vf in virtfn*; do\n\
+         echo $vf $(cat $vf/driver_override) driver:$(readlink $vf/driver); done"
+    );
+    let before = machine.sh(&state)?;
+    let mut macs = Vec::new();
+    for signal in ["TERM", "KILL"] {
+        machine.sh("rm -f /run/qemu.up")?;
+        machine.start(
+            &format!("echo $$ >/run/run.pid; exec {RUN} --store=/run/store.db -- /usr/bin/qemu-stand-in -M q35 >/run/run.log 2>&1"),
+            std::time::Duration::from_secs(600),
+        )?;
+        machine
+            .sh("for n in $(seq 200); do [ -e /run/qemu.up ] && exit; usleep 50000; done; cat /run/run.log; exit 1")?;
+        let arguments = machine.sh("cat /run/qemu.args")?;
+        assert!(
+            arguments.contains("vfio-pci,id=hawser-nic-nic1,host=0000:01:10.0,bus=hawser-port1,bootindex=1"),
+            "{arguments}"
+        );
+        let link = machine.sh(&state)?;
+        let line = link
+            .lines()
+            .find(|line| line.contains("vf 0"))
+            .unwrap_or_default()
+            .to_owned();
+        for words in ["vlan 100, qos 3", "spoof checking off", "trust on"] {
+            assert!(line.contains(words), "{words}: {line}");
+        }
+        macs.extend(line.split_whitespace().nth(3).map(str::to_owned));
+        let status = machine.sh("hawser status --json --socket-dir=/run/vm")?;
+        let status: Value = serde_json::from_str(&status)?;
+        let nic = &status["interfaces"][1];
+        assert_eq!(
+            (&nic["name"], &nic["mode"]),
+            (&"nic1".into(), &"sriov".into()),
+            "{status}"
+        );
+        assert_eq!(
+            (&nic["linkState"], &nic["driver"]),
+            (&"up".into(), &"running".into()),
+            "{status}"
+        );
+        assert_eq!(nic["mac"].as_str(), macs.last().map(String::as_str), "{status}");
+        machine.sh(&format!(
+            "kill -{signal} $(cat /run/run.pid)\nusleep 300000\nkill -9 $(pidof qemu-stand-in) 2>/dev/null\n\
+             for n in $(seq 100); do pidof hawser >/dev/null || exit 0; usleep 100000; done; ps; exit 1"
+        ))?;
+        assert_eq!(
+            machine.sh(&state)?,
+            before,
+            "after SIG{signal}:\n{}",
+            machine.sh("cat /run/run.log")?
+        );
+    }
+    assert_eq!(macs.len(), 2);
+    assert_eq!(macs[0], macs[1], "the VM keeps its MAC");
+    let leases = machine.sh("hawser leases list --store=/run/store.db")?;
+    assert!(leases.contains(" VF 0000:01:10.0\n"), "{leases}");
+    machine.sh("hawser leases release default/vm --store=/run/store.db")?;
+    assert_eq!(machine.sh("hawser leases list --store=/run/store.db")?, "");
+    apply(machine, &policy(0), "")?;
+    machine.sh(&format!(
+        "ip link del d0; cd /sys/bus/pci/devices/{PF}; echo 1 >sriov_drivers_autoprobe; ip link set $(ls net) mtu 1500 down"
     ))?;
     Ok(())
 }

@@ -12,6 +12,7 @@
 use hawser_manifest::nic::AttachmentSpec;
 use hawser_manifest::objects::cni::Segment;
 use hawser_manifest::objects::ipam::{self, Ipam};
+use hawser_manifest::objects::sriov::SriovNetwork;
 use hawser_manifest::plan::layer2::Layer2Plan;
 use hawser_manifest::plan::{LeaseScope, NicPlan, VmPlan};
 use hawser_packet::MacRange;
@@ -98,6 +99,7 @@ fn claim_of(vm: &VmName, nic: &NicPlan) -> Option<Claim> {
             LeaseSegment::Network(plan.network.network.clone()),
             addresses(&plan.ipam),
         ),
+        LeaseScope::Pool(network) => (pool_of(network), Vec::new()),
     };
     Some(Claim {
         interface: nic.name.clone(),
@@ -122,6 +124,14 @@ fn segment_of(segment: &Segment) -> LeaseSegment {
     let vlan = segment.rules.as_ref().and_then(|rules| rules.vlan);
     let vlan = vlan.map(|vlan| format!(" VLAN {vlan}")).unwrap_or_default();
     LeaseSegment::ThisNode(format!("{kind} {}{vlan}", segment.attachment.way().link))
+}
+
+/// The L2 segment behind the physical functions of a pool.
+fn pool_of(network: &SriovNetwork) -> LeaseSegment {
+    let pool = network.resource.as_ref().or(network.device.as_ref());
+    let vlan = network.vlan.filter(|vlan| *vlan != 0);
+    let vlan = vlan.map(|vlan| format!(" VLAN {vlan}")).unwrap_or_default();
+    LeaseSegment::ThisNode(format!("sriov {}{vlan}", pool.map_or("", String::as_str)))
 }
 
 fn addresses(ipam: &Ipam) -> Vec<AddressClaim> {

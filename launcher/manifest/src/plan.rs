@@ -22,6 +22,7 @@ use crate::objects::ipam::Ipam;
 use crate::objects::ipam_claim::IpamClaim;
 use crate::objects::ports::ISTIO_RESERVED;
 use crate::objects::report::{Report, Spot};
+use crate::objects::sriov::SriovNetwork;
 use crate::objects::vm::{Network, NetworkSource, PodNetwork, Vm};
 use crate::values;
 use hawser_config::Forward;
@@ -92,13 +93,14 @@ impl NicPlan {
             NicMode::Masquerade(_) | NicMode::Pod(_) => true,
             NicMode::Bridge(Segment { ipam, .. }) => ipam.is_told(),
             NicMode::Layer2(plan) => plan.ipam.is_told(),
+            NicMode::Sriov(_) => false,
         }
     }
 
     /// True if the NIC can have any MAC. False if it shares the MAC of its lower link.
     pub fn has_own_mac(&self) -> bool {
         match &self.mode {
-            NicMode::Masquerade(_) | NicMode::Layer2(_) => true,
+            NicMode::Masquerade(_) | NicMode::Layer2(_) | NicMode::Sriov(_) => true,
             NicMode::Bridge(Segment { attachment, .. }) | NicMode::Pod(PodPlan { attachment, .. }) => {
                 attachment.way().has_own_mac
             }
@@ -117,6 +119,17 @@ pub enum NicMode {
     Pod(PodPlan),
     /// A network that spans nodes.
     Layer2(Box<Layer2Plan>),
+    /// A virtual function, which the VMM passes to the guest.
+    Sriov(Box<SriovPlan>),
+}
+
+/// A virtual function of a VM.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SriovPlan {
+    /// The network.
+    pub network: SriovNetwork,
+    /// PCI address of the virtual function, once it is chosen.
+    pub device: Option<String>,
 }
 
 /// The scope in which the MAC and the addresses of a NIC must be unique.
@@ -128,6 +141,8 @@ pub enum LeaseScope<'a> {
     Segment(&'a Segment),
     /// On a network that all nodes share.
     Network(&'a Layer2Plan),
+    /// Behind the physical functions of a pool.
+    Pool(&'a SriovNetwork),
 }
 
 impl NicMode {
@@ -135,7 +150,23 @@ impl NicMode {
     pub const fn segment(&self) -> Option<&Segment> {
         match self {
             Self::Bridge(segment) => Some(segment),
-            Self::Masquerade(_) | Self::Pod(_) | Self::Layer2(_) => None,
+            Self::Masquerade(_) | Self::Pod(_) | Self::Layer2(_) | Self::Sriov(_) => None,
+        }
+    }
+
+    /// The virtual function.
+    pub fn sriov(&self) -> Option<&SriovPlan> {
+        match self {
+            Self::Sriov(plan) => Some(plan),
+            _ => None,
+        }
+    }
+
+    /// The virtual function, for filling it in.
+    pub fn sriov_mut(&mut self) -> Option<&mut SriovPlan> {
+        match self {
+            Self::Sriov(plan) => Some(plan),
+            _ => None,
         }
     }
 
@@ -144,7 +175,7 @@ impl NicMode {
         match self {
             Self::Bridge(segment) => Some(&mut segment.ipam),
             Self::Layer2(plan) => Some(&mut plan.ipam),
-            Self::Masquerade(_) | Self::Pod(_) => None,
+            Self::Masquerade(_) | Self::Pod(_) | Self::Sriov(_) => None,
         }
     }
 
@@ -171,6 +202,7 @@ impl NicMode {
             Self::Masquerade(_) => Some(LeaseScope::Vm),
             Self::Bridge(segment) => Some(LeaseScope::Segment(segment)),
             Self::Layer2(plan) => Some(LeaseScope::Network(plan)),
+            Self::Sriov(plan) => Some(LeaseScope::Pool(&plan.network)),
             Self::Pod(_) => None,
         }
     }
@@ -178,7 +210,7 @@ impl NicMode {
     const fn masquerade_mut(&mut self) -> Option<&mut MasqueradePlan> {
         match self {
             Self::Masquerade(plan) => Some(plan),
-            Self::Bridge(_) | Self::Pod(_) | Self::Layer2(_) => None,
+            Self::Bridge(_) | Self::Pod(_) | Self::Layer2(_) | Self::Sriov(_) => None,
         }
     }
 
@@ -187,7 +219,7 @@ impl NicMode {
         match self {
             Self::Masquerade(_) => true,
             Self::Layer2(plan) => plan.network.primary,
-            Self::Bridge(_) | Self::Pod(_) => false,
+            Self::Bridge(_) | Self::Pod(_) | Self::Sriov(_) => false,
         }
     }
 
@@ -201,6 +233,7 @@ impl NicMode {
         match self {
             Self::Bridge(segment) => segment.mac,
             Self::Layer2(plan) => plan.derived_mac(),
+            Self::Sriov(plan) => plan.network.mac,
             Self::Masquerade(_) | Self::Pod(_) => None,
         }
     }
@@ -425,7 +458,15 @@ impl Planner<'_> {
             None
         };
         match (interface.binding?, source) {
-            (Binding::Sriov, _) => refuse("sriov needs the mode sriov, which hawser does not have yet"),
+            (Binding::Sriov, NetworkSource::Pod(_)) => {
+                refuse("sriov is for networks of VFs: name a SriovNetwork with multus: {networkName: NAME}")
+            }
+            (Binding::Sriov, NetworkSource::Multus { spot, namespace, name }) => {
+                let network = self.find(spot, namespace.as_deref(), name)?;
+                let plan = self.virtual_function(interface, network)?;
+                let namespace = network.namespace.as_deref().unwrap_or(&self.vm.namespace);
+                Some((format!("{namespace}/{name}"), NicMode::Sriov(Box::new(plan))))
+            }
             (Binding::L2Bridge | Binding::ManagedTap, NetworkSource::Pod(pod)) => {
                 let (network, plan) = self.primary_layer2(interface, *pod)?;
                 Some((network, NicMode::Layer2(plan)))

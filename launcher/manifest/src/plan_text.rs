@@ -8,7 +8,7 @@ use crate::objects::interface::DhcpOptions;
 use crate::objects::ipam::{Ipam, Range};
 use crate::objects::report::Problem;
 use crate::plan::layer2::Layer2Plan;
-use crate::plan::{MasqueradePlan, NicMode, NicPlan, VmPlan};
+use crate::plan::{MasqueradePlan, NicMode, NicPlan, SriovPlan, VmPlan};
 use hawser_packet::MacRange;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
@@ -30,7 +30,10 @@ pub fn text(plan: &VmPlan) -> String {
 }
 
 fn nic_text(nic: &NicPlan, pool: Option<MacRange>) -> String {
-    let mut text = format!("{} on {}\n  socket   {}", nic.name, nic.network, nic.socket.display());
+    let mut text = format!("{} on {}", nic.name, nic.network);
+    if nic.mode.sriov().is_none() {
+        let _ = write!(text, "\n  socket   {}", nic.socket.display());
+    }
     let mut line = |name: &str, value: String| {
         let _ = write!(text, "\n  {name:<8} {value}");
     };
@@ -44,7 +47,7 @@ fn nic_text(nic: &NicPlan, pool: Option<MacRange>) -> String {
             "added, as KubeVirt does where no interface is written: --default-binding".into(),
         );
     }
-    if nic.queue_pairs.get() > 1 {
+    if nic.queue_pairs.get() > 1 && nic.mode.sriov().is_none() {
         line("queues", format!("{} pairs", nic.queue_pairs));
     }
     if let Some(hostname) = nic.hostname.as_ref().filter(|_| nic.tells_names()) {
@@ -58,6 +61,7 @@ fn nic_text(nic: &NicPlan, pool: Option<MacRange>) -> String {
             dhcp_text(&plan.dhcp, &mut line);
         }
         NicMode::Layer2(plan) => layer2_text(plan, &mut line),
+        NicMode::Sriov(plan) => sriov_text(plan, &mut line),
     }
     text
 }
@@ -175,6 +179,25 @@ fn layer2_text(plan: &Layer2Plan, line: &mut impl FnMut(&str, String)) {
         );
     }
     dhcp_text(&plan.dhcp, line);
+}
+
+fn sriov_text(plan: &SriovPlan, line: &mut impl FnMut(&str, String)) {
+    let network = &plan.network;
+    let source = match (&plan.device, &network.resource) {
+        (Some(device), _) => format!("the VF {device}"),
+        (None, Some(resource)) => format!("a VF of {resource}, kept for the VM"),
+        (None, None) => "a VF".to_owned(),
+    };
+    line("mode", format!("sriov: {source}"));
+    // The names of the fields are words, and no setting has fields of its own.
+    if let Ok(Value::Object(fields)) = serde_json::to_value(network) {
+        let settings = fields
+            .iter()
+            .filter(|(name, _)| *name != "resource" && *name != "device");
+        for (name, value) in settings {
+            line(name, value.as_str().map_or_else(|| value.to_string(), str::to_owned));
+        }
+    }
 }
 
 fn vtep_text(vtep: VtepSpec) -> String {
@@ -321,12 +344,17 @@ fn nic_json(nic: &NicPlan) -> serde_json::Result<Value> {
             ("bridge", details)
         }
         NicMode::Layer2(plan) => ("layer2", layer2_json(plan)?),
+        NicMode::Sriov(plan) => {
+            let mut details = serde_json::to_value(&plan.network)?;
+            details["device"] = json!(plan.device);
+            ("sriov", details)
+        }
     };
     let mut object = Map::new();
     let mut set = |name: &str, value: Value| object.insert(name.to_owned(), value);
     set("name", json!(nic.name));
     set("network", json!(nic.network));
-    set("socket", json!(nic.socket));
+    set("socket", json!(nic.mode.sriov().is_none().then_some(&nic.socket)));
     set("mac", json!(nic.mac.map(|mac| mac.to_string())));
     set("queuePairs", json!(nic.queue_pairs));
     set("pciAddress", json!(nic.device.pci_address));

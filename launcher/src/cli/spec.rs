@@ -29,6 +29,9 @@ pub(crate) enum OptionError {
         /// Mode that was selected.
         mode: &'static str,
     },
+    /// A virtual function is described by manifests.
+    #[error("--mode=sriov: a VF is passed by hawser run -f FILE, with sriov: {{}} in the interface")]
+    VirtualFunction,
     /// Bridge mode is selected without a segment.
     #[error(
         "--mode=bridge needs a segment: give one of --bridge, --tap, --tap-fd, --macvtap, --ipvtap and --pod-interface"
@@ -131,6 +134,7 @@ impl PortArgs {
                 (ModeSpec::Bridge(self.bridge()?), policy)
             }
             Mode::Layer2 => (ModeSpec::Layer2(self.layer2()?), self.policy.off_segment()),
+            Mode::Sriov => return Err(OptionError::VirtualFunction),
         };
         Ok(NicSpec {
             name,

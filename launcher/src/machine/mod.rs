@@ -16,7 +16,6 @@
 mod endpoint;
 mod followed;
 mod nic;
-#[cfg(test)]
 mod passed_through;
 mod peers;
 mod port;
@@ -27,7 +26,6 @@ mod summary;
 pub(crate) use endpoint::Endpoint;
 pub(crate) use followed::FileState;
 pub(crate) use nic::Nic;
-#[cfg(test)]
 pub(crate) use passed_through::PassedThrough;
 pub(crate) use peers::{ChangeError, PeersChange};
 pub(crate) use served_nic::{CapturePlace, NicMetrics, NicStatus, ServedNic};
@@ -70,7 +68,6 @@ struct Shared {
 struct State {
     ports: Vec<ServedPort>,
     /// NICs without a port.
-    #[cfg(test)]
     devices: Vec<Arc<PassedThrough>>,
     run: Run,
     /// Latest content of resolv.conf, if its changes are followed.
@@ -82,7 +79,6 @@ struct State {
 /// A NIC that can be served; dropping it undoes all changes to the host.
 enum Ready {
     Port(Box<ReadyPort>),
-    #[cfg(test)]
     PassedThrough(PassedThrough),
 }
 
@@ -136,7 +132,6 @@ impl Machine {
         let shared = Arc::new(Shared {
             state: Mutex::new(State {
                 ports: Vec::new(),
-                #[cfg(test)]
                 devices: Vec::new(),
                 run: Run::On,
                 resolv: None,
@@ -183,7 +178,6 @@ impl Machine {
         let _changes = self.changes.lock().unwrap_or_else(PoisonError::into_inner);
         let known = self.nic(name).is_some();
         self.remove_port(name);
-        #[cfg(test)]
         self.shared.lock().devices.retain(|device| device.name != name);
         known
     }
@@ -235,6 +229,8 @@ impl Machine {
         let ports = std::mem::take(&mut self.shared.lock().ports);
         // The ports' threads need the lock to record that they have finished.
         ports.into_iter().for_each(ServedPort::shut_down);
+        let devices = std::mem::take(&mut self.shared.lock().devices);
+        drop(devices);
     }
 
     /// A description of each port in one line, for the log.
@@ -276,8 +272,10 @@ impl Machine {
                 let ready = ready.map_err(|failure| self.shared.named(&name, failure))?;
                 Ok(Ready::Port(Box::new(ready)))
             }
-            #[cfg(test)]
-            Nic::PassedThrough(device) => Ok(Ready::PassedThrough(device)),
+            Nic::PassedThrough(device) => match device.pass() {
+                Ok(()) => Ok(Ready::PassedThrough(device)),
+                Err(failure) => Err(self.shared.named(&name, failure)),
+            },
         }
     }
 
@@ -298,7 +296,6 @@ impl Machine {
                 state.ports.push(served);
                 Ok(nic)
             }
-            #[cfg(test)]
             Ready::PassedThrough(device) => {
                 let device = Arc::new(device);
                 state.devices.push(Arc::clone(&device));
@@ -337,7 +334,6 @@ impl Drop for Machine {
 impl State {
     fn nics(&self) -> Vec<ServedNic> {
         let nics = self.ports.iter().map(ServedPort::nic);
-        #[cfg(test)]
         let nics = nics.chain(self.devices.iter().cloned().map(ServedNic::PassedThrough));
         nics.collect()
     }

@@ -1,7 +1,6 @@
 //! A NIC to serve. The variants differ in how the VMM reaches the device.
 
 use super::Endpoint;
-#[cfg(test)]
 use super::PassedThrough;
 use crate::attachment::Survey;
 use crate::config::{self, ConfigError, Found, Layer2Error, PeerSource, ServiceSource};
@@ -9,10 +8,12 @@ use crate::failure::Failure;
 use crate::host::Host;
 use crate::sandbox::{Access, Needs};
 use crate::startup;
-use crate::vmm::Card;
+use crate::vf::{Keeper, Vf};
+use crate::vmm::{Card, Passed};
 use crate::watcher::files;
 use hawser_config::ModeConfig;
 use hawser_manifest::plan::NicPlan;
+use std::sync::Arc;
 
 /// A NIC that can be served.
 #[derive(Debug)]
@@ -24,8 +25,7 @@ pub(crate) enum Nic {
         /// Configuration of the port on this host.
         found: Box<Found>,
     },
-    /// A device of the host: the second kind, which shows that callers need no first.
-    #[cfg(test)]
+    /// A virtual function that the VMM passes to the guest.
     PassedThrough(PassedThrough),
 }
 
@@ -41,9 +41,16 @@ impl Nic {
     /// A NIC of a plan on this host. `segment` is the survey of its segment, in bridge mode.
     ///
     /// # Errors
-    /// The reason why this host cannot serve the NIC.
-    pub(crate) fn planned(nic: &NicPlan, host: &Host, mut segment: Option<Survey>) -> Result<Self, Failure> {
-        let spec = nic.spec();
+    /// The reason this host cannot serve the NIC.
+    pub(crate) fn planned(
+        nic: &NicPlan,
+        host: &Host,
+        mut segment: Option<Survey>,
+        keeper: Option<&Arc<Keeper>>,
+    ) -> Result<Self, Failure> {
+        let Some(spec) = nic.spec() else {
+            return Self::passed_through(nic, keeper);
+        };
         if let Some(segment) = &mut segment {
             segment.settle(&spec)?;
         }
@@ -59,11 +66,27 @@ impl Nic {
         Ok(Self::vhost_user(Endpoint::Listen(nic.socket.clone()), found))
     }
 
+    fn passed_through(nic: &NicPlan, keeper: Option<&Arc<Keeper>>) -> Result<Self, Failure> {
+        let vf = Vf::planned(nic)?;
+        let keeper = keeper.ok_or_else(|| {
+            Failure::usage("VFs need a process that keeps them: start hawser with an sriov interface").of(&nic.name)
+        })?;
+        keeper.check(&vf).map_err(|failure| failure.of(&nic.name))?;
+        Ok(Self::PassedThrough(PassedThrough::of(vf, Arc::clone(keeper))))
+    }
+
+    /// Flags that give the VMM a virtual function; `None` for other NICs.
+    pub(crate) fn passed(&self) -> Option<Passed<'_>> {
+        match self {
+            Self::VhostUser { .. } => None,
+            Self::PassedThrough(device) => device.card(),
+        }
+    }
+
     /// Name of the NIC.
     pub(crate) fn name(&self) -> &str {
         match self {
             Self::VhostUser { found, .. } => &found.port.name,
-            #[cfg(test)]
             Self::PassedThrough(device) => &device.name,
         }
     }
@@ -72,7 +95,6 @@ impl Nic {
     pub(crate) const fn mode(&self) -> Option<&ModeConfig> {
         match self {
             Self::VhostUser { found, .. } => Some(&found.port.mode),
-            #[cfg(test)]
             Self::PassedThrough(_) => None,
         }
     }
@@ -81,7 +103,6 @@ impl Nic {
     pub(crate) fn notices(&self) -> &[String] {
         match self {
             Self::VhostUser { found, .. } => &found.notices,
-            #[cfg(test)]
             Self::PassedThrough(_) => &[],
         }
     }
@@ -103,7 +124,6 @@ impl Nic {
                     bus: None,
                 })
             }
-            #[cfg(test)]
             Self::PassedThrough(_) => None,
         }
     }
@@ -126,7 +146,6 @@ impl Nic {
                 needs.raw_sockets |= mode.echo_families().any() && startup::echo_takes_raw_sockets();
                 needs.low_ports |= mode.inbound().is_some_and(|inbound| inbound.has_every_port);
             }
-            #[cfg(test)]
             Self::PassedThrough(_) => {}
         }
     }

@@ -1,8 +1,15 @@
-//! A NIC without a port: a device of the host that is passed to the guest. It is for tests of code that handles every
-//! kind of NIC.
+//! A NIC without a port: a virtual function that the VMM passes to the guest.
 
-use super::NicStatus;
+use super::followed::FileState;
+use super::{NicMetrics, NicStatus};
+use crate::failure::Failure;
 use crate::mode::Mode;
+use crate::vf::{Keeper, Report, Vf};
+use crate::vmm::Passed;
+use hawser_backend::counters::Counters;
+use hawser_manifest::nic::DeviceHints;
+use hawser_packet::MacAddr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// A device that is passed to the guest.
@@ -10,38 +17,125 @@ use std::sync::atomic::{AtomicBool, Ordering};
 pub(crate) struct PassedThrough {
     /// Name of the NIC.
     pub name: String,
-    is_link_up: AtomicBool,
+    vf: Option<Vf>,
+    keeper: Option<Arc<Keeper>>,
+    is_link_wanted: AtomicBool,
 }
 
 impl PassedThrough {
-    /// A device whose link is up.
+    /// The virtual function of an interface.
+    pub(crate) fn of(vf: Vf, keeper: Arc<Keeper>) -> Self {
+        Self {
+            name: vf.name.clone(),
+            vf: Some(vf),
+            keeper: Some(keeper),
+            is_link_wanted: AtomicBool::new(true),
+        }
+    }
+
+    /// A device without a function behind it, whose link is up.
+    #[cfg(test)]
     pub(crate) fn new(name: &str) -> Self {
         Self {
             name: name.to_owned(),
-            is_link_up: AtomicBool::new(true),
+            vf: None,
+            keeper: None,
+            is_link_wanted: AtomicBool::new(true),
+        }
+    }
+
+    /// Sets the function up.
+    ///
+    /// # Errors
+    /// The step that failed; the function is as it was.
+    pub(super) fn pass(&self) -> Result<(), Failure> {
+        match (&self.keeper, &self.vf) {
+            (Some(keeper), Some(vf)) => keeper.pass(vf),
+            _ => Ok(()),
+        }
+    }
+
+    /// Input for the VMM's flags.
+    pub(crate) fn card(&self) -> Option<Passed<'_>> {
+        let vf = self.vf.as_ref()?;
+        Some(Passed {
+            name: &self.name,
+            address: vf.address.to_string(),
+            device: DeviceHints::clone(&vf.device),
+            bus: None,
+        })
+    }
+
+    fn report(&self) -> Result<Report, Failure> {
+        match &self.keeper {
+            Some(keeper) => keeper.report(&self.name),
+            None => Ok(Report {
+                mtu: 1500,
+                link_up: self.is_link_wanted(),
+                ..Report::default()
+            }),
         }
     }
 
     pub(super) fn is_link_up(&self) -> bool {
-        self.is_link_up.load(Ordering::Relaxed)
+        self.report().is_ok_and(|report| report.link_up)
     }
 
+    pub(super) fn is_link_wanted(&self) -> bool {
+        self.is_link_wanted.load(Ordering::Relaxed)
+    }
+
+    /// The network decides about the link of a function, so this only remembers the wish.
     pub(super) fn set_link(&self, up: bool) {
-        self.is_link_up.store(up, Ordering::Relaxed);
+        self.is_link_wanted.store(up, Ordering::Relaxed);
     }
 
     pub(super) fn status(&self) -> NicStatus {
-        NicStatus {
+        let report = self.report();
+        let mut status = NicStatus {
             name: self.name.clone(),
-            mac: None,
-            mtu: 1500,
-            mode: Mode::Bridge,
+            mac: self.mac(),
+            mtu: 0,
+            mode: Mode::without_port(),
             queue_pairs: 1,
-            link_up: self.is_link_up(),
+            link_up: false,
             driver_runs: false,
             leased: Vec::new(),
             seen: Vec::new(),
             warnings: Vec::new(),
+        };
+        match report {
+            Ok(report) => {
+                status.mtu = u16::try_from(report.mtu).unwrap_or(u16::MAX);
+                status.link_up = report.link_up;
+                status.driver_runs = report.is_used;
+            }
+            Err(failure) => status.warnings.push(failure.to_string()),
+        }
+        status
+    }
+
+    fn mac(&self) -> Option<MacAddr> {
+        self.vf.as_ref()?.mac
+    }
+
+    pub(super) fn metrics(&self) -> NicMetrics {
+        let report = self.report();
+        NicMetrics {
+            link_up: report.as_ref().is_ok_and(|report| report.link_up),
+            failure: report.err().map(|failure| failure.to_string()),
+            counters: Counters::default(),
+            peers_file: FileState::default(),
+            services_file: FileState::default(),
+            peers: Vec::new(),
+        }
+    }
+}
+
+impl Drop for PassedThrough {
+    fn drop(&mut self) {
+        if let Some(keeper) = &self.keeper {
+            keeper.give_back(&self.name);
         }
     }
 }

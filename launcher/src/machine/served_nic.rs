@@ -4,11 +4,10 @@
 //! Functions that a kind does not support return `None`, and the API refuses the request with a reason.
 
 use super::followed::{FileState, FollowedFile};
-#[cfg(test)]
 use super::passed_through::PassedThrough;
 use super::peers::{ChangeError, NetworkPeers, PeersChange};
 use crate::mode::Mode;
-use crate::vmm::Card;
+use crate::vmm::{Card, Passed};
 use hawser_backend::capture::{Busy, CaptureRules, CaptureStream};
 use hawser_backend::counters::{Counters, Gauge, PeerCounters};
 use hawser_backend::policy::SnoopSource;
@@ -31,9 +30,7 @@ pub(crate) enum ServedNic {
         /// The file of its Services, if it follows one.
         services: Option<Arc<FollowedFile>>,
     },
-    /// A device of the host that the VMM passes to the guest. This second kind shows that callers do not depend on the
-    /// first.
-    #[cfg(test)]
+    /// A virtual function that the VMM passes to the guest.
     PassedThrough(Arc<PassedThrough>),
 }
 
@@ -115,7 +112,6 @@ impl ServedNic {
     pub(crate) fn name(&self) -> &str {
         match self {
             Self::VhostUser { port, .. } => &port.config().name,
-            #[cfg(test)]
             Self::PassedThrough(device) => &device.name,
         }
     }
@@ -127,7 +123,6 @@ impl ServedNic {
                 warnings: warnings(port, [self.peers_file(), self.services_file()]),
                 ..status(port)
             },
-            #[cfg(test)]
             Self::PassedThrough(device) => device.status(),
         }
     }
@@ -140,7 +135,6 @@ impl ServedNic {
                 peers: port.peer_count(),
                 limited_peers: port.counters().level(Gauge::TunnelLimitedPeers),
             }),
-            #[cfg(test)]
             Self::PassedThrough(_) => None,
         }
     }
@@ -149,7 +143,6 @@ impl ServedNic {
     pub(crate) fn peers(&self) -> Vec<PeerReport> {
         match self {
             Self::VhostUser { port, .. } => port.peers(),
-            #[cfg(test)]
             Self::PassedThrough(_) => Vec::new(),
         }
     }
@@ -158,7 +151,6 @@ impl ServedNic {
     pub(crate) fn peers_file(&self) -> Option<&FollowedFile> {
         match self {
             Self::VhostUser { peers, .. } => peers.as_ref()?.file(),
-            #[cfg(test)]
             Self::PassedThrough(_) => None,
         }
     }
@@ -167,7 +159,6 @@ impl ServedNic {
     pub(crate) fn change_peers(&self, change: PeersChange, epoch: Option<u64>) -> Option<Result<(), ChangeError>> {
         match self {
             Self::VhostUser { port, peers, .. } => Some(peers.as_ref()?.list()?.change(port, change, epoch)),
-            #[cfg(test)]
             Self::PassedThrough(_) => None,
         }
     }
@@ -176,7 +167,6 @@ impl ServedNic {
     pub(crate) fn peers_epoch(&self) -> Option<u64> {
         match self {
             Self::VhostUser { peers, .. } => peers.as_ref()?.list()?.epoch(),
-            #[cfg(test)]
             Self::PassedThrough(_) => None,
         }
     }
@@ -185,7 +175,6 @@ impl ServedNic {
     pub(crate) fn services_file(&self) -> Option<&FollowedFile> {
         match self {
             Self::VhostUser { services, .. } => services.as_deref(),
-            #[cfg(test)]
             Self::PassedThrough(_) => None,
         }
     }
@@ -194,7 +183,6 @@ impl ServedNic {
     pub(crate) fn seen(&self) -> Vec<SeenAddress> {
         match self {
             Self::VhostUser { port, .. } => seen(port),
-            #[cfg(test)]
             Self::PassedThrough(_) => Vec::new(),
         }
     }
@@ -210,15 +198,7 @@ impl ServedNic {
                 services_file: self.services_file().map(FollowedFile::state).unwrap_or_default(),
                 peers: port.peer_counters(),
             },
-            #[cfg(test)]
-            Self::PassedThrough(device) => NicMetrics {
-                counters: Counters::default(),
-                link_up: device.is_link_up(),
-                failure: None,
-                peers_file: FileState::default(),
-                services_file: FileState::default(),
-                peers: Vec::new(),
-            },
+            Self::PassedThrough(device) => device.metrics(),
         }
     }
 
@@ -232,8 +212,15 @@ impl ServedNic {
                 device: plan.device.clone(),
                 bus: None,
             }),
-            #[cfg(test)]
             Self::PassedThrough(_) => None,
+        }
+    }
+
+    /// Flags that plug a virtual function into a VMM; `None` for other NICs.
+    pub(crate) fn passed(&self) -> Option<Passed<'_>> {
+        match self {
+            Self::VhostUser { .. } => None,
+            Self::PassedThrough(device) => device.card(),
         }
     }
 
@@ -241,7 +228,6 @@ impl ServedNic {
     pub(crate) fn is_link_up(&self) -> bool {
         match self {
             Self::VhostUser { port, .. } => port.link().is_up(),
-            #[cfg(test)]
             Self::PassedThrough(device) => device.is_link_up(),
         }
     }
@@ -250,8 +236,7 @@ impl ServedNic {
     pub(crate) fn is_link_wanted(&self) -> bool {
         match self {
             Self::VhostUser { port, .. } => port.link().is_wanted(),
-            #[cfg(test)]
-            Self::PassedThrough(device) => device.is_link_up(),
+            Self::PassedThrough(device) => device.is_link_wanted(),
         }
     }
 
@@ -259,7 +244,6 @@ impl ServedNic {
     pub(crate) fn is_link_told(&self) -> bool {
         match self {
             Self::VhostUser { port, .. } => port.link().is_told(),
-            #[cfg(test)]
             Self::PassedThrough(_) => true,
         }
     }
@@ -268,7 +252,6 @@ impl ServedNic {
     pub(crate) fn set_link(&self, up: bool) {
         match self {
             Self::VhostUser { port, .. } => port.set_link(up),
-            #[cfg(test)]
             Self::PassedThrough(device) => device.set_link(up),
         }
     }
@@ -277,7 +260,6 @@ impl ServedNic {
     pub(crate) fn forwards(&self) -> Vec<Forward> {
         match self {
             Self::VhostUser { port, .. } => port.forwards(),
-            #[cfg(test)]
             Self::PassedThrough(_) => Vec::new(),
         }
     }
@@ -289,7 +271,6 @@ impl ServedNic {
     pub(crate) fn add_forward(&self, forward: &Forward) -> Result<(), ForwardError> {
         match self {
             Self::VhostUser { port, .. } => port.add_forward(forward),
-            #[cfg(test)]
             Self::PassedThrough(_) => Err(ForwardError::NoGateway),
         }
     }
@@ -302,7 +283,6 @@ impl ServedNic {
     pub(crate) fn remove_forward(&self, forward: &Forward) -> Result<Forward, ForwardError> {
         match self {
             Self::VhostUser { port, .. } => port.remove_forward(forward),
-            #[cfg(test)]
             Self::PassedThrough(_) => Err(ForwardError::NoGateway),
         }
     }
@@ -311,7 +291,6 @@ impl ServedNic {
     pub(crate) fn rates(&self) -> Option<Rates> {
         match self {
             Self::VhostUser { port, .. } => Some(port.rates()),
-            #[cfg(test)]
             Self::PassedThrough(_) => None,
         }
     }
@@ -323,7 +302,6 @@ impl ServedNic {
                 port.set_rates(rates);
                 Some(())
             }
-            #[cfg(test)]
             Self::PassedThrough(_) => None,
         }
     }
@@ -333,7 +311,6 @@ impl ServedNic {
         match (self, place) {
             (Self::VhostUser { port, .. }, CapturePlace::Nic) => Some(port.capture().start(rules)),
             (Self::VhostUser { port, .. }, CapturePlace::Tunnel) => Some(port.outer_capture()?.start(rules)),
-            #[cfg(test)]
             (Self::PassedThrough(_), _) => None,
         }
     }

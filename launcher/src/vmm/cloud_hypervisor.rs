@@ -3,7 +3,7 @@
 //! Removing a device is a request to the guest. The device tree shows when the removal is complete, so it is polled.
 
 use super::running::{Patience, RunningError};
-use super::{Card, cloud_hypervisor_card, cloud_hypervisor_name};
+use super::{Card, Passed, cloud_hypervisor_card, cloud_hypervisor_name};
 use crate::http_client::{self, Request};
 use hyper::Method;
 use serde_json::{Value, json};
@@ -47,6 +47,15 @@ impl CloudHypervisor {
             net["mac"] = mac.to_string().into();
         }
         self.ask(Method::PUT, "vm.add-net", &net).map(drop)
+    }
+
+    /// Adds a virtual function.
+    ///
+    /// # Errors
+    /// Errors of the socket or the API.
+    pub(crate) fn plug_passed(&mut self, passed: &Passed<'_>) -> Result<(), RunningError> {
+        let device = json!({"id": cloud_hypervisor_name(passed.name), "path": super::sysfs_path(passed)});
+        self.ask(Method::PUT, "vm.add-device", &device).map(drop)
     }
 
     /// Removes a NIC and waits until the guest has released it. A missing NIC is not an error.

@@ -27,6 +27,20 @@ pub(crate) struct Vm<'a> {
     pub memory: &'a str,
     /// NICs of the VM, in order.
     pub cards: &'a [Card<'a>],
+    /// Virtual functions, after the NICs.
+    pub passed: &'a [Passed<'a>],
+}
+
+/// A virtual function of the VM.
+pub(crate) struct Passed<'a> {
+    /// Name of its interface.
+    pub name: &'a str,
+    /// Its PCI address on the host.
+    pub address: String,
+    /// Its position as the guest's firmware sees it.
+    pub device: DeviceHints,
+    /// QEMU: its bus; `None` for QEMU's choice.
+    pub bus: Option<String>,
 }
 
 /// A NIC of the VM.
@@ -141,7 +155,32 @@ pub(crate) fn qemu_flags(vm: &Vm<'_>) -> Result<Vec<Flag>, VmmError> {
             ("-device", vec![device]),
         ]);
     }
+    flags.extend(vm.passed.iter().map(|passed| ("-device", vec![qemu_passed(passed)])));
     Ok(flags)
+}
+
+/// Value of -device for a virtual function. QEMU opens its IOMMU group itself.
+fn qemu_passed(passed: &Passed<'_>) -> String {
+    let mut device = format!(
+        "vfio-pci,id={},host={}",
+        QemuNames::of(passed.name).device,
+        passed.address
+    );
+    if let Some(bus) = &passed.bus {
+        push(&mut device, format_args!(",bus={bus}"));
+    }
+    if let Some(order) = passed.device.boot_order {
+        push(&mut device, format_args!(",bootindex={order}"));
+    }
+    if let Some(index) = passed.device.acpi_index {
+        push(&mut device, format_args!(",acpi-index={index}"));
+    }
+    device
+}
+
+/// Directory of a virtual function, as cloud-hypervisor names it.
+fn sysfs_path(passed: &Passed<'_>) -> String {
+    format!("/sys/bus/pci/devices/{}", passed.address)
 }
 
 /// Values of -chardev, -netdev and -device for a NIC.
@@ -205,10 +244,21 @@ pub(crate) fn cloud_hypervisor_args(vm: &Vm<'_>) -> Result<String, VmmError> {
 /// A socket's path or the MTU cannot be expressed.
 pub(crate) fn cloud_hypervisor_flags(vm: &Vm<'_>) -> Result<Vec<Flag>, VmmError> {
     let nets: Result<Vec<String>, VmmError> = vm.cards.iter().map(cloud_hypervisor_card).collect();
-    Ok(vec![
-        ("--memory", vec![format!("size={},shared=on", vm.memory)]),
-        ("--net", nets?),
-    ])
+    let nets = nets?;
+    let passed = |passed: &Passed<'_>| {
+        let id = cloud_hypervisor_name(passed.name);
+        format!("id={id},path={}", sysfs_path(passed))
+    };
+    let devices: Vec<String> = vm.passed.iter().map(passed).collect();
+    let mut flags = vec![("--memory", vec![format!("size={},shared=on", vm.memory)])];
+    // A flag without a value is refused.
+    if !nets.is_empty() || devices.is_empty() {
+        flags.push(("--net", nets));
+    }
+    if !devices.is_empty() {
+        flags.push(("--device", devices));
+    }
+    Ok(flags)
 }
 
 fn cloud_hypervisor_card(card: &Card<'_>) -> Result<String, VmmError> {

@@ -6,7 +6,7 @@
 
 use super::qmp::{Qmp, QmpError};
 use super::running::{Patience, RunningError};
-use super::{Card, QemuNames, RECONNECT_MS, ROOT_PORT, vectors};
+use super::{Card, Passed, QemuNames, RECONNECT_MS, ROOT_PORT, vectors};
 use serde_json::{Value, json};
 use std::path::Path;
 use std::time::Instant;
@@ -65,13 +65,28 @@ impl Qemu {
             "netdev_add",
             json!({"type": "vhost-user", "id": names.netdev, "chardev": names.chardev, "queues": pairs}),
         )?;
-        self.make_device(card, names)
+        self.add_device(&device(card, names), card.bus.as_ref())
+    }
+
+    /// Adds a virtual function.
+    ///
+    /// # Errors
+    /// Errors of the monitor.
+    pub(crate) fn plug_passed(&mut self, passed: &Passed<'_>) -> Result<(), RunningError> {
+        let names = QemuNames::of(passed.name);
+        if self.has_device(&names.device)? {
+            return Err(RunningError::There(passed.name.to_owned()));
+        }
+        let mut device = json!({"driver": "vfio-pci", "id": names.device, "host": passed.address});
+        if let Some(index) = passed.device.acpi_index {
+            device["acpi-index"] = index.into();
+        }
+        self.add_device(&device, passed.bus.as_ref())
     }
 
     /// Adds the device to a free root port, or lets QEMU place it.
-    fn make_device(&mut self, card: &Card<'_>, names: &QemuNames) -> Result<(), RunningError> {
-        let device = device(card, names);
-        let buses = match &card.bus {
+    fn add_device(&mut self, device: &Value, bus: Option<&String>) -> Result<(), RunningError> {
+        let buses = match bus {
             Some(bus) => vec![bus.clone()],
             None => free_ports(&self.0.execute("query-pci", json!({}))?),
         };
@@ -88,7 +103,7 @@ impl Qemu {
         }
         match refused {
             Some(error) => Err(error.into()),
-            None => self.0.execute("device_add", device).map(drop).map_err(no_port),
+            None => self.0.execute("device_add", device.clone()).map(drop).map_err(no_port),
         }
     }
 

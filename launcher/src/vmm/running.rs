@@ -5,7 +5,7 @@
 use super::cloud_hypervisor::CloudHypervisor;
 use super::qemu::Qemu;
 use super::qmp::QmpError;
-use super::{Card, VmmError};
+use super::{Card, Passed, VmmError};
 use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -124,6 +124,17 @@ impl RunningVmm {
         match self {
             Self::Qemu(vmm) => vmm.plug(card),
             Self::CloudHypervisor(vmm) => vmm.plug(card),
+        }
+    }
+
+    /// Adds a virtual function.
+    ///
+    /// # Errors
+    /// [`RunningError`]
+    pub(crate) fn plug_passed(&mut self, passed: &Passed<'_>) -> Result<(), RunningError> {
+        match self {
+            Self::Qemu(vmm) => vmm.plug_passed(passed),
+            Self::CloudHypervisor(vmm) => vmm.plug_passed(passed),
         }
     }
 

@@ -25,6 +25,7 @@ fn flags(command: &str, options: &[&str]) -> Result<String, VmmError> {
             device: DeviceHints::default(),
             bus: None,
         }],
+        passed: &[],
     })
 }
 
@@ -93,6 +94,7 @@ fn each_card_has_its_own_flags() {
     let vm = Vm {
         memory: "1G",
         cards: &cards,
+        passed: &[],
     };
     let expected = "\
 -m 1G \
@@ -158,4 +160,28 @@ fn options_that_cloud_hypervisor_lacks_are_refused() {
         refused(&["--socket-path=/s", "--mtu=1000"]),
         VmmError::MtuTooSmall(1000)
     );
+}
+
+#[test]
+fn a_virtual_function_is_passed_beside_the_nics() {
+    let passed = [Passed {
+        name: "vf",
+        address: "0000:01:10.2".into(),
+        device: DeviceHints {
+            boot_order: Some(1),
+            ..DeviceHints::default()
+        },
+        bus: Some("hawser-port0".into()),
+    }];
+    let vm = Vm {
+        memory: "1G",
+        cards: &[],
+        passed: &passed,
+    };
+    let qemu = qemu_args(&vm).unwrap();
+    let device = "-device vfio-pci,id=hawser-nic-vf,host=0000:01:10.2,bus=hawser-port0,bootindex=1";
+    assert!(qemu.contains(device), "{qemu}");
+    let other = cloud_hypervisor_args(&vm).unwrap();
+    let device = "--device id=hawser-vf,path=/sys/bus/pci/devices/0000:01:10.2";
+    assert!(other.contains(device) && !other.contains("--net"), "{other}");
 }

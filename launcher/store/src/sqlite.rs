@@ -8,7 +8,10 @@
 //! keys of the tables also enforce that no MAC or address has two holders on a segment.
 
 mod bindings;
+mod devices;
 mod networks;
+
+pub use devices::{DeviceClaim, DeviceError, DeviceLease};
 
 use crate::error::{StoreError, StoreProblem};
 use crate::holder::{Holder, VmName};

@@ -68,6 +68,12 @@ impl Offer {
                 ipv6: from(&plan.ipam, false),
                 mtu: plan.network.mtu,
             },
+            // The segment behind the function, where hawser serves nothing.
+            NicMode::Sriov(_) => Self {
+                ipv4: FamilyAddresses::Nothing,
+                ipv6: FamilyAddresses::Nothing,
+                mtu: None,
+            },
         }
     }
 

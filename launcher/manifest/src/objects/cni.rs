@@ -8,6 +8,7 @@ use super::layer2::Layer2;
 use super::overlay;
 use super::reader::{Item, Object, ObjectType};
 use super::report::{Report, Spot};
+use super::sriov::{self, SriovNetwork};
 use crate::nic::{AttachmentSpec, BridgePortSpec, IpvtapMode, MacvtapMode, Stack};
 use crate::values;
 use hawser_packet::MacAddr;
@@ -21,6 +22,8 @@ pub enum Medium {
     Segment(Box<Segment>),
     /// A network that spans nodes.
     Layer2(Box<Layer2>),
+    /// Virtual functions.
+    Sriov(Box<SriovNetwork>),
     /// A network for which hawser has no mode yet.
     Unserved(UnservedMode),
 }
@@ -50,8 +53,6 @@ impl Medium {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct UnservedMode(pub &'static str);
 
-/// Virtual functions of a NIC.
-pub const SRIOV: UnservedMode = UnservedMode("sriov");
 /// Logical switches of OVN-Kubernetes with a router between nodes.
 pub const LAYER3: UnservedMode = UnservedMode("layer3");
 
@@ -171,8 +172,8 @@ fn is_overlay(plugin: &Item<'_>) -> bool {
     plugin.field_text("type") == Some(overlay::TYPE)
 }
 
-/// An attachment to a segment, or the mode that would be needed instead.
-type Attached = Result<(AttachmentSpec, Option<PortRules>), UnservedMode>;
+/// The way to a segment with the rules of its port, or another medium.
+type Attached = Result<(AttachmentSpec, Option<PortRules>), Medium>;
 
 /// Reads the way to the network from a configuration.
 type AttachmentReader = fn(&Object<'_>, &Surroundings<'_>) -> Option<Attached>;
@@ -185,7 +186,10 @@ fn plugin(kind: &str) -> Option<(&'static ObjectType, AttachmentReader)> {
         "macvlan" => (&table::MACVLAN, |object, _| macvlan(object)),
         "ipvlan" => (&table::IPVLAN, |object, _| ipvlan(object)),
         "macvtap" => (&table::MACVTAP, macvtap),
-        "sriov" => (&table::SRIOV, |_, _| Some(Err(SRIOV))),
+        "sriov" => (&table::SRIOV, |object, around| {
+            let network = sriov::read_cni(object, around.resource)?;
+            Some(Err(Medium::Sriov(Box::new(network))))
+        }),
         _ => return None,
     })
 }
@@ -197,7 +201,7 @@ fn read_plugin(item: &Item<'_>, around: &Surroundings<'_>) -> Option<Configurati
     };
     let Some((table, read_attachment)) = plugin(kind) else {
         item.error(format!(
-            "type {kind:?} is not served: choose bridge, cnv-bridge, macvlan, ipvlan, tap or macvtap"
+            "type {kind:?} is not served: choose bridge, cnv-bridge, macvlan, ipvlan, tap, macvtap or sriov"
         ));
         return None;
     };
@@ -245,7 +249,7 @@ fn read_plugin(item: &Item<'_>, around: &Surroundings<'_>) -> Option<Configurati
             ipam,
             dns: dns.or(of_ipam),
         })),
-        Err(mode) => Medium::Unserved(mode),
+        Err(medium) => medium,
     };
     Some(Configuration {
         medium,

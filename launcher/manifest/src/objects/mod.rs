@@ -35,6 +35,7 @@ pub mod reader;
 pub mod report;
 pub mod selector;
 pub mod service;
+pub mod sriov;
 pub mod topology;
 pub mod virtual_services;
 pub mod vm;

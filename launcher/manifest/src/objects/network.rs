@@ -1,15 +1,17 @@
 //! Reads the networks that interfaces name: NetworkAttachmentDefinition, and the objects from which one is created
 //! (UserDefinedNetwork, SriovNetwork).
 
-use super::cni::{self, Fields, Medium, SRIOV, Surroundings};
+use super::cni::{self, Fields, Medium, Surroundings};
 use super::fields::network as table;
 use super::ipam::{self, Requested};
 use super::json::Json;
 use super::layer2::Layer2;
 use super::metadata::Metadata;
+use super::node_policy;
 use super::reader::{Item, Object};
 use super::report::{Report, Spot};
 use super::selector::Selector;
+use super::sriov::{self, SriovNetwork};
 use super::topology::{self, Network, Topology};
 
 /// A network with a name.
@@ -163,7 +165,6 @@ pub fn read_cluster_user_defined(object: &Object<'_>, namespace: &str) -> NamedN
 /// Reads `kind: SriovNetwork`.
 pub fn read_sriov(object: &Object<'_>, namespace: &str) -> NamedNetwork {
     let mut network = named(object, Metadata::read(object, namespace));
-    network.medium = Some(Medium::Unserved(SRIOV));
     let spec = object
         .need("spec", "give resourceName")
         .and_then(|spec| spec.object(&table::SRIOV_NETWORK_SPEC));
@@ -173,26 +174,15 @@ pub fn read_sriov(object: &Object<'_>, namespace: &str) -> NamedNetwork {
     if let Some(namespace) = spec.text("networkNamespace") {
         network.namespace = Some(namespace.to_owned());
     }
-    spec.need("resourceName", "name the pool of virtual functions");
-    let vlan: Option<u16> = spec.integer("vlan", 0..=4094);
-    let qos: Option<u8> = spec.integer("vlanQoS", 0..=7);
-    if qos.is_some_and(|qos| qos != 0) && vlan.is_none_or(|vlan| vlan == 0) {
-        spec.error("vlanQoS needs a vlan: give one from 1 to 4094, or leave out vlanQoS");
-    }
-    let choose = |name, words: &[&str]| {
-        let words: Vec<(&str, ())> = words.iter().map(|word| (*word, ())).collect();
-        spec.get(name).and_then(|item| item.choice(&words))
+    let resource = spec.need("resourceName", "name the pool of virtual functions");
+    let resource = resource.and_then(|item| item.parsed(node_policy::resource_name));
+    let names = sriov::Names {
+        spoof_chk: "spoofChk",
+        link_state: "linkState",
+        min_rate: "minTxRate",
+        max_rate: "maxTxRate",
     };
-    choose("vlanProto", &["802.1q", "802.1ad", "802.1Q", "802.1AD"]);
-    choose("spoofChk", &["on", "off"]);
-    choose("trust", &["on", "off"]);
-    choose("linkState", &["auto", "enable", "disable"]);
-    let [least, most] = ["minTxRate", "maxTxRate"].map(|name| spec.integer::<u32>(name, 0..=i64::from(u32::MAX)));
-    if let (Some(least), Some(most @ 1..)) = (least, most)
-        && least > most
-    {
-        spec.error(format!("minTxRate {least} is above maxTxRate {most}"));
-    }
+    let settings = sriov::read(&spec, &names);
     spec.text("capabilities");
     let problems = object.apart();
     if let Some(ipam) = spec.get("ipam") {
@@ -201,9 +191,19 @@ pub fn read_sriov(object: &Object<'_>, namespace: &str) -> NamedNetwork {
     if let Some(item) = spec.get("metaPlugins").filter(|item| item.text().is_some()) {
         problems.warn(item.spot(), "ignored: hawser runs no plugins after the first");
     }
+    network.medium = resource.map(|resource| {
+        Medium::Sriov(Box::new(SriovNetwork {
+            resource: Some(resource),
+            ..settings
+        }))
+    });
     network.problems = problems;
     network
 }
+
+/// A guest on a virtual function speaks to the segment without hawser.
+pub const VF_ADDRESSES: &str =
+    "ignored: hawser gives no addresses to the guest of a VF: configure them in the guest, such as with cloud-init";
 
 /// Checks `ipam`, the JSON string that the operator puts into the configuration that it writes.
 fn check_sriov_ipam(item: &Item<'_>, problems: &Report) {
@@ -213,7 +213,10 @@ fn check_sriov_ipam(item: &Item<'_>, problems: &Report) {
     };
     if !is_empty(item)
         && let Some(json) = Json::read(item, problems)
+        && let Some((ipam, _)) = ipam::read(&json.item(problems), &Requested::default())
+        && ipam.is_told()
+        && !problems.has_errors()
     {
-        ipam::read(&json.item(problems), &Requested::default());
+        problems.warn(item.spot(), VF_ADDRESSES);
     }
 }

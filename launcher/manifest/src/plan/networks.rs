@@ -1,12 +1,13 @@
 //! Resolves the networks that interfaces name, as seen from the VM's namespace, and selects the mode.
 
-use super::Planner;
+use super::{Planner, SriovPlan};
 use crate::nic::Places;
 use crate::objects::cni::{Medium, Segment, UnservedMode};
-use crate::objects::interface::{Binding, Interface};
+use crate::objects::interface::{Binding, Interface, LinkState};
 use crate::objects::metadata::DEFAULT_NAMESPACE;
 use crate::objects::network::NamedNetwork;
 use crate::objects::report::Spot;
+use crate::objects::sriov::SriovNetwork;
 use crate::objects::vm::NetworkSource;
 
 impl Planner<'_> {
@@ -121,6 +122,14 @@ impl Planner<'_> {
             Medium::Unserved(mode) => mode,
             // Such a network has a mode of its own.
             Medium::Layer2(_) => return None,
+            Medium::Sriov(_) => {
+                let message = format!(
+                    "its network {:?} consists of VFs: give sriov: {{}} in place of the binding",
+                    network.name
+                );
+                self.report.error(&interface.spot, message);
+                return None;
+            }
         };
         let message = format!(
             "its network {:?} needs the mode {mode}, which hawser does not have yet",
@@ -128,6 +137,27 @@ impl Planner<'_> {
         );
         self.report.error(&interface.spot, message);
         None
+    }
+
+    /// The virtual function of an interface, on a network of those.
+    pub(super) fn virtual_function(&self, interface: &Interface, network: &NamedNetwork) -> Option<SriovPlan> {
+        let error = |message: String| self.report.error(&interface.spot, message);
+        let Medium::Sriov(found) = network.medium.as_ref()? else {
+            error(format!(
+                "its network {:?} has no VFs: give bridge: {{}} in place of sriov: {{}}, or name a SriovNetwork",
+                network.name
+            ));
+            return None;
+        };
+        self.no_dhcp_options(interface);
+        if interface.state == LinkState::Down {
+            error("state: down is not for sriov: give linkState: disable in its SriovNetwork".to_owned());
+            return None;
+        }
+        Some(SriovPlan {
+            network: SriovNetwork::clone(found),
+            device: found.device.clone(),
+        })
     }
 
     /// Positions in the manifests of the values that the survey of the host may reject.

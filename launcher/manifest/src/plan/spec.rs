@@ -14,8 +14,9 @@ use hawser_config::{EveryPort, MacCheck, Otherwise, PaceConfig, PolicyConfig, Vl
 use hawser_packet::vlan::VlanId;
 
 impl NicPlan {
-    /// Creates the spec for the launcher. Ranges must already have been replaced by `static` addresses.
-    pub fn spec(&self) -> NicSpec {
+    /// The spec for the launcher; `None` for a virtual function, which has no port. Ranges must already have been
+    /// replaced by `static` addresses.
+    pub fn spec(&self) -> Option<NicSpec> {
         let hostname = self.hostname.clone();
         let (mtu, policy, names, mode) = match &self.mode {
             NicMode::Masquerade(plan) => {
@@ -49,8 +50,9 @@ impl NicPlan {
                 let mode = ModeSpec::Layer2(layer2(plan));
                 (plan.network.mtu, PolicyConfig::default(), names, mode)
             }
+            NicMode::Sriov(_) => return None,
         };
-        NicSpec {
+        Some(NicSpec {
             name: self.name.clone(),
             mac: self.mac,
             mtu,
@@ -62,7 +64,7 @@ impl NicPlan {
             device: self.device.clone(),
             mode,
             places: Some(self.places.clone()),
-        }
+        })
     }
 }
 

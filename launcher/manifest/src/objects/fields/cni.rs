@@ -251,7 +251,23 @@ pub static MACVTAP: ObjectType = ObjectType {
 pub static SRIOV: ObjectType = ObjectType {
     name: "CNI sriov",
     unknown: Unknown::PassedOver,
-    fields: &[later("type", "an interface on it needs the mode sriov"), IPAM],
+    fields: &[
+        TYPE,
+        honoured("vlan", "0 to 4094"),
+        honoured("vlanQoS", "0 to 7, only with a vlan"),
+        honoured("vlanProto", "`802.1q`, `802.1ad`, only with a vlan"),
+        honoured("mac", "of an interface without macAddress"),
+        honoured("spoofchk", "`on`, `off`"),
+        honoured("trust", "`on`, `off`"),
+        honoured("link_state", "`auto`, `enable`, `disable`"),
+        honoured("min_tx_rate", "Mbit/s, not above max_tx_rate"),
+        honoured("max_tx_rate", "Mbit/s; 0: no limit"),
+        honoured(
+            "deviceID",
+            "PCI address of the VF; otherwise the annotation `k8s.v1.cni.cncf.io/resourceName` names its pool",
+        ),
+        IPAM,
+    ],
 };
 
 /// `ovn-k8s-cni-overlay`

@@ -180,7 +180,7 @@ pub static INTERFACE: ObjectType = ObjectType {
             "bridge",
             "`{}`; on the pod network the guest takes over eth0 with its MAC and addresses",
         ),
-        later("sriov", "the mode sriov"),
+        honoured("sriov", "a VF, passed through vfio-pci"),
         later("binding", "the mode layer2"),
         honoured(
             "ports",

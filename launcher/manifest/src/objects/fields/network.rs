@@ -497,7 +497,7 @@ pub static SRIOV_NETWORK: ObjectType = ObjectType {
         honoured("apiVersion", "`sriovnetwork.openshift.io/v1`"),
         honoured("kind", ""),
         honoured("metadata", "the name of the network that it creates"),
-        later("spec", "checked; an interface on it needs the mode sriov"),
+        honoured("spec", ""),
     ],
 };
 
@@ -506,7 +506,10 @@ pub static SRIOV_NETWORK_SPEC: ObjectType = ObjectType {
     name: "SriovNetwork spec",
     unknown: Unknown::Refused,
     fields: &[
-        honoured("resourceName", ""),
+        honoured(
+            "resourceName",
+            "the pool, of a SriovNetworkNodePolicy that was applied to the node",
+        ),
         honoured(
             "networkNamespace",
             "the namespace of the network; by default the SriovNetwork's own",

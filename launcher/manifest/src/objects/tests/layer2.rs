@@ -57,7 +57,7 @@ fn the_vm_of_the_tutorials_is_on_its_primary_network() {
     ] {
         assert!(text.contains(line), "{line}not in\n{text}");
     }
-    let ModeSpec::Layer2(spec) = plan.nics[0].spec().mode else {
+    let ModeSpec::Layer2(spec) = plan.nics[0].spec().unwrap().mode else {
         panic!("{text}")
     };
     assert_eq!(
@@ -384,7 +384,7 @@ fn a_vm_gets_the_addresses_it_names_and_its_mac_follows() {
     ));
     let plan = plan(&(vm.clone() + &dual));
     assert_eq!(plan.nics[0].mac.unwrap().to_string(), "0a:58:c0:a8:fe:c8");
-    let ModeSpec::Layer2(spec) = plan.nics[0].spec().mode else {
+    let ModeSpec::Layer2(spec) = plan.nics[0].spec().unwrap().mode else {
         panic!()
     };
     let guests: Vec<String> = spec.guests.iter().map(ToString::to_string).collect();
@@ -531,7 +531,7 @@ fn an_option_gives_the_guest_of_a_network_more_source_addresses_or_all() {
             ..PlanOptions::default()
         };
         let plan = planned(&text, &options).unwrap().plan;
-        match plan.nics[0].spec().mode {
+        match plan.nics[0].spec().unwrap().mode {
             ModeSpec::Layer2(mode) => mode.sources,
             _ => panic!(),
         }
@@ -581,7 +581,7 @@ fn any_mac_is_for_the_networks_that_an_option_names_and_none_with_a_gateway() {
                 .plan
                 .nics
                 .iter()
-                .map(|nic| any(nic.spec().mode))
+                .map(|nic| any(nic.spec().unwrap().mode))
                 .collect::<Vec<_>>()
         })
     };
@@ -623,7 +623,7 @@ fn networks_of_one_vm_have_identifiers_and_ports_of_their_own() {
         ),
     );
     let plan = checked.unwrap_or_else(|rejected| panic!("{:#?}", rejected.errors)).plan;
-    let specs: Vec<_> = plan.nics.iter().map(|nic| nic.spec().mode).collect();
+    let specs: Vec<_> = plan.nics.iter().map(|nic| nic.spec().unwrap().mode).collect();
     let [ModeSpec::Layer2(red), ModeSpec::Layer2(blue)] = &specs[..] else {
         panic!("{specs:?}")
     };

@@ -65,12 +65,18 @@ fn sriov(fields: &str) -> String {
 #[test]
 fn ipam_of_a_sriov_network_is_a_string_of_json() {
     let string = r#"ipam: '{"type": "host-local", "subnet": "10.0.0.0/24"}'"#;
-    let mode = "vm.yaml:8: spec.domain.devices.interfaces[0]: its network \"net\" needs the mode sriov, which hawser \
-                does not have yet";
-    for ipam in [string, "ipam: ''", "ipam: |\n    {\"type\": \"dhcp\"}", "ipam: '{}'"] {
+    let mode = "vm.yaml:8: spec.domain.devices.interfaces[0]: its network \"net\" consists of VFs: give sriov: {} in \
+                place of the binding";
+    for ipam in ["ipam: ''", "ipam: |\n    {\"type\": \"dhcp\"}", "ipam: '{}'"] {
         assert_eq!(problems(&(on_pod() + &sriov(ipam))), [""; 0], "{ipam}");
         assert_eq!(problems(&(on_n() + &sriov(ipam))), [mode], "{ipam}");
     }
+    let told = problems(&(on_n() + &sriov(string)));
+    assert!(
+        told.iter()
+            .any(|p| p.contains("hawser gives no addresses to the guest of a VF")),
+        "{told:?}"
+    );
     // The API server refuses an object, whether or not a VM names the network.
     assert_eq!(
         problems(&(on_pod() + &sriov("ipam: {type: dhcp}"))),

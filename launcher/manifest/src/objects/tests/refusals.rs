@@ -193,8 +193,18 @@ fn modes_that_are_not_built_are_refused_by_name() {
     let overlay =
         r#"{"type": "ovn-k8s-cni-overlay", "topology": "layer3", "name": "net", "subnets": "10.1.0.0/16/24"}"#;
     assert!(on("bridge: {}", overlay).contains("needs the mode layer3, which hawser does not have yet"));
+    assert!(on("sriov: {}", r#"{"type": "sriov"}"#).contains("which virtual functions? Give the annotation"));
+    assert!(on("sriov: {}", r#"{"type": "macvlan", "master": "e"}"#).contains("its network \"net\" has no VFs"));
+    let named = r#"{"type": "sriov", "deviceID": "0000:01:10.0", "vlan": 7, "min_tx_rate": 9, "max_tx_rate": 3}"#;
+    assert!(on("sriov: {}", named).contains("min_tx_rate 9 is above max_tx_rate 3"));
+    assert!(on("bridge: {}", r#"{"type": "sriov", "deviceID": "0000:01:10.0"}"#).contains("give sriov: {}"));
+    assert!(on("sriov: {}", r#"{"type": "sriov", "deviceID": "1:10.0"}"#).contains("such as 0000:01:10.0"));
     assert!(
-        on("sriov: {}", r#"{"type": "sriov"}"#).contains("sriov needs the mode sriov, which hawser does not have yet")
+        on(
+            "sriov: {}, state: down",
+            r#"{"type": "sriov", "deviceID": "0000:01:10.0"}"#
+        )
+        .contains("linkState: disable")
     );
     assert!(on("masquerade: {}", overlay).contains("masquerade is for the pod network"));
     assert!(on("bridge: {}", r#"{"type": "calico"}"#).contains("type \"calico\" is not served: choose bridge"));
@@ -428,7 +438,7 @@ fn istio_keeps_its_ports() {
 }
 
 #[test]
-fn sriov_networks_are_checked_though_not_served() {
+fn sriov_networks_are_checked_without_a_vm_on_them() {
     let text = "apiVersion: sriovnetwork.openshift.io/v1\nkind: SriovNetwork\nmetadata: {name: s}\nspec:\n  resourceName: r\n  \
                 vlan: 4095\n  spoofChk: on\n  vlanQoS: 9\n  linkState: up\n  minTxRate: 9\n  maxTxRate: 3\n";
     assert_eq!(

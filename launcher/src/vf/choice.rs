@@ -1,0 +1,100 @@
+//! The virtual function that an interface gets: a lease of a device, in the node's store.
+
+use super::Keeper;
+use crate::failure::Failure;
+use crate::leases::args::{StoreArgs, StorePlace};
+use crate::leases::{self, open};
+use crate::vf_pools;
+use hawser_manifest::plan::VmPlan;
+use hawser_store::sqlite::{Access, DeviceClaim, DeviceLease};
+use hawser_store::{Holder, VmName};
+
+/// Chooses the virtual functions of a plan. An interface keeps its function over restarts.
+///
+/// # Errors
+/// No function is left, or the store fails.
+pub(crate) fn settle(plan: &mut VmPlan, args: &StoreArgs, keeper: Option<&Keeper>) -> Result<(), Failure> {
+    let Some(keeper) = keeper else { return Ok(()) };
+    let claims = claims(plan, keeper)?;
+    if args.store == Some(StorePlace::Off) {
+        return Ok(());
+    }
+    let mut store = open(args, Access::Make)?;
+    let given = store.claim_devices(&vm_of(plan), &claims, &plan.absent);
+    for lease in given.map_err(Failure::runtime)? {
+        log::info!(
+            "interface {}: VF {} of {}",
+            lease.holder.interface,
+            lease.device,
+            lease.pool
+        );
+        write(plan, &lease);
+    }
+    Ok(())
+}
+
+/// Fills in the functions that the interfaces have already, or would get, and changes no lease.
+///
+/// # Errors
+/// The store fails.
+pub(crate) fn preview(plan: &mut VmPlan, args: &StoreArgs, keeper: Option<&Keeper>) -> Result<(), Failure> {
+    let Some(keeper) = keeper else { return Ok(()) };
+    let claims = claims(plan, keeper)?;
+    let held = match leases::file(args).filter(|file| file.exists()) {
+        Some(_) => open(args, Access::Read)?.device_leases().map_err(Failure::runtime)?,
+        None => Vec::new(),
+    };
+    let vm = vm_of(plan);
+    let mut given: Vec<DeviceLease> = Vec::new();
+    for claim in claims {
+        let holder = Holder {
+            vm: vm.clone(),
+            interface: claim.interface,
+        };
+        let mine = held.iter().find(|lease| lease.holder == holder);
+        let is_free = |device: &&String| !held.iter().chain(&given).any(|lease| lease.device == **device);
+        let device = mine
+            .map(|lease| &lease.device)
+            .or_else(|| claim.candidates.iter().find(is_free));
+        given.extend(device.cloned().map(|device| DeviceLease {
+            holder,
+            device,
+            pool: claim.pool,
+        }));
+    }
+    given.iter().for_each(|lease| write(plan, lease));
+    Ok(())
+}
+
+fn vm_of(plan: &VmPlan) -> VmName {
+    hawser_leases::vm_of(plan)
+}
+
+fn write(plan: &mut VmPlan, lease: &DeviceLease) {
+    let nic = plan.nics.iter_mut().find(|nic| nic.name == lease.holder.interface);
+    if let Some(sriov) = nic.and_then(|nic| nic.mode.sriov_mut()) {
+        sriov.device = Some(lease.device.clone());
+    }
+}
+
+fn claims(plan: &VmPlan, keeper: &Keeper) -> Result<Vec<DeviceClaim>, Failure> {
+    let mut claims = Vec::new();
+    for nic in &plan.nics {
+        let Some(sriov) = nic.mode.sriov() else { continue };
+        let (pool, candidates) = match (&sriov.network.device, &sriov.network.resource) {
+            (Some(device), _) => (device.clone(), vec![device.clone()]),
+            (None, Some(resource)) => {
+                let pools = leases::state_folder()?.join(vf_pools::FILE);
+                let found = keeper.candidates(resource, &pools)?;
+                (resource.clone(), found.iter().map(ToString::to_string).collect())
+            }
+            (None, None) => continue,
+        };
+        claims.push(DeviceClaim {
+            interface: nic.name.clone(),
+            pool,
+            candidates,
+        });
+    }
+    Ok(claims)
+}
