@@ -74,6 +74,7 @@ impl Masquerade {
                 ipv6: mode.ipv6,
                 host_loopback: mode.map_host_loopback.clone(),
                 dns_forward: mode.dns_forward.clone(),
+                dns_stream: None,
                 balance: None,
             },
             poller: setup.poller,

@@ -7,7 +7,7 @@
 
 use crate::config::{Ipv4Link, Ipv6Link};
 use crate::counters::DropReason;
-use crate::packet::FlowId;
+use crate::packet::{FlowId, protocol};
 use crate::time::Instant;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -26,6 +26,8 @@ pub struct AddressMap {
     pub host_loopback: Vec<IpAddr>,
     /// Name servers that receive queries to the gateway's port 53.
     pub dns_forward: Vec<IpAddr>,
+    /// Where TCP connections to the gateway's port 53 lead instead of a name server.
+    pub dns_stream: Option<SocketAddr>,
     /// Virtual addresses that lead elsewhere.
     pub balance: Option<Arc<dyn Balance>>,
 }
@@ -55,6 +57,12 @@ impl AddressMap {
 
     /// Maps the destination of a new flow of the guest.
     pub fn outbound_of(&self, now: Instant, flow: &FlowId) -> Destination {
+        if let Some(at) = self
+            .dns_stream
+            .filter(|_| flow.protocol == protocol::TCP && self.is_dns(flow.remote_end()))
+        {
+            return Destination::World(at);
+        }
         let balanced = self.balance.as_ref().and_then(|balance| balance.destination(now, flow));
         match balanced {
             // An endpoint must not lead where the guest may not go itself.

@@ -70,6 +70,7 @@ impl Surroundings {
                 ipv6: config.ipv6,
                 host_loopback: config.map_host_loopback,
                 dns_forward: config.dns_forward,
+                dns_stream: None,
                 balance: None,
             },
             poller: Poller::new()?,

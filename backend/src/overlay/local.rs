@@ -20,10 +20,11 @@ use crate::nat::listen::ListenError;
 use crate::packet::membership::is_membership;
 use crate::packet::{FlowId, MacAddr, protocol};
 use crate::poller::{Readiness, Token};
+use crate::responder::dns::Dns;
 use crate::responder::{Convention, ServiceConfig, Station, is_router_solicitation, solicited};
 use crate::time::Instant;
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 /// The local station as one worker serves it.
@@ -101,6 +102,7 @@ impl Local {
         setup: OverlaySetup<'_>,
         table: &Arc<Table>,
         balance: Arc<dyn Balance>,
+        dns_stream: Option<SocketAddr>,
     ) -> Result<Self, GatewayError> {
         let mode = setup.mode;
         let mac = mode.station_mac();
@@ -130,7 +132,9 @@ impl Local {
             is_first: setup.worker == 0,
             is_up: false,
             beyond: match &mode.role {
-                NetworkRole::Primary(network) => Beyond::World(Box::new(engine(setup, network, links, balance)?)),
+                NetworkRole::Primary(network) => {
+                    Beyond::World(Box::new(engine(setup, network, links, balance, dns_stream)?))
+                }
                 NetworkRole::Secondary(_) => Beyond::Nothing {
                     // ICMP errors are sent from the server's addresses, even where nothing else is.
                     errors: TooBigReporter::new(Link {
@@ -219,6 +223,11 @@ impl Local {
     /// Replaces the peers for which the station answers.
     pub(super) fn set_peers(&mut self, table: &Arc<Table>) {
         self.services.set_peers(table);
+    }
+
+    /// The gateway's name server.
+    pub(super) const fn dns(&self) -> Option<&Dns> {
+        self.services.dns()
     }
 
     /// True if the gateway has the flow.
@@ -356,6 +365,7 @@ fn engine(
     network: &PrimaryNetwork,
     links: Links,
     balance: Arc<dyn Balance>,
+    dns_stream: Option<SocketAddr>,
 ) -> Result<Engine, GatewayError> {
     let mut engine = Engine::new(EngineConfig {
         link: link(&setup, links),
@@ -364,6 +374,7 @@ fn engine(
             ipv6: network.ipv6,
             host_loopback: Vec::new(),
             dns_forward: network.dns_forward.clone(),
+            dns_stream,
             balance: Some(balance),
         },
         poller: setup.poller,

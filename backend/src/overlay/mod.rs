@@ -23,6 +23,7 @@ mod groups;
 mod inbound;
 mod learned;
 mod local;
+mod name_server;
 mod outbound;
 mod paths;
 mod probe;
@@ -32,7 +33,7 @@ mod view;
 mod wire;
 
 use crate::capture::Capture;
-use crate::config::{Layer2Config, PortConfig};
+use crate::config::{Layer2Config, NetworkRole, PortConfig};
 use crate::counters::{Count, Counters, DropReason};
 use crate::forwarding::{Table, TableError};
 use crate::frame::{GuestBurst, GuestFrame, GuestSink, GuestSlice, Offload};
@@ -55,6 +56,7 @@ use inbound::{Inbound, Network, cut};
 use learned::{Learned, Places};
 pub use local::GatewayError;
 use local::Local;
+use name_server::NameServer;
 use outbound::{Outbound, Refusal};
 use probe::{ProbeSocket, Probes, Verdict};
 use sender::{Limit, Sender, sending_socket};
@@ -99,6 +101,8 @@ pub struct Overlay {
     claims: Claims,
     local: Local,
     balancer: Balancer,
+    /// On worker 0 of a network with a gateway.
+    names: Option<NameServer>,
     /// A frame on its way back to the guest.
     whole: Vec<u8>,
     /// Answers to probes that have just arrived.
@@ -112,6 +116,8 @@ pub struct OverlayState {
     memberships: Arc<Memberships>,
     learned: Arc<Learned>,
     balancing: Arc<Balancing>,
+    /// The socket of the gateway's name server, and its address.
+    names: Option<(Arc<Socket>, SocketAddr)>,
 }
 
 impl OverlayState {
@@ -122,6 +128,7 @@ impl OverlayState {
             memberships: Memberships::new(mode),
             learned: Learned::new(),
             balancing: Arc::new(Balancing::new(mode, port.mac.unwrap_or_default(), workers)),
+            names: names(mode),
         }
     }
 }
@@ -161,7 +168,14 @@ impl Overlay {
             memberships,
             learned,
             balancing,
+            names,
         } = state;
+        let dns_stream = names.as_ref().map(|(_, at)| *at);
+        let names = names.filter(|_| setup.worker == 0);
+        let names = names.map(|(listener, _)| NameServer::new(listener, setup.poller.clone(), dns_forward(mode)));
+        let names = names
+            .transpose()
+            .map_err(|error| OverlayError::Endpoint(mode.vtep, error))?;
         Ok(Self {
             socket,
             inbound: Inbound::new(mode.vtep, Arc::clone(&counters)),
@@ -170,7 +184,8 @@ impl Overlay {
             claims: Claims::new(mode, port.mac),
             outbound: Outbound::new(sender, Probes::new(probes), port.mtu, Arc::clone(&counters)),
             balancer: Balancer::new(Arc::clone(&balancing), setup.worker, Arc::clone(&counters)),
-            local: Local::new(setup, &table, balancing)?,
+            local: Local::new(setup, &table, balancing, dns_stream)?,
+            names,
             whole: Vec::new(),
             view: Arc::new(TunnelView::new(Arc::clone(&peers))),
             peers,
@@ -368,6 +383,25 @@ fn probe_socket(setup: &OverlaySetup<'_>) -> io::Result<ProbeSocket> {
     Ok(socket)
 }
 
+/// The pod's name servers, to which a gateway passes queries.
+fn dns_forward(mode: &Layer2Config) -> Vec<IpAddr> {
+    match &mode.role {
+        NetworkRole::Primary(network) => network.dns_forward.clone(),
+        NetworkRole::Secondary(_) => Vec::new(),
+    }
+}
+
+/// The socket of the gateway's name server over TCP. Without it, connections lead to the pod's name server.
+fn names(mode: &Layer2Config) -> Option<(Arc<Socket>, SocketAddr)> {
+    let NetworkRole::Primary(_) = mode.role else {
+        return None;
+    };
+    let listening = name_server::listen().map(|(socket, at)| (Arc::new(socket), at));
+    listening
+        .inspect_err(|error| log::warn!("names of the network are not found over TCP: {error}; is the loopback up?"))
+        .ok()
+}
+
 /// A socket that receives on `local`. If `shared`, it is one of several on that address.
 fn endpoint(local: SocketAddr, shared: bool) -> io::Result<Socket> {
     let domain = Domain::for_address(local);
@@ -425,6 +459,13 @@ impl Mode for Overlay {
         } else if token.owner == event_owner::TUNNEL {
             self.inbound.expect_datagrams();
             self.receive(now, sink);
+        } else if let Some(names) = &mut self.names
+            && event_owner::NAME_SERVER.contains(&token.owner)
+        {
+            match self.local.dns() {
+                Some(dns) if token.owner != event_owner::NAMES => names.on_event(now, token, dns),
+                _ => names.accept(now),
+            }
         } else {
             self.local.on_event(now, token, ready, sink);
         }
@@ -439,6 +480,9 @@ impl Mode for Overlay {
         self.local.on_timer(now, sink);
         self.outbound.on_timer(now);
         self.balancer.on_timer(now);
+        if let (Some(names), Some(dns)) = (&mut self.names, self.local.dns()) {
+            names.on_timer(now, dns);
+        }
         self.groups.on_timer(now);
         self.send_queries(now, sink);
     }
@@ -449,6 +493,7 @@ impl Mode for Overlay {
             self.outbound.deadline(),
             self.groups.deadline(),
             self.balancer.deadline(),
+            self.names.as_ref().and_then(NameServer::deadline),
         ];
         deadlines.into_iter().flatten().min()
     }
@@ -461,6 +506,9 @@ impl Mode for Overlay {
         match command {
             ModeCommand::Resolvers(resolvers) => {
                 self.local.set_resolvers(now, &resolvers);
+                if let Some(names) = &mut self.names {
+                    names.set_servers(&resolvers.forward);
+                }
                 Ok(())
             }
             ModeCommand::Forwards(change) => self.local.change_forwards(change),

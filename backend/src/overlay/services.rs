@@ -50,6 +50,11 @@ impl LocalServices {
         deliver(&mut self.replies, &self.counters, sink);
     }
 
+    /// The gateway's name server.
+    pub(super) const fn dns(&self) -> Option<&Dns> {
+        self.dns.as_ref()
+    }
+
     /// Replaces the peers for which the services answer.
     pub(super) fn set_peers(&mut self, table: &Arc<Table>) {
         self.link.set_peers(Arc::clone(table) as _);

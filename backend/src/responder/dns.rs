@@ -8,7 +8,7 @@
 use super::replies::{Family, Ports, Route};
 use super::{Answer, HOP_LIMIT, Replies};
 use crate::packet::{EtherType, Head, MacAddr, UdpHeader, be16, protocol};
-use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query};
+use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query, ResponseCode};
 use hickory_proto::rr::{DNSClass, Name, RData, Record, RecordType, rdata};
 use ipnet::IpNet;
 use std::fmt;
@@ -92,7 +92,7 @@ impl Dns {
         let datagram = head.transport_bytes(frame);
         let udp = UdpHeader::parse(datagram, datagram.len(), false).ok()?;
         let query = datagram.get(UdpHeader::LEN..UdpHeader::LEN + udp.payload_len)?;
-        let reply = self.answer_query(query)?;
+        let reply = self.answer_message(query)?;
         let ports = Ports {
             src: udp.dst_port,
             dst: udp.src_port,
@@ -112,7 +112,7 @@ impl Dns {
     }
 
     /// The answer to a message; `None` if it is not for this server.
-    fn answer_query(&self, bytes: &[u8]) -> Option<Vec<u8>> {
+    pub fn answer_message(&self, bytes: &[u8]) -> Option<Vec<u8>> {
         let message = Message::from_vec(bytes).ok()?;
         let metadata = &message.metadata;
         let is_query = metadata.message_type == MessageType::Query && metadata.op_code == OpCode::Query;
@@ -182,6 +182,17 @@ impl Dns {
         name.set_fqdn(true);
         Some(name)
     }
+}
+
+/// The answer to a query that no server has answered (SERVFAIL); `None` if the message is malformed.
+pub fn failure(query: &[u8]) -> Option<Vec<u8>> {
+    let message = Message::from_vec(query).ok()?;
+    let mut reply = Message::response(message.metadata.id, message.metadata.op_code);
+    reply.metadata.recursion_desired = message.metadata.recursion_desired;
+    reply.metadata.recursion_available = true;
+    reply.metadata.response_code = ResponseCode::ServFail;
+    reply.add_queries(message.queries);
+    reply.to_vec().ok()
 }
 
 fn route<A: Family>(mac: MacAddr, src: A, dst: A) -> Route<A> {

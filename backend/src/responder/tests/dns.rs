@@ -44,10 +44,10 @@ fn query(name: &str, kind: RecordType) -> Message {
 
 /// The records of an answer, as text; `None` if the query is left to other servers.
 fn ask(server: &Dns, name: &str, kind: RecordType) -> Option<Vec<String>> {
-    let answer = server.answer_query(&query(name, kind).to_vec().unwrap())?;
+    let answer = server.answer_message(&query(name, kind).to_vec().unwrap())?;
     let answer = Message::from_vec(&answer).unwrap();
     assert_eq!(answer.metadata.id, 77);
-    assert_eq!(answer.metadata.response_code, hickory_proto::op::ResponseCode::NoError);
+    assert_eq!(answer.metadata.response_code, ResponseCode::NoError);
     assert!(answer.metadata.authoritative && answer.metadata.recursion_desired);
     assert!(
         answer
@@ -116,13 +116,13 @@ fn all_other_queries_are_left_to_other_servers() {
     assert_eq!(ask(&server(None), "db.blue.example", RecordType::A), None);
     let mut odd = query("db", RecordType::A);
     odd.queries[0].set_query_class(DNSClass::CH);
-    assert_eq!(in_domain.answer_query(&odd.to_vec().unwrap()), None);
+    assert_eq!(in_domain.answer_message(&odd.to_vec().unwrap()), None);
     let mut response = query("db", RecordType::A);
     response.metadata.message_type = MessageType::Response;
-    assert_eq!(in_domain.answer_query(&response.to_vec().unwrap()), None);
+    assert_eq!(in_domain.answer_message(&response.to_vec().unwrap()), None);
     let mut two = query("db", RecordType::A);
     two.add_query(two.queries[0].clone());
-    assert_eq!(in_domain.answer_query(&two.to_vec().unwrap()), None);
+    assert_eq!(in_domain.answer_message(&two.to_vec().unwrap()), None);
 }
 
 #[test]
@@ -131,7 +131,7 @@ fn a_query_with_extensions_gets_an_answer_with_them() {
     let mut edns = Edns::new();
     edns.set_max_payload(4096);
     message.set_edns(edns);
-    let answer = server(None).answer_query(&message.to_vec().unwrap()).unwrap();
+    let answer = server(None).answer_message(&message.to_vec().unwrap()).unwrap();
     let answer = Message::from_vec(&answer).unwrap();
     assert_eq!(answer.edns.unwrap().max_payload(), MAX_PAYLOAD);
 }
@@ -213,11 +213,11 @@ proptest::proptest! {
     #[test]
     fn any_query_is_answered_or_left_without_a_panic(bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..300), at in 0..40_usize) {
         let server = server(Some("blue.example"));
-        let _ = server.answer_query(&bytes);
+        let _ = server.answer_message(&bytes);
         let mut near = query("db.blue.example", RecordType::A).to_vec().unwrap();
         for (byte, other) in near[at.min(30)..].iter_mut().zip(bytes.iter().take(3)) {
             *byte = *other;
         }
-        let _ = server.answer_query(&near);
+        let _ = server.answer_message(&near);
     }
 }
