@@ -9,12 +9,16 @@
 use super::device::Device;
 use super::message::Message;
 use super::session::{Busy, Refused, Rejected, Session, SessionRecord};
-use super::socket::{InTransit, MessageSocket, Received, SocketError, Watch, wait};
+#[cfg(test)]
+use super::socket::wait;
+use super::socket::{InTransit, MessageSocket, Ready, Received, SocketError, Watch};
 use crate::config::handover::{Descriptors, HandoverError};
 use crate::port::Port;
 use serde::{Deserialize, Serialize};
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+#[cfg(test)]
+use std::os::fd::RawFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 
@@ -76,13 +80,33 @@ impl Connection {
         })
     }
 
-    /// Serves the front end until it disconnects or one of `interrupts` becomes readable.
+    /// The connection of a front end while another one is served.
     ///
     /// # Errors
     /// [`ConnectionError`]
-    pub fn run(&mut self, interrupts: [RawFd; 2]) -> Result<Ended, ConnectionError> {
+    pub fn on_standby(port: &Arc<Port>, front: UnixStream) -> Result<Self, ConnectionError> {
+        let device = Device::new(Arc::clone(port));
+        let hosts = device.ring_hosts();
+        Ok(Self {
+            session: Session::on_standby(device, hosts)?,
+            socket: FrontSocket::new(front)?,
+        })
+    }
+
+    /// The session.
+    pub(super) const fn session(&mut self) -> &mut Session<Device> {
+        &mut self.session
+    }
+
+    /// What to wait for.
+    pub(super) fn watch(&self) -> Watch {
+        self.socket.watch()
+    }
+
+    /// Handles what is ready. Returns the end of the connection, once it has come.
+    pub(super) fn step(&mut self, ready: Ready) -> Result<Option<Ended>, ConnectionError> {
         let session = &mut self.session;
-        self.socket.run(interrupts, |request| session.on_request(request))
+        self.socket.step(ready, |request| session.on_request(request))
     }
 
     /// Splits the connection into a record and descriptors, for [`take_over`](Self::take_over) in another process or,
@@ -146,35 +170,52 @@ impl FrontSocket {
     }
 
     /// Answers requests until the connection ends or one of `interrupts` becomes readable.
+    #[cfg(test)]
     fn run(
         &mut self,
         interrupts: [RawFd; 2],
         mut answer: impl FnMut(Message) -> Result<Option<Message>, Box<Rejected>>,
     ) -> Result<Ended, ConnectionError> {
         loop {
-            let clogged = self.front.is_clogged();
-            let watch = |fd: RawFd, read: bool, write: bool| Watch { fd, read, write };
-            let [first, second] = interrupts.map(|fd| watch(fd, true, false));
-            let front = watch(self.front.as_raw_fd(), !clogged, clogged);
-            let [first, second, front] = wait([first, second, front], -1)?;
+            let [first, second] = interrupts.map(Watch::reads);
+            let [first, second, front] = wait([first, second, self.watch()], -1)?;
             if first.readable || second.readable {
                 return Ok(Ended::Interrupted);
             }
-            if front.readable && !clogged {
-                match self.front.receive()? {
-                    Received::Message(request) => {
-                        self.spoken = true;
-                        self.answer(answer(request))?;
-                    }
-                    Received::Nothing => {}
-                    Received::End if self.spoken => return Ok(Ended::Closed),
-                    Received::End => return Ok(Ended::Silent),
+            if let Some(ended) = self.step(front, &mut answer)? {
+                return Ok(ended);
+            }
+        }
+    }
+
+    fn watch(&self) -> Watch {
+        let clogged = self.front.is_clogged();
+        Watch {
+            fd: self.front.as_raw_fd(),
+            read: !clogged,
+            write: clogged,
+        }
+    }
+
+    fn step(
+        &mut self,
+        ready: Ready,
+        answer: impl FnOnce(Message) -> Result<Option<Message>, Box<Rejected>>,
+    ) -> Result<Option<Ended>, ConnectionError> {
+        if ready.readable && !self.front.is_clogged() {
+            match self.front.receive()? {
+                Received::Message(request) => {
+                    self.spoken = true;
+                    self.answer(answer(request))?;
                 }
+                Received::Nothing => {}
+                Received::End if self.spoken => return Ok(Some(Ended::Closed)),
+                Received::End => return Ok(Some(Ended::Silent)),
             }
-            match self.front.flush() {
-                Err(e) if is_gone(&e) => return Ok(Ended::Closed),
-                flushed => flushed.map_err(SocketError::from)?,
-            }
+        }
+        match self.front.flush() {
+            Err(e) if is_gone(&e) => Ok(Some(Ended::Closed)),
+            flushed => flushed.map(|()| None).map_err(|e| SocketError::from(e).into()),
         }
     }
 

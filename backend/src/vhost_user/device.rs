@@ -14,7 +14,8 @@ use rustix::net::SendFlags;
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use vhost::vhost_user::message::VhostUserProtocolFeatures;
 use vhost_user_backend::{VhostUserBackend, VringMutex};
 use virtio_bindings::virtio_net::VIRTIO_NET_F_CTRL_VQ;
@@ -29,17 +30,45 @@ pub struct Device {
     port: Arc<Port>,
     /// The memory map that the workers use. The next map inherits its dirty log.
     memory: Mutex<Option<Arc<GuestMap>>>,
+    /// False while another session has the workers.
+    active: Arc<AtomicBool>,
+    /// What the front end has set, for the moment at which this session gets the workers.
+    set: Mutex<Set>,
+}
+
+/// What a front end has set.
+#[derive(Default)]
+struct Set {
+    features: u64,
+    memory: Option<Memory>,
 }
 
 debug_fields!(Device { port });
 
 impl Device {
     /// The device of `port`.
-    pub const fn new(port: Arc<Port>) -> Self {
+    pub fn new(port: Arc<Port>) -> Self {
         Self {
             port,
             memory: Mutex::new(None),
+            active: Arc::new(AtomicBool::new(true)),
+            set: Mutex::default(),
         }
+    }
+
+    fn is_active(&self) -> bool {
+        self.active.load(Ordering::Relaxed)
+    }
+
+    fn set(&self) -> MutexGuard<'_, Set> {
+        self.set.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn apply_memory(&self, memory: &Memory) {
+        let mut current = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
+        let map = Arc::new(GuestMap::new(memory.memory().into_inner(), current.as_deref()));
+        self.for_each_worker(|worker| worker.set_memory(Arc::clone(&map)));
+        *current = Some(map);
     }
 
     /// The workers' side of every ring, in the order of virtio 5.1.2: receive and transmit of each pair, then control
@@ -48,6 +77,7 @@ impl Device {
         let host = |worker, role| -> Box<dyn RingHost> {
             Box::new(WorkerRing {
                 port: Arc::clone(&self.port),
+                active: Arc::clone(&self.active),
                 worker,
                 role,
             })
@@ -88,7 +118,10 @@ impl VhostUserBackend for Device {
     }
 
     fn acked_features(&self, features: u64) {
-        self.for_each_worker(|worker| worker.set_features(features));
+        self.set().features = features;
+        if self.is_active() {
+            self.for_each_worker(|worker| worker.set_features(features));
+        }
     }
 
     fn protocol_features(&self) -> VhostUserProtocolFeatures {
@@ -103,8 +136,11 @@ impl VhostUserBackend for Device {
     }
 
     fn reset_device(&self) {
-        self.for_each_worker(WorkerHandle::reset);
-        self.for_each_worker(|worker| worker.set_features(0));
+        self.set().features = 0;
+        if self.is_active() {
+            self.for_each_worker(WorkerHandle::reset);
+            self.for_each_worker(|worker| worker.set_features(0));
+        }
     }
 
     fn set_event_idx(&self, _enabled: bool) {
@@ -116,10 +152,10 @@ impl VhostUserBackend for Device {
     }
 
     fn update_memory(&self, memory: Memory) -> io::Result<()> {
-        let mut current = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
-        let map = Arc::new(GuestMap::new(memory.memory().into_inner(), current.as_deref()));
-        self.for_each_worker(|worker| worker.set_memory(Arc::clone(&map)));
-        *current = Some(map);
+        if self.is_active() {
+            self.apply_memory(&memory);
+        }
+        self.set().memory = Some(memory);
         Ok(())
     }
 
@@ -139,7 +175,9 @@ impl NetDevice for Device {
     }
 
     fn announce(&self, mac: MacAddr) {
-        self.port.announce(Some(mac));
+        if self.is_active() {
+            self.port.announce(Some(mac));
+        }
     }
 
     fn set_mtu(&self, mtu: u64) -> bool {
@@ -163,6 +201,17 @@ impl NetDevice for Device {
         })));
     }
 
+    fn set_active(&self, active: bool) {
+        if self.active.swap(active, Ordering::Relaxed) == active || !active {
+            return;
+        }
+        let set = self.set();
+        self.for_each_worker(|worker| worker.set_features(set.features));
+        if let Some(memory) = &set.memory {
+            self.apply_memory(memory);
+        }
+    }
+
     fn detach(&self, departure: Departure) {
         self.port.link().tell(None);
         // All rings stop together, so that a guest that still runs sends nothing more to a mode whose link is down.
@@ -174,6 +223,8 @@ impl NetDevice for Device {
 /// One ring, as the handle of the worker that runs it.
 struct WorkerRing {
     port: Arc<Port>,
+    /// False while another session has the workers.
+    active: Arc<AtomicBool>,
     worker: usize,
     role: RingRole,
 }
@@ -199,7 +250,9 @@ impl RingHost for WorkerRing {
     }
 
     fn set_enabled(&self, enabled: bool) {
-        self.handle().set_enabled(self.role, enabled);
+        if self.active.load(Ordering::Relaxed) {
+            self.handle().set_enabled(self.role, enabled);
+        }
     }
 
     fn set_call(&self, call: Option<File>) {

@@ -1,4 +1,4 @@
-//! The vhost-user protocol: serves one front end (QEMU, cloud-hypervisor, a UML kernel, …) at a time on a Unix socket.
+//! The vhost-user protocol: serves front ends (QEMU, cloud-hypervisor, a UML kernel, …) on a Unix socket.
 //! The front end negotiates features, shares guest memory and sets up rings; the workers of the port then move the
 //! packets.
 //!
@@ -18,6 +18,7 @@
 
 pub mod connection;
 pub mod device;
+mod fronts;
 pub mod memory;
 pub mod message;
 pub mod requests;

@@ -157,6 +157,16 @@ impl Ring {
         }
     }
 
+    /// True if the front end has started the ring and it does not run yet.
+    pub fn is_waiting(&self) -> bool {
+        self.phase == Phase::Waiting
+    }
+
+    /// Tells the worker whether the ring is enabled.
+    pub fn repeat_enabled(&self) {
+        self.host.set_enabled(self.enabled);
+    }
+
     /// Stops the ring until it gets addresses.
     pub fn forget_addresses(&mut self) {
         self.reconfigure(|ring| ring.addresses = None);

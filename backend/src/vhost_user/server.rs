@@ -1,9 +1,10 @@
 //! Accepts front ends, or connects to them, and serves them one after another.
 //!
-//! One front end is served at a time. The next one waits in the socket's queue. The port keeps its state from one front
-//! end to the next.
+//! The rings of one front end run at a time; a second one is served up to its rings ([`fronts`](super::fronts)), and the
+//! others wait in the socket's queue. The port keeps its state from one front end to the next.
 
 use super::connection::{Connection, Ended};
+use super::fronts::Fronts;
 use super::requests::{HandedOver, ServerRecord, SourceRecord, StopHandle};
 use super::socket::{Watch, wait};
 use crate::config::handover::{Descriptors, Handover as _, HandoverError, next_of};
@@ -12,7 +13,7 @@ use crate::port::Port;
 use crate::sys::listening_socket::{BindError, ListeningSocket};
 use socket2::{Domain, SockRef, Type};
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -91,7 +92,7 @@ enum Source {
 pub struct Server {
     source: Source,
     /// The front end that another process served until now.
-    front: Option<Connection>,
+    front: Option<Fronts>,
     port: Arc<Port>,
     lifetime: Lifetime,
     stop: StopHandle,
@@ -119,7 +120,7 @@ impl Server {
                 let served = record
                     .front
                     .map(|record| Connection::take_over(&port, record, &mut descriptors));
-                front = served.transpose()?;
+                front = served.transpose()?.map(Fronts::new);
                 source
             }
         };
@@ -159,20 +160,24 @@ impl Server {
     fn serve_all(&mut self) -> Result<(), ServeError> {
         loop {
             let connected = match self.front.take() {
-                Some(connection) => Ok(connection),
+                Some(fronts) => Ok(fronts),
                 None => match self.next_front()? {
-                    Next::Front(stream) => Connection::new(&self.port, stream),
+                    Next::Front(stream) => Connection::new(&self.port, stream).map(Fronts::new),
                     Next::Interrupted if !self.hands_over(None) => continue,
                     Next::Interrupted | Next::End => return Ok(()),
                 },
             };
-            let ended = connected.and_then(|mut connection| {
-                let ended = connection.run(self.stop.interrupts())?;
-                Ok((ended, connection))
+            let listener = match (&self.source, self.lifetime) {
+                (Source::Listener(socket), Lifetime::Persistent) => Some(socket.listener()),
+                _ => None,
+            };
+            let ended = connected.and_then(|mut fronts| {
+                let ended = fronts.run(&self.port, self.stop.interrupts(), listener)?;
+                Ok((ended, fronts))
             });
             let ended = match ended {
-                Ok((Ended::Interrupted, connection)) => {
-                    if self.hands_over(Some(connection)) {
+                Ok((Ended::Interrupted, fronts)) => {
+                    if self.hands_over(Some(fronts)) {
                         return Ok(());
                     }
                     continue;
@@ -201,15 +206,19 @@ impl Server {
 
     /// Handles an interrupt of `served` or of the wait for the next front end. True if the server ends: it was stopped,
     /// or another process continues. Otherwise it serves the same front end again.
-    fn hands_over(&mut self, served: Option<Connection>) -> bool {
+    fn hands_over(&mut self, served: Option<Fronts>) -> bool {
         let Some(request) = self.stop.take_request() else {
             self.front = served.filter(|_| !self.stop.is_stopped());
             return self.front.is_none() && self.stop.is_stopped();
         };
-        let front = match served.map(Connection::hand_over).transpose() {
+        let handed = match served {
+            None => Ok(None),
+            Some(fronts) => fronts.hand_over().map(Some),
+        };
+        let front = match handed {
             Ok(front) => front,
-            Err((busy, connection)) => {
-                self.front = Some(*connection);
+            Err((busy, fronts)) => {
+                self.front = Some(*fronts);
                 // If the caller has given up, nothing was handed over.
                 let _ = request.send(Err(busy.into()));
                 return false;
@@ -293,8 +302,8 @@ fn adopt(fd: OwnedFd) -> Result<Source, ServeError> {
 
 fn accept(listener: &UnixListener, stop: &StopHandle) -> Result<Next, ServeError> {
     loop {
-        let [stopped, asked] = stop.interrupts().map(reads);
-        let [stopped, asked, _] = wait([stopped, asked, reads(listener.as_raw_fd())], -1)?;
+        let [stopped, asked] = stop.interrupts().map(Watch::reads);
+        let [stopped, asked, _] = wait([stopped, asked, Watch::reads(listener.as_raw_fd())], -1)?;
         if stopped.readable || asked.readable {
             return Ok(Next::Interrupted);
         }
@@ -339,17 +348,8 @@ fn longer(delay: Duration) -> Duration {
 /// Waits; true if there is a request meanwhile.
 fn pause(stop: &StopHandle, duration: Duration) -> io::Result<bool> {
     let millis = i32::try_from(duration.as_millis()).unwrap_or(i32::MAX);
-    let ready = wait(stop.interrupts().map(reads), millis)?;
+    let ready = wait(stop.interrupts().map(Watch::reads), millis)?;
     Ok(ready.iter().any(|ready| ready.readable))
-}
-
-/// Waits until there is something to read.
-const fn reads(fd: RawFd) -> Watch {
-    Watch {
-        fd,
-        read: true,
-        write: false,
-    }
 }
 
 #[cfg(test)]

@@ -17,6 +17,7 @@
 //! | QEMU 10 | ends the VM if a request fails while the log is switched on | bad ring addresses: the ring rests |
 
 mod handover;
+mod standby;
 
 pub use handover::{Busy, SessionRecord};
 
@@ -61,6 +62,9 @@ pub trait NetDevice: VhostUserBackend<Bitmap = DirtyBitmap> {
 
     /// SET_BACKEND_REQ_FD: the socket for requests from the device to the front end.
     fn set_back_channel(&self, channel: OwnedFd);
+
+    /// Leaves the workers to another session, or applies to them everything that this session has set.
+    fn set_active(&self, active: bool);
 
     /// Releases the memory of a front end that is gone. The caller resets the rings afterwards.
     fn detach(&self, departure: Departure);
@@ -179,6 +183,8 @@ pub struct Session<D: NetDevice> {
     /// Features accepted by SET_FEATURES.
     features: Option<u64>,
     protocol: Protocol,
+    /// True while another session has the device. The rings wait until then.
+    standby: bool,
     /// True if the last log cannot be used.
     has_bad_log: bool,
     /// A copy of the back channel, for another process.
@@ -210,6 +216,7 @@ impl<D: NetDevice> Session<D> {
             owned: false,
             features: None,
             protocol: Protocol::empty(),
+            standby: false,
             has_bad_log: false,
             back_channel: None,
             handed_over: false,
@@ -289,6 +296,7 @@ impl<D: NetDevice> Session<D> {
                 let [] = request.body_array()?;
                 self.features = None;
                 self.rings.iter_mut().for_each(Ring::reset);
+                self.bar_rings();
                 self.device.reset_device();
                 Ok(DONE)
             }
@@ -317,7 +325,9 @@ impl<D: NetDevice> Session<D> {
 
     fn set_back_channel(&mut self, channel: OwnedFd) -> io::Result<()> {
         self.back_channel = Some(channel.try_clone()?);
-        self.device.set_back_channel(channel);
+        if !self.standby {
+            self.device.set_back_channel(channel);
+        }
         Ok(())
     }
 
@@ -339,7 +349,7 @@ impl<D: NetDevice> Session<D> {
     }
 
     fn bar_rings(&mut self) {
-        let barred = self.has_bad_log && self.is_logged();
+        let barred = self.standby || self.has_bad_log && self.is_logged();
         self.rings.iter_mut().for_each(|ring| ring.set_barred(barred));
     }
 
@@ -487,7 +497,7 @@ impl<D: NetDevice> Session<D> {
 impl<D: NetDevice> Drop for Session<D> {
     /// Stops the rings and releases the memory of the front end, which is gone, unless another process serves it now.
     fn drop(&mut self) {
-        if self.handed_over {
+        if self.handed_over || self.standby {
             return;
         }
         // A migration that fails starts the rings again, or switches the log off.

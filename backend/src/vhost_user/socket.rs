@@ -205,6 +205,24 @@ pub struct Watch {
     pub write: bool,
 }
 
+impl Watch {
+    /// Waits until there is something to read.
+    pub const fn reads(fd: RawFd) -> Self {
+        Self {
+            fd,
+            read: true,
+            write: false,
+        }
+    }
+
+    /// Waits for nothing.
+    pub const IGNORED: Self = Self {
+        fd: -1,
+        read: false,
+        write: false,
+    };
+}
+
 /// Result of [`wait`] for a descriptor.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Ready {

@@ -151,6 +151,8 @@ impl NetDevice for Recorder {
         self.events.push(Event::BackChannel);
     }
 
+    fn set_active(&self, _: bool) {}
+
     fn detach(&self, departure: Departure) {
         self.events.push(Event::Detached(departure));
     }

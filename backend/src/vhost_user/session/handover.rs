@@ -29,6 +29,11 @@ pub enum Busy {
     /// The front end has switched the dirty log on.
     #[error("the guest is being migrated: start the upgrade again when the migration has ended")]
     Migrating,
+    /// Two front ends are connected.
+    #[error(
+        "another front end is about to take the place of the one that is served: start the upgrade again afterwards"
+    )]
+    TwoFrontEnds,
     /// The system has no descriptor left.
     #[error("cannot duplicate the descriptors of the front end: {0}; raise the limit on open files (RLIMIT_NOFILE)")]
     System(#[from] io::Error),
