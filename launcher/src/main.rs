@@ -65,6 +65,7 @@ fn main() -> ExitCode {
 }
 
 fn run() -> Result<(), Failure> {
+    memory::map_large_blocks();
     if std::env::args_os().skip(1).any(|arg| arg == capabilities::OPTION) {
         return output::print(&(capabilities::json().map_err(Failure::runtime)? + "\n"));
     }
