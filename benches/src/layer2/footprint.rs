@@ -13,6 +13,8 @@ use std::time::Duration;
 const MOST: f64 = 4.0;
 const PEERS: u32 = 1000;
 const GUESTS_OF_PEER: u32 = 10;
+/// Number of the first guest, and of the first peer.
+const FIRST: u32 = 256;
 /// Versions of the file that replace the first one.
 const RELOADS: usize = 3;
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -87,8 +89,9 @@ fn kib(process: &Background) -> Result<f64> {
 fn lines(peers: u32, version: usize) -> String {
     let mut text = format!("# version {version}\n");
     for number in 0..peers * GUESTS_OF_PEER {
-        let [_, a, b, c] = number.to_be_bytes();
-        let [_, _, high, low] = (number / GUESTS_OF_PEER + 1).to_be_bytes();
+        // The first addresses are the gateway's and the process's own.
+        let [_, a, b, c] = (number + FIRST).to_be_bytes();
+        let [_, _, high, low] = (number / GUESTS_OF_PEER + FIRST).to_be_bytes();
         // Writing to a String cannot fail.
         let _ = writeln!(
             text,
