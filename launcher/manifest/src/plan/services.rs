@@ -1,7 +1,7 @@
 //! Finds the Services that select the VM, and the guest's port for each.
 
 use super::Planner;
-use crate::objects::interface::Interface;
+use crate::objects::interface::{Binding, Interface};
 use crate::objects::service::{Service, ServicePort, TargetPort};
 use crate::objects::vm::Vm;
 use hawser_config::{Forward, Transport};
@@ -71,8 +71,10 @@ impl Planner<'_> {
     /// The guest's port for a port of a Service.
     fn target(&self, interface: &Interface, port: &ServicePort) -> Option<u16> {
         let ports = interface.ports.as_deref();
+        // With other bindings the list only gives ports their names.
+        let has_every_port = interface.binding != Some(Binding::Masquerade);
         let open = |transport: Transport, port: u16| {
-            ports.is_none_or(|ports| ports.iter().any(|range| range.contains(transport, port)))
+            has_every_port || ports.is_none_or(|ports| ports.iter().any(|range| range.contains(transport, port)))
         };
         match &port.target {
             TargetPort::Number(number) if open(port.transport, *number) => Some(*number),

@@ -184,7 +184,8 @@ pub static INTERFACE: ObjectType = ObjectType {
         later("binding", "the mode layer2"),
         honoured(
             "ports",
-            "masquerade: the forwarded ports; without them and `portRanges` every TCP and UDP port",
+            "masquerade: the forwarded ports; without them and `portRanges` every TCP and UDP port. `l2bridge` and \
+             `managedtap`: names for the `targetPort` of Services; every port is reachable on the network",
         ),
         honoured(
             "portRanges",

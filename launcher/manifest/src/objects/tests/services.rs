@@ -234,3 +234,37 @@ fn sctp_is_an_error_only_where_nodes_listen_for_it() {
         );
     }
 }
+
+#[test]
+fn ports_on_a_primary_network_only_name_the_targets_of_services() {
+    let interface = "{name: lan, binding: {name: l2bridge}, ports: [{name: web, port: 8080}]}";
+    let vm = machine(interface, "{name: lan, pod: {}}");
+    let network = "---\napiVersion: k8s.ovn.org/v1\nkind: UserDefinedNetwork\nmetadata: {name: net}\nspec: {topology: \
+                   Layer2, layer2: {role: Primary, subnets: [10.1.0.0/24]}}\n";
+    let service = |target: &str| {
+        format!(
+            "---\napiVersion: v1\nkind: Service\nmetadata: {{name: s}}\nspec: {{type: NodePort, selector: {{app: vm}}, \
+             ports: [{{port: 80, nodePort: 30080, targetPort: {target}}}]}}\n"
+        )
+    };
+    let labelled = vm.replace("{name: vm}", "{name: vm, labels: {app: vm}}");
+    for (target, port) in [("web", 8080), ("22", 22)] {
+        let checked = planned(
+            &format!("{labelled}{network}{}", service(target)),
+            &PlanOptions::default(),
+        )
+        .unwrap();
+        let NicMode::Layer2(plan) = &checked.plan.nics[0].mode else {
+            panic!("{:?}", checked.plan)
+        };
+        assert_eq!(plan.forwards.len(), 1, "{:?}", checked.warnings);
+        assert_eq!((plan.forwards[0].host_port, plan.forwards[0].guest_port), (30080, port));
+        let words = "every port of the guest is reachable on its network";
+        assert!(checked.warnings.iter().any(|warning| warning.message.contains(words)));
+    }
+    let ranges = labelled.replace(
+        "ports: [{name: web, port: 8080}]",
+        "portRanges: [{start: 1, end: 2, protocol: TCP}]",
+    );
+    assert!(problems(&(ranges + network))[0].contains("only an interface bound with masquerade"));
+}
