@@ -136,6 +136,44 @@ fn the_log_outlives_changes_of_memory() {
 }
 
 #[test]
+fn the_log_is_switched_a_thousand_times_under_traffic_and_swapped_in_each_pass() {
+    let backend = Backend::start(1);
+    let mut vmm = backend.connect(VmmConfig::default());
+    let log = DirtyLog::new(&vmm.ram).unwrap();
+    let mut slowest = Duration::ZERO;
+    for round in 0..1000 {
+        // The frame is on its way while the log goes on and off.
+        let sent = frame(round, 1000);
+        vmm.nics[0].send(&sent).unwrap();
+        let started = Instant::now();
+        vmm.wire.set_log_base(&log).unwrap();
+        log_all(&vmm, true);
+        log_all(&vmm, false);
+        slowest = slowest.max(started.elapsed());
+        let got = vmm.nics[0].recv(PATIENCE).unwrap().expect("the frame comes back");
+        assert!(got.frame == sent, "round {round}");
+    }
+    assert!(slowest < PATIENCE, "{slowest:?}");
+    log.take();
+    pages_the_device_writes(&mut vmm, 1);
+    assert_eq!(log.take(), BTreeSet::new(), "it is off");
+
+    // cloud-hypervisor sends a new log in each pass, and reads the old one afterwards.
+    vmm.wire.set_log_base(&log).unwrap();
+    log_all(&vmm, true);
+    let mut before = log;
+    for pass in 0..20 {
+        let written = pages_the_device_writes(&mut vmm, pass * 100);
+        let next = DirtyLog::new(&vmm.ram).unwrap();
+        vmm.wire.set_log_base(&next).unwrap();
+        assert_logged(&before, &written, "in a pass");
+        assert_eq!(next.take(), BTreeSet::new(), "nothing of the pass before");
+        before = next;
+    }
+    assert_eq!(vmm.stop_all().unwrap().len(), 2);
+}
+
+#[test]
 fn a_log_that_cannot_be_used_is_accepted_and_the_rings_rest_while_it_would_be_needed() {
     let backend = Backend::start(1);
     let mut vmm = backend.connect(VmmConfig::default());
