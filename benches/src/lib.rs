@@ -13,6 +13,7 @@ pub mod numbers;
 pub mod packets;
 pub mod report;
 pub mod results;
+pub mod served;
 pub mod setup;
 pub mod surroundings;
 pub mod tap;

@@ -5,19 +5,17 @@
 //! is compiled in but off, as in normal operation.
 
 use super::{MAC, Round, count};
+use crate::served::Served;
 use hawser_backend::config::{MasqueradeConfig, ModeConfig, PaceConfig, PolicyConfig, PortConfig};
 use hawser_backend::frame::{GuestBurst, GuestSink, Offload};
 use hawser_backend::mode::Mode;
 use hawser_backend::poller::{Readiness, Token};
 use hawser_backend::port::Port;
 use hawser_backend::time::Instant;
-use hawser_backend::vhost_user::{Endpoint, Lifetime, Server, StopHandle};
-use hawser_testkit::frontend::{Header, Vmm, VmmConfig};
+use hawser_testkit::frontend::Header;
 use hawser_testkit::{Result, failure};
 use std::num::NonZeroU16;
-use std::os::unix::net::UnixStream;
 use std::sync::Arc;
-use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 /// A frame that fits completely into the head that is copied out of guest memory.
@@ -50,68 +48,36 @@ impl Mode for Echo {
     fn on_link_down(&mut self, _: Instant) {}
 }
 
-/// A port and its driver.
-struct Served {
-    vmm: Vmm,
-    stop: StopHandle,
-    server: Option<JoinHandle<()>>,
+/// A port that echoes, and its guest.
+fn start() -> Result<Served> {
+    let config = PortConfig {
+        name: "case".into(),
+        mac: Some(MAC),
+        mtu: 1500,
+        queue_pairs: NonZeroU16::MIN,
+        // With polling, the worker would check the ring as often as time permits.
+        pace: PaceConfig::PLAIN,
+        policy: PolicyConfig::default(),
+        mode: ModeConfig::Masquerade(MasqueradeConfig::default()),
+    };
+    let port = Arc::new(Port::with_modes(config, &mut |_| Ok(Box::new(Echo)))?);
+    Served::start(port)
 }
 
-impl Served {
-    fn start() -> Result<Self> {
-        let config = PortConfig {
-            name: "case".into(),
-            mac: Some(MAC),
-            mtu: 1500,
-            queue_pairs: NonZeroU16::MIN,
-            // With polling, the worker would check the ring as often as time permits.
-            pace: PaceConfig::PLAIN,
-            policy: PolicyConfig::default(),
-            mode: ModeConfig::Masquerade(MasqueradeConfig::default()),
-        };
-        let port = Arc::new(Port::with_modes(config, &mut |_| Ok(Box::new(Echo)))?);
-        let (ours, theirs) = UnixStream::pair()?;
-        let server = Server::bind(Endpoint::Fd(theirs.into()), port, Lifetime::OneOff)?;
-        let stop = server.stop_handle();
-        let server = thread::spawn(move || {
-            if let Err(error) = server.run() {
-                eprintln!("{error}");
-            }
-        });
-        let mut vmm = Vmm::connect(ours, VmmConfig::default())?;
-        vmm.post_all()?;
-        Ok(Self {
-            vmm,
-            stop,
-            server: Some(server),
-        })
-    }
-
-    /// Sends `burst` frames with one kick, and waits until all have come back.
-    fn echo(&mut self, frame: &[u8], burst: usize) -> Result<()> {
-        let nic = &mut self.vmm.nics[0];
-        for _ in 0..burst {
-            if !nic.queue(Header::default(), frame) {
-                return Err(failure("no room in the ring"));
-            }
-        }
-        nic.transmit.publish_and_kick()?;
-        for _ in 0..burst {
-            nic.recv(PATIENCE)?
-                .ok_or_else(|| failure("a frame did not come back"))?;
-        }
-        Ok(())
-    }
-}
-
-impl Drop for Served {
-    fn drop(&mut self) {
-        self.stop.stop();
-        if let Some(server) = self.server.take() {
-            // If the thread panicked, the panic hook has reported it.
-            let _ = server.join();
+/// Sends `burst` frames with one kick, and waits until all have come back.
+fn echo(served: &mut Served, frame: &[u8], burst: usize) -> Result<()> {
+    let nic = &mut served.vmm.nics[0];
+    for _ in 0..burst {
+        if !nic.queue(Header::default(), frame) {
+            return Err(failure("no room in the ring"));
         }
     }
+    nic.transmit.publish_and_kick()?;
+    for _ in 0..burst {
+        nic.recv(PATIENCE)?
+            .ok_or_else(|| failure("a frame did not come back"))?;
+    }
+    Ok(())
 }
 
 /// Bursts of this many frames.
@@ -119,12 +85,12 @@ impl Drop for Served {
 /// # Errors
 /// The port cannot be served.
 pub(super) fn burst(frames: usize) -> Result<Round> {
-    let mut served = Served::start()?;
+    let mut served = start()?;
     let mut frame = super::ethernet([0x88, 0xb5]);
     frame.resize(LEN, 0x5a);
     Ok(Box::new(move || {
         let start = std::time::Instant::now();
-        served.echo(&frame, frames).expect("frames come back");
+        echo(&mut served, &frame, frames).expect("frames come back");
         (start.elapsed(), count(frames))
     }))
 }

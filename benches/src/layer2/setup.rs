@@ -4,6 +4,7 @@ use super::results::Network;
 use crate::results::Peer as _;
 use crate::surroundings::Surroundings;
 use hawser_testkit::guest::{Guest, Kind, Plan, Running};
+use hawser_testkit::netns::Namespace;
 use hawser_testkit::nodes::{Nodes, PORT, Port};
 use hawser_testkit::ovs::{Ovs, Tunnel};
 use hawser_testkit::process::Background;
@@ -128,6 +129,20 @@ fn switches(peer: Network, nodes: &Nodes) -> Result<Vec<Ovs>> {
     Ok(switches)
 }
 
+/// Creates a TAP device on a node, and connects it to the node's link by a bridge.
+pub(crate) fn connect_by_bridge(node: &Namespace) -> Result<()> {
+    for line in [
+        "ip tuntap add dev tap0 mode tap vnet_hdr",
+        "ip link add br1 type bridge",
+        "ip link set br1 up",
+        "ip link set eth0 master br1",
+        "ip link set tap0 master br1 up",
+    ] {
+        node.run(line)?;
+    }
+    Ok(())
+}
+
 fn start(peer: Network, port: Port, nodes: &Nodes, switches: &[Ovs]) -> Result<Background> {
     let (node, path, mac) = (&nodes.nodes[port.node], socket(nodes, port), port.mac());
     let mut command = node.command(match peer {
@@ -150,15 +165,7 @@ fn start(peer: Network, port: Port, nodes: &Nodes, switches: &[Ovs]) -> Result<B
                 ));
         }
         Network::Bridge => {
-            for line in [
-                "ip tuntap add dev tap0 mode tap vnet_hdr",
-                "ip link add br1 type bridge",
-                "ip link set br1 up",
-                "ip link set eth0 master br1",
-                "ip link set tap0 master br1 up",
-            ] {
-                node.run(line)?;
-            }
+            connect_by_bridge(node)?;
             command.args(["--mode=bridge", "--tap=tap0"]);
         }
         Network::Ovs => drop(command.arg(&path).args(["tap0", &mac, "without-offloads"])),

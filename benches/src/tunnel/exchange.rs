@@ -7,19 +7,19 @@
 
 use super::overlay::station_config;
 use crate::engine::placement;
+use crate::layer2::setup::connect_by_bridge;
+use crate::served::Served;
 use hawser_backend::config::{BridgeConfig, Layer2Config, ModeConfig, PaceConfig, PolicyConfig, PortConfig};
 use hawser_backend::packet::MacAddr;
 use hawser_backend::packet::checksum::Sum;
 use hawser_backend::port::{Port, PortResources};
 use hawser_backend::sys::tap::TapQueue;
-use hawser_backend::vhost_user::{Endpoint, Lifetime, Server, StopHandle};
-use hawser_testkit::frontend::{Header, Nic, Vmm, VmmConfig};
+use hawser_testkit::frontend::{Header, Nic};
 use hawser_testkit::nodes::Nodes;
 use hawser_testkit::{Result, failure};
 use std::net::SocketAddr;
 use std::num::NonZeroU16;
 use std::ops::Range;
-use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
@@ -63,23 +63,6 @@ pub struct Exchange {
     stop: Arc<AtomicBool>,
     near: Served,
     _nodes: Nodes,
-}
-
-#[derive(Debug)]
-struct Served {
-    vmm: Vmm,
-    stop: StopHandle,
-    server: Option<JoinHandle<()>>,
-}
-
-impl Drop for Served {
-    fn drop(&mut self) {
-        self.stop.stop();
-        if let Some(server) = self.server.take() {
-            // If it panicked, the panic hook has reported it.
-            let _ = server.join();
-        }
-    }
 }
 
 impl Exchange {
@@ -191,15 +174,7 @@ fn serve(between: Between, nodes: &Nodes, number: usize) -> Result<Served> {
     let (mode, resources) = match between {
         Between::Tunnel => (ModeConfig::Layer2(layer2(number)?), PortResources::default()),
         Between::Bridges => {
-            for line in [
-                "ip tuntap add dev tap0 mode tap vnet_hdr",
-                "ip link add br1 type bridge",
-                "ip link set br1 up",
-                "ip link set eth0 master br1",
-                "ip link set tap0 master br1 up",
-            ] {
-                node.run(line)?;
-            }
+            connect_by_bridge(node)?;
             let queues = node.inside(|| TapQueue::open("tap0", 1))??;
             let resources = PortResources {
                 queues: queues.into_iter().map(Arc::new).collect(),
@@ -217,21 +192,7 @@ fn serve(between: Between, nodes: &Nodes, number: usize) -> Result<Served> {
         mode,
     };
     let port = Arc::new(node.inside(|| Port::new(config, resources))??);
-    let (ours, theirs) = UnixStream::pair()?;
-    let server = Server::bind(Endpoint::Fd(theirs.into()), port, Lifetime::OneOff)?;
-    let stop = server.stop_handle();
-    let server = thread::spawn(move || {
-        if let Err(error) = server.run() {
-            eprintln!("{error}");
-        }
-    });
-    let mut vmm = Vmm::connect(ours, VmmConfig::default())?;
-    vmm.post_all()?;
-    Ok(Served {
-        vmm,
-        stop,
-        server: Some(server),
-    })
+    Served::start(port)
 }
 
 fn layer2(number: usize) -> Result<Layer2Config> {
