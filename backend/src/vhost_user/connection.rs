@@ -8,6 +8,7 @@
 
 use super::device::Device;
 use super::message::Message;
+use super::ring::RingHost;
 use super::session::{Busy, Refused, Rejected, Session, SessionRecord};
 #[cfg(test)]
 use super::socket::wait;
@@ -66,18 +67,16 @@ pub struct Connection {
 
 debug_fields!(Connection { socket });
 
+/// How a session begins.
+type Begin = fn(Device, Vec<Box<dyn RingHost>>) -> Result<Session<Device>, virtio_queue::Error>;
+
 impl Connection {
     /// The connection of a front end that has just connected.
     ///
     /// # Errors
     /// [`ConnectionError`]
     pub fn new(port: &Arc<Port>, front: UnixStream) -> Result<Self, ConnectionError> {
-        let device = Device::new(Arc::clone(port));
-        let hosts = device.ring_hosts();
-        Ok(Self {
-            session: Session::new(device, hosts)?,
-            socket: FrontSocket::new(front)?,
-        })
+        Self::with(port, front, Session::new)
     }
 
     /// The connection of a front end while another one is served.
@@ -85,10 +84,14 @@ impl Connection {
     /// # Errors
     /// [`ConnectionError`]
     pub fn on_standby(port: &Arc<Port>, front: UnixStream) -> Result<Self, ConnectionError> {
+        Self::with(port, front, Session::on_standby)
+    }
+
+    fn with(port: &Arc<Port>, front: UnixStream, begin: Begin) -> Result<Self, ConnectionError> {
         let device = Device::new(Arc::clone(port));
         let hosts = device.ring_hosts();
         Ok(Self {
-            session: Session::on_standby(device, hosts)?,
+            session: begin(device, hosts)?,
             socket: FrontSocket::new(front)?,
         })
     }
