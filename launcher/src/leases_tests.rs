@@ -503,3 +503,25 @@ fn networks_of_one_node_have_identifiers_of_their_own() {
     assert!(other.contains("all VMs of a network must agree"), "{other}");
     reserve(&mut store, &on_network("b", "red", 8), &MacRange::DEFAULT).unwrap();
 }
+
+#[test]
+fn a_preview_refuses_an_identifier_that_the_store_refuses() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = format!("--store={}", folder.path().join("store.db").display());
+    let Some(crate::cli::Command::Run(args)) = Cli::parse_from(["hawser", "run", "-f", "x", &store]).command else {
+        panic!("run was parsed")
+    };
+    let args = args.store;
+    preview(&on_network("a", "blue", 7), &args).unwrap();
+    settle(&mut on_network("a", "blue", 7), &args).unwrap();
+    preview(&on_network("b", "blue", 7), &args).unwrap();
+    for (plan, words) in [
+        (on_network("b", "red", 7), "which is that of network blue"),
+        (on_network("b", "blue", 8), "network blue has identifier 8"),
+    ] {
+        let refused = preview(&plan, &args).unwrap_err().to_string();
+        assert!(refused.contains(words), "{refused}");
+    }
+    // The store has only what was settled.
+    settle(&mut on_network("b", "red", 9), &args).unwrap();
+}

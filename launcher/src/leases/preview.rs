@@ -3,12 +3,12 @@
 use super::args::{StoreArgs, StorePlace};
 use super::{default_file, without_store};
 use crate::failure::Failure;
-use hawser_leases::{apply, claims, vm_of};
+use hawser_leases::{apply, claims, networks, vm_of};
 use hawser_manifest::plan::VmPlan;
 use hawser_store::claim::{self, AddressClaim, Claim, MacClaim};
 use hawser_store::memory::Memory;
 use hawser_store::sqlite::{Access, Sqlite};
-use hawser_store::{Lease, Store as _};
+use hawser_store::{Lease, Ledger as _, NetworkRecord, Store as _, agreement};
 use std::path::Path;
 
 /// The leases with which a plan would be served.
@@ -38,9 +38,13 @@ pub(crate) fn preview(plan: &VmPlan, args: &StoreArgs) -> Result<Preview, Failur
         Some(StorePlace::File(path)) => path.clone(),
         None => default_file(Access::Read)?,
     };
-    let stored = read(&file)?;
+    let (stored, known) = read(&file)?;
     let (vm, claims) = (vm_of(plan), claims(plan));
     let mut copy = Memory::new(stored.clone());
+    for network in &known {
+        copy.put_network(network).map_err(Failure::runtime)?;
+    }
+    agreement::agree(&mut copy, &vm, &networks(plan)).map_err(Failure::runtime)?;
     let pool = args.pool(plan.mac_range);
     let leases = claim::claim(&mut copy, &vm, &claims, &plan.absent, &pool).map_err(Failure::runtime)?;
     let mut preview = Preview::default();
@@ -65,12 +69,14 @@ pub(crate) fn preview(plan: &VmPlan, args: &StoreArgs) -> Result<Preview, Failur
     Ok(preview)
 }
 
-fn read(file: &Path) -> Result<Vec<Lease>, Failure> {
+/// The leases and the networks in the store.
+fn read(file: &Path) -> Result<(Vec<Lease>, Vec<NetworkRecord>), Failure> {
     if !file.exists() {
-        return Ok(Vec::new());
+        return Ok((Vec::new(), Vec::new()));
     }
     let store = Sqlite::open(file, Access::Read).map_err(Failure::runtime)?;
-    store.leases(None).map_err(Failure::runtime)
+    let leases = store.leases(None).map_err(Failure::runtime)?;
+    Ok((leases, store.networks().map_err(Failure::runtime)?))
 }
 
 fn leaves_nothing_to_choose(claim: &Claim) -> bool {

@@ -174,6 +174,20 @@ impl File {
 }
 
 impl Sqlite {
+    /// The recorded networks, in the order of their names.
+    ///
+    /// # Errors
+    /// [`StoreError`]
+    pub fn networks(&self) -> Result<Vec<NetworkRecord>, StoreError> {
+        self.file.patiently(|| {
+            let transaction = self.transaction(TransactionBehavior::Deferred)?;
+            match self.contents(&transaction)? {
+                Contents::Nothing => Ok(Vec::new()),
+                Contents::Tables(_) => networks::read(&transaction).map_err(|error| self.file.failed(error)),
+            }
+        })
+    }
+
     /// Opens a store.
     ///
     /// # Errors
