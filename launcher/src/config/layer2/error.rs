@@ -52,7 +52,7 @@ pub(crate) enum Layer2Error {
     #[error("{0}")]
     TunnelMtu(MtuError),
     /// The MTU is below the minimum of IPv6.
-    #[error("the MTU {0} of the network is less than the {least} bytes of IPv6: raise --mtu or that of the underlay, or leave --ipv6 out", least = crate::config::MIN_IPV6_MTU)]
+    #[error("the MTU {0} of the network is less than the {least} bytes of IPv6: raise it (--mtu, or mtu in the manifest) or that of the underlay, or give the network no IPv6 subnet", least = crate::config::MIN_IPV6_MTU)]
     MtuBelowIpv6(u16),
     /// The address of this end of the tunnel cannot be found.
     #[error(transparent)]

@@ -67,7 +67,7 @@ impl Display for Place {
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum PeerFault {
     /// An address outside the network.
-    #[error("{0} is not in the network: choose an address in --ipv4 or --ipv6")]
+    #[error("{0} is not in the network: choose an address in one of its subnets")]
     Outside(IpAddr),
     /// A subnet of the network contains the peer's tunnel endpoint.
     #[error("{subnet} covers {address}, which is an end of the tunnel: choose a subnet that does not")]

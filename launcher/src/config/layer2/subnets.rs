@@ -7,13 +7,17 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// A subnet, which is displayed together with its option.
+/// A subnet, which is displayed together with its option, or with the field of the manifest that has it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Subnet(IpNet);
+pub(crate) struct Subnet {
+    net: IpNet,
+    is_of_manifest: bool,
+}
 
 impl fmt::Display for Subnet {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 {
+        match self.net {
+            net if self.is_of_manifest => write!(f, "{net} of the network's subnets"),
             IpNet::V4(net) => write!(f, "--ipv4={net}"),
             IpNet::V6(net) => write!(f, "--ipv6={net}"),
         }
@@ -25,6 +29,7 @@ impl fmt::Display for Subnet {
 pub(super) struct Subnets {
     ipv4: Option<Ipv4Net>,
     ipv6: Option<Ipv6Net>,
+    is_of_manifest: bool,
 }
 
 /// The subnets, with the addresses of the gateway and the guest.
@@ -44,6 +49,7 @@ impl Subnets {
         Self {
             ipv4: spec.ipv4,
             ipv6: spec.ipv6,
+            is_of_manifest: spec.network.is_some(),
         }
     }
 
@@ -60,7 +66,10 @@ impl Subnets {
             .into_iter()
             .flatten()
             .find(|net| net.contains(&address))
-            .map(Subnet)
+            .map(|net| Subnet {
+                net,
+                is_of_manifest: self.is_of_manifest,
+            })
     }
 
     fn all(self) -> [Option<IpNet>; 2] {

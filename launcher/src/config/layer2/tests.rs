@@ -4,6 +4,7 @@ use crate::cli::Cli;
 use clap::Parser as _;
 use hawser_config::{ModeConfig, SecondaryNetwork};
 use hawser_host::system::DefaultRoute;
+use hawser_manifest::nic::ModeSpec;
 
 const NETWORK: [&str; 7] = [
     "hawser",
@@ -139,13 +140,21 @@ fn a_subnet_that_covers_an_end_of_the_tunnel_or_an_address_of_the_system_is_refu
             argv.retain(|option| !option.starts_with("--ipv4"));
         }
         let spec = Cli::try_parse_from(argv.iter().chain(options)).unwrap();
-        let spec = spec.port.spec("s".into()).unwrap();
+        let mut spec = spec.port.spec("s".into()).unwrap();
         let host = Host {
             addresses: vec!["10.244.0.7".parse().unwrap()],
             ..Host::default()
         };
-        let error = resolve(spec, &host, None).unwrap_err().to_string();
+        let error = resolve(spec.clone(), &host, None).unwrap_err().to_string();
         let expected = format!("--ipv4={network} covers {address},");
+        assert!(error.trim_start_matches("--peer: ").starts_with(&expected), "{error}");
+        // A network of a manifest has no options.
+        let ModeSpec::Layer2(mode) = &mut spec.mode else {
+            panic!("{spec:?}")
+        };
+        mode.network = Some("shop_net".into());
+        let error = resolve(spec, &host, None).unwrap_err().to_string();
+        let expected = format!("{network} of the network's subnets covers {address},");
         assert!(error.trim_start_matches("--peer: ").starts_with(&expected), "{error}");
     }
 }
