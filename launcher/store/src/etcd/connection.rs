@@ -163,14 +163,14 @@ pub(super) async fn patiently<T>(answer: impl Future<Output = Result<T, Error>>)
     }
 }
 
-/// Reads from the cluster. Another member is tried after one that is away.
-pub(super) async fn read_patiently<T, F>(read: impl Fn() -> F) -> Result<T, StoreProblem>
+/// Sends a request that may be repeated, until a member answers.
+pub(super) async fn repeatedly<T, F>(request: impl Fn() -> F) -> Result<T, StoreProblem>
 where
     F: Future<Output = Result<T, Error>>,
 {
     let deadline = Instant::now() + PATIENCE;
     loop {
-        match tokio::time::timeout_at(deadline, read()).await {
+        match tokio::time::timeout_at(deadline, request()).await {
             Ok(Err(error)) if is_away(&error) && Instant::now() + RETRY < deadline => tokio::time::sleep(RETRY).await,
             Ok(answer) => return answer.map_err(problem),
             Err(_) => return Err(late()),
@@ -260,8 +260,12 @@ impl Shared {
             .and_then([TxnOp::put(key.clone(), value, None)])
             .or_else([TxnOp::get(key, None)]);
         self.tasks.block_on(async {
-            let done = patiently(self.client.clone().txn(create)).await?;
-            if done.succeeded() {
+            // Created twice is created once.
+            let request = || {
+                let (mut client, create) = (self.client.clone(), create.clone());
+                async move { client.txn(create).await }
+            };
+            if repeatedly(request).await?.succeeded() {
                 Ok(())
             } else {
                 self.check_layout().await
@@ -303,7 +307,7 @@ impl Shared {
             let options = options.clone();
             async move { client.get(key, Some(options)).await }
         };
-        read_patiently(read).await
+        repeatedly(read).await
     }
 
     /// Reads the first records of a range, at `revision` or at the newest revision.
