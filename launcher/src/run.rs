@@ -17,6 +17,7 @@ use crate::vmm::running::{Patience, VmmSocket};
 use crate::vmm::{Card, Passed, Vm};
 use crate::{leases, serve, startup, validate, vmm};
 use clap::ValueEnum as _;
+use hawser_host::system;
 use hawser_manifest::plan::{NicPlan, VmPlan};
 use hawser_manifest::plan_text;
 use hawser_manifest::values;
@@ -53,7 +54,12 @@ pub(crate) fn run(args: &RunManifest) -> Result<(), Failure> {
     let nics = resolve_all(&checked.plan, &host, segments, keeper.as_ref())?;
     let cards = cards(&nics);
     let started = vmm_socket(args)?;
+    let has_vf = !cards.passed.is_empty();
     let vmm = vmm_words(args, started.as_ref(), cards)?;
+    if has_vf && !vmm.is_empty() {
+        let memory = args.memory.as_deref().or(own_memory(&args.vmm)?);
+        check_lockable(memory.unwrap_or(DEFAULT_MEMORY), system::lockable_memory())?;
+    }
     make_folder(&args.manifest.socket_dir, args.run.sandbox.user)?;
     let mut run = RunArgs {
         api_socket: Some(args.api_socket()),
@@ -186,6 +192,26 @@ fn kind(program: &OsStr) -> Result<Vmm, Failure> {
             "{name} after --: start a VMM whose name contains qemu or cloud-hypervisor, so that \
              hawser knows its flags"
         )))
+    }
+}
+
+/// Checks that a VMM may lock its guest's memory, as vfio does for the accesses of a VF; `most` bytes are allowed.
+fn check_lockable(memory: &str, most: Option<u64>) -> Result<(), Failure> {
+    /// What vfio locks beside the guest's memory, at most.
+    const BESIDE: u64 = 1 << 30;
+    // A number alone has another unit in each VMM.
+    let units = [('K', 1 << 10), ('M', 1 << 20), ('G', 1 << 30)];
+    let size = units.iter().find_map(|(letter, unit)| {
+        let number: u64 = memory.strip_suffix(*letter)?.parse().ok()?;
+        number.checked_mul(*unit)
+    });
+    let needed = size.map(|size| size.saturating_add(BESIDE));
+    match (most, needed) {
+        (Some(most), Some(needed)) if most < needed => Err(Failure::runtime(format_args!(
+            "the VMM may lock {most} bytes of memory, and a VF needs {needed} (the guest's {memory} and 1 GiB): raise the \
+             limit (ulimit -l, LimitMEMLOCK=infinity)"
+        ))),
+        _ => Ok(()),
     }
 }
 

@@ -186,3 +186,16 @@ fn a_static_address_is_given_by_dhcp_with_its_routes() {
     let own = format!(r#"{named}, "dns": {{"domain": "b.example"}}"#);
     assert_eq!(told(ipam(&own)), text("10.96.0.10", "b.example", ""));
 }
+
+#[test]
+fn a_vf_needs_the_memory_of_its_guest_to_be_lockable() {
+    let eight = Some(8 << 20);
+    let refused = check_lockable("2G", eight).unwrap_err().to_string();
+    assert!(
+        refused.contains("8388608 bytes") && refused.contains("LimitMEMLOCK"),
+        "{refused}"
+    );
+    check_lockable("2G", Some(3 << 30)).unwrap();
+    check_lockable("2G", None).unwrap();
+    check_lockable("2048", eight).unwrap();
+}

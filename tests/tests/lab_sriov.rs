@@ -456,6 +456,13 @@ fn a_vm_of_the_manuals_gets_its_vf_and_keeps_it_and_gives_it_back(machine: &Mach
             (&"up".into(), &"running".into()),
             "{status}"
         );
+        let vf = &nic["virtualFunction"];
+        assert_eq!(
+            (&vf["address"], &vf["number"]),
+            (&"0000:01:10.0".into(), &0.into()),
+            "{status}"
+        );
+        assert_eq!((&vf["pfDriver"], &vf["vlan"]), (&"igb".into(), &100.into()), "{status}");
         assert_eq!(nic["mac"].as_str(), macs.last().map(String::as_str), "{status}");
         machine.sh(&format!(
             "kill -{signal} $(cat /run/run.pid)\nusleep 300000\nkill -9 $(pidof qemu-stand-in) 2>/dev/null\n\

@@ -107,6 +107,16 @@ pub fn raise_descriptor_limit() -> Result<u64, Errno> {
     Ok(limit.maximum.unwrap_or(u64::MAX))
 }
 
+/// Bytes of memory that a program of this process may lock; `None` without a limit.
+pub fn lockable_memory() -> Option<u64> {
+    let sets = rustix::thread::capabilities(None);
+    match sets.is_ok_and(|sets| sets.permitted.contains(rustix::thread::CapabilitySet::IPC_LOCK)) {
+        // With this capability, vfio does not look at the limit.
+        true => None,
+        false => getrlimit(Resource::Memlock).current,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -6,7 +6,7 @@ use super::http::{Answer, Method, Request};
 use super::openapi::Operation;
 use super::peers::Tunnel;
 use super::router::Route;
-use crate::machine::{Machine, NicStatus};
+use crate::machine::{Machine, NicStatus, VfStatus};
 use crate::mode::Mode;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -67,6 +67,54 @@ pub(crate) struct Interface {
     /// The tunnel of a port on a network that spans nodes. Its peers are in `/v1/peers`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tunnel: Option<Tunnel>,
+    /// The virtual function that is passed to the guest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub virtual_function: Option<VirtualFunction>,
+}
+
+/// A virtual function.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct VirtualFunction {
+    /// Its PCI address.
+    pub address: String,
+    /// Its number at its physical function.
+    pub number: u32,
+    /// Name of the physical function.
+    pub pf: String,
+    /// Driver of the physical function.
+    pub pf_driver: String,
+    /// VLAN that the card adds and removes; 0: none.
+    pub vlan: u16,
+    /// Frames to the guest, if the driver counts them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rx_packets: Option<u64>,
+    /// Bytes to the guest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rx_bytes: Option<u64>,
+    /// Frames from the guest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tx_packets: Option<u64>,
+    /// Bytes from the guest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tx_bytes: Option<u64>,
+}
+
+impl VirtualFunction {
+    fn of(vf: VfStatus) -> Self {
+        let count = |place: usize| vf.traffic.map(|counts| counts[place]);
+        Self {
+            rx_packets: count(0),
+            rx_bytes: count(1),
+            tx_packets: count(2),
+            tx_bytes: count(3),
+            address: vf.address,
+            number: vf.number,
+            pf: vf.pf,
+            pf_driver: vf.driver,
+            vlan: vf.vlan,
+        }
+    }
 }
 
 /// State of a link.
@@ -137,6 +185,7 @@ impl Interface {
             },
             tunnel: None,
             warnings: nic.warnings,
+            virtual_function: nic.vf.map(VirtualFunction::of),
         }
     }
 }

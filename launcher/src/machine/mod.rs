@@ -28,7 +28,7 @@ pub(crate) use followed::FileState;
 pub(crate) use nic::Nic;
 pub(crate) use passed_through::PassedThrough;
 pub(crate) use peers::{ChangeError, PeersChange};
-pub(crate) use served_nic::{CapturePlace, NicMetrics, NicStatus, ServedNic};
+pub(crate) use served_nic::{CapturePlace, NicMetrics, NicStatus, ServedNic, VfStatus};
 
 use crate::failure::Failure;
 use crate::resolv::ResolvConf;

@@ -1,7 +1,7 @@
 //! A NIC without a port: a virtual function that the VMM passes to the guest.
 
 use super::followed::FileState;
-use super::{NicMetrics, NicStatus};
+use super::{NicMetrics, NicStatus, VfStatus};
 use crate::failure::Failure;
 use crate::mode::Mode;
 use crate::vf::{Keeper, Report, Vf};
@@ -103,9 +103,18 @@ impl PassedThrough {
             leased: Vec::new(),
             seen: Vec::new(),
             warnings: Vec::new(),
+            vf: None,
         };
         match report {
             Ok(report) => {
+                status.vf = self.vf.as_ref().map(|vf| VfStatus {
+                    address: vf.address.to_string(),
+                    number: report.number,
+                    pf: report.pf,
+                    driver: report.driver,
+                    vlan: report.vlan,
+                    traffic: report.traffic,
+                });
                 status.mtu = u16::try_from(report.mtu).unwrap_or(u16::MAX);
                 status.link_up = report.link_up;
                 status.driver_runs = report.is_used;

@@ -57,6 +57,25 @@ pub(crate) struct NicStatus {
     pub seen: Vec<SeenAddress>,
     /// Problems that keep the guest from using the NIC as configured, one sentence each.
     pub warnings: Vec<String>,
+    /// The virtual function of a NIC without a port.
+    pub vf: Option<VfStatus>,
+}
+
+/// A virtual function that is passed to the guest.
+#[derive(Clone, Debug)]
+pub(crate) struct VfStatus {
+    /// Its PCI address.
+    pub address: String,
+    /// Its number at its physical function.
+    pub number: u32,
+    /// Name of that.
+    pub pf: String,
+    /// Driver of that.
+    pub driver: String,
+    /// VLAN; 0: none.
+    pub vlan: u16,
+    /// Frames and bytes to the guest, and from the guest, if the driver counts them.
+    pub traffic: Option<[u64; 4]>,
 }
 
 /// An address that the guest has used.
@@ -331,6 +350,7 @@ fn status(port: &Port) -> NicStatus {
         leased: leased(port),
         seen,
         warnings: Vec::new(),
+        vf: None,
     }
 }
 
