@@ -9,7 +9,7 @@ use crate::hawser::{Counters, Hawser};
 use crate::netns::Namespace;
 use crate::nodes::{Nodes, PORT, Port};
 use crate::relay::{Faults, Relay};
-use crate::{Result, failure, until};
+use crate::{Result, until};
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -183,7 +183,7 @@ impl<F: Far> Interop<F> {
         self.far.set_checksums(false)?;
         let [far, _] = Self::to(FAR);
         if self.underlay6 {
-            let (before, refused) = (self.hawser.counters()?, self.refused_checksums()?);
+            let (before, refused) = (self.hawser.counters()?, self.nodes.refused_checksums(GUEST.node)?);
             let exchange = self
                 .guest
                 .run(&format!("hawser-traffic udp to={far} sizes=99 wait=1"))?;
@@ -191,7 +191,10 @@ impl<F: Far> Interop<F> {
             let after = self.hawser.counters()?;
             assert_eq!(after.get("tunnel_received"), before.get("tunnel_received"));
             assert!(after.get("tunnel_sent") > before.get("tunnel_sent"));
-            assert!(self.refused_checksums()? > refused, "the kernel counts them");
+            assert!(
+                self.nodes.refused_checksums(GUEST.node)? > refused,
+                "the kernel counts them"
+            );
         } else {
             self.guest.traffic(&format!("udp to={far} sizes=99,1300 count=5"))?;
             for command in ["send", "receive"] {
@@ -210,14 +213,6 @@ impl<F: Far> Interop<F> {
         wire.wait_for(1, &format!("{ours} and udp dst port 6081"))?;
         assert_eq!(wire.seen(&format!("{ours} and udp dst port 6081 and {zero}"))?.len(), 0);
         Ok(())
-    }
-
-    /// Number of datagrams that the kernel of the guest's node refused because of their checksum.
-    fn refused_checksums(&self) -> Result<u64> {
-        let text = self.nodes.nodes[GUEST.node].run("cat /proc/net/snmp6")?;
-        let line = text.lines().find_map(|line| line.strip_prefix("Udp6InCsumErrors"));
-        let number = line.ok_or_else(|| failure("no Udp6InCsumErrors"))?;
-        Ok(number.trim().parse()?)
     }
 
     /// Tests a guest that sends packets above the MTU. It gets an error, or its packet is fragmented if it allows that.

@@ -1,6 +1,5 @@
 //! An environment for layer2 mode: nodes on an underlay that routes to a world beyond it.
 
-use crate::Result;
 use crate::guest::{Guest, Kind, Plan};
 use crate::hawser::Hawser;
 use crate::lab::{Turn, share_machine};
@@ -9,6 +8,7 @@ use crate::peers;
 use crate::process::Background;
 use crate::relay::{self, Relay};
 use crate::sniffer::Sniffer;
+use crate::{Result, failure};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use tempfile::TempDir;
@@ -216,6 +216,13 @@ impl Nodes {
         self.world
             .run(&format!("ethtool -K node{node} tx off tso off gso off"))?;
         Ok(())
+    }
+
+    /// Number of datagrams over IPv6 that a node's kernel refused because of their checksum.
+    pub fn refused_checksums(&self, node: usize) -> Result<u64> {
+        let text = self.nodes[node].run("cat /proc/net/snmp6")?;
+        let line = text.lines().find_map(|line| line.strip_prefix("Udp6InCsumErrors"));
+        Ok(line.ok_or_else(|| failure("no Udp6InCsumErrors"))?.trim().parse()?)
     }
 
     /// Captures all traffic of a node on the underlay.

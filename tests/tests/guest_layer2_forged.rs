@@ -65,41 +65,8 @@ impl Route {
     /// A frame of the underlay with an IP packet that carries `payload` as protocol `next`.
     fn packet(&self, next: u8, payload: &[u8]) -> Vec<u8> {
         let mut frame = self.link.concat();
-        match (self.source, self.destination) {
-            (IpAddr::V4(src), IpAddr::V4(dst)) => {
-                frame.extend([8, 0]);
-                frame.resize(ETHERNET + Ipv4Header::LEN, 0);
-                Ipv4Header {
-                    src,
-                    dst,
-                    protocol: next,
-                    ttl: 64,
-                    tos: self.class,
-                    dont_fragment: true,
-                    fragment: None,
-                    header_len: Ipv4Header::LEN,
-                    payload_len: payload.len(),
-                }
-                .emit(&mut frame[ETHERNET..]);
-            }
-            (IpAddr::V6(src), IpAddr::V6(dst)) => {
-                frame.extend([0x86, 0xdd]);
-                frame.resize(ETHERNET + Ipv6Header::LEN, 0);
-                Ipv6Header {
-                    src,
-                    dst,
-                    protocol: next,
-                    hop_limit: 64,
-                    traffic_class: self.class,
-                    fragment: None,
-                    header_len: Ipv6Header::LEN,
-                    payload_len: payload.len(),
-                }
-                .emit(&mut frame[ETHERNET..]);
-            }
-            _ => unreachable!("an underlay has one family"),
-        }
-        frame.extend(payload);
+        frame.extend(if self.source.is_ipv4() { [8, 0] } else { [0x86, 0xdd] });
+        frame.extend(ip([self.source, self.destination], next, self.class, payload));
         frame
     }
 
@@ -150,43 +117,50 @@ fn frame(from: Port, to: [u8; 6], ethertype: u16, packet: &[u8]) -> Result<Vec<u
     Ok(bytes)
 }
 
-fn ipv4(from: &str, to: &str, next: u8, payload: &[u8]) -> Result<Vec<u8>> {
-    let mut packet = vec![0; Ipv4Header::LEN];
-    Ipv4Header {
-        src: from.parse()?,
-        dst: to.parse()?,
-        protocol: next,
-        ttl: 64,
-        tos: 0,
-        dont_fragment: true,
-        fragment: None,
-        header_len: Ipv4Header::LEN,
-        payload_len: payload.len(),
+/// An IP packet between two addresses of one family. Its hop limit is that of neighbour discovery.
+fn ip(addresses: [IpAddr; 2], next: u8, class: u8, payload: &[u8]) -> Vec<u8> {
+    const HOPS: u8 = 255;
+    let mut packet;
+    match addresses {
+        [IpAddr::V4(src), IpAddr::V4(dst)] => {
+            packet = vec![0; Ipv4Header::LEN];
+            Ipv4Header {
+                src,
+                dst,
+                protocol: next,
+                ttl: HOPS,
+                tos: class,
+                dont_fragment: true,
+                fragment: None,
+                header_len: Ipv4Header::LEN,
+                payload_len: payload.len(),
+            }
+            .emit(&mut packet);
+        }
+        [IpAddr::V6(src), IpAddr::V6(dst)] => {
+            packet = vec![0; Ipv6Header::LEN];
+            Ipv6Header {
+                src,
+                dst,
+                protocol: next,
+                hop_limit: HOPS,
+                traffic_class: class,
+                fragment: None,
+                header_len: Ipv6Header::LEN,
+                payload_len: payload.len(),
+            }
+            .emit(&mut packet);
+        }
+        _ => unreachable!("a packet has one family"),
     }
-    .emit(&mut packet);
     packet.extend(payload);
-    Ok(packet)
+    packet
 }
 
-fn ipv6(from: Ipv6Addr, to: Ipv6Addr, next: u8, payload: &[u8]) -> Vec<u8> {
-    let mut packet = vec![0; Ipv6Header::LEN];
-    Ipv6Header {
-        src: from,
-        dst: to,
-        protocol: next,
-        hop_limit: 255,
-        traffic_class: 0,
-        fragment: None,
-        header_len: Ipv6Header::LEN,
-        payload_len: payload.len(),
-    }
-    .emit(&mut packet);
-    let at = packet.len();
-    packet.extend(payload);
-    if next == protocol::ICMPV6 {
-        icmp::fill_checksum(from.into(), to.into(), &mut packet[at..]);
-    }
-    packet
+/// An IPv4 packet from `SENDER`.
+fn ipv4(to: &str, next: u8, payload: &[u8]) -> Result<Vec<u8>> {
+    let from = SENDER.address4().parse()?;
+    Ok(ip([from, to.parse()?], next, 0, payload))
 }
 
 /// A UDP header, whose checksum is not verified, and some bytes.
@@ -226,13 +200,11 @@ fn advertisement(claimed: &str) -> Result<Vec<u8>> {
 
 /// A frame from `SENDER` to `TARGET` with a neighbour discovery message.
 fn neighbour_frame(message: &[u8]) -> Result<Vec<u8>> {
-    let (from, to) = (SENDER.address6().parse()?, TARGET.address6().parse()?);
-    frame(
-        SENDER,
-        mac(&TARGET.mac())?,
-        0x86dd,
-        &ipv6(from, to, protocol::ICMPV6, message),
-    )
+    let addresses = [SENDER.address6().parse()?, TARGET.address6().parse()?];
+    let mut message = message.to_vec();
+    icmp::fill_checksum(addresses[0], addresses[1], &mut message);
+    let packet = ip(addresses, protocol::ICMPV6, 0, &message);
+    frame(SENDER, mac(&TARGET.mac())?, 0x86dd, &packet)
 }
 
 /// Datagrams, each with the reason for which it must be dropped.
@@ -243,7 +215,7 @@ fn forged(route: &Route) -> Result<Vec<(&'static str, Vec<u8>)>> {
             from,
             target,
             0x0800,
-            &ipv4(&SENDER.address4(), &TARGET.address4(), protocol::UDP, &udp([9, 9]))?,
+            &ipv4(&TARGET.address4(), protocol::UDP, &udp([9, 9]))?,
         )
     };
     let good = geneve(VNI, &plain(SENDER)?);
@@ -264,8 +236,8 @@ fn forged(route: &Route) -> Result<Vec<(&'static str, Vec<u8>)>> {
         bytes[..6].copy_from_slice(&[1, 0x80, 0xc2, 0, 0, last]);
         Ok(bytes)
     };
-    let igmp = ipv4(&SENDER.address4(), "224.0.0.22", protocol::IGMP, &[0x22, 0, 1])?;
-    let dhcp = ipv4(&SENDER.address4(), &TARGET.address4(), protocol::UDP, &udp([67, 68]))?;
+    let igmp = ipv4("224.0.0.22", protocol::IGMP, &[0x22, 0, 1])?;
+    let dhcp = ipv4(&TARGET.address4(), protocol::UDP, &udp([67, 68]))?;
     let gateway = mac("0a:58:0a:64:00:01")?;
     let mut from_gateway = plain(SENDER)?;
     from_gateway[6..12].copy_from_slice(&gateway);
@@ -376,13 +348,6 @@ impl Attack {
         peers::traffic(&self.nodes.nodes[SENDER.node], &format!("frame on=eth0 bytes={bytes}")).map(drop)
     }
 
-    /// Number of datagrams that the kernel of the guest's node refused because of their checksum.
-    fn refused_checksums(&self) -> Result<u64> {
-        let text = self.nodes.nodes[TARGET.node].run("cat /proc/net/snmp6")?;
-        let line = text.lines().find_map(|line| line.strip_prefix("Udp6InCsumErrors"));
-        Ok(line.ok_or_else(|| failure("no Udp6InCsumErrors"))?.trim().parse()?)
-    }
-
     /// Waits until one more drop of `reason` is counted.
     fn assert_dropped(&mut self, reason: &str, datagram: &[u8]) -> Result<()> {
         let before = self.hawser.counters()?;
@@ -441,17 +406,19 @@ fn a_forged_datagram_is_dropped_under_its_name_and_heard_by_no_guest() -> Result
         assert!(neighbours.contains(&OTHER.mac()), "{neighbours}");
         assert!(!neighbours.contains(&SENDER.mac()), "{neighbours}");
 
-        let plain = ipv4(&SENDER.address4(), &TARGET.address4(), protocol::UDP, &udp([9, 9]))?;
+        let plain = ipv4(&TARGET.address4(), protocol::UDP, &udp([9, 9]))?;
         let good = geneve(VNI, &frame(SENDER, mac(&TARGET.mac())?, 0x0800, &plain)?);
         let unchecked = Route {
             has_checksum: false,
             ..route.clone()
         };
         if underlay6 {
-            let refused = attack.refused_checksums()?;
+            let refused = attack.nodes.refused_checksums(TARGET.node)?;
             let received = attack.hawser.counters()?.get("tunnel_received");
             attack.send(&unchecked.datagram(&good))?;
-            until("the kernel refuses it", || Ok(attack.refused_checksums()? > refused))?;
+            until("the kernel refuses it", || {
+                Ok(attack.nodes.refused_checksums(TARGET.node)? > refused)
+            })?;
             assert_eq!(attack.hawser.counters()?.get("tunnel_received"), received);
         } else {
             attack.assert_received(&[unchecked.datagram(&good)])?;

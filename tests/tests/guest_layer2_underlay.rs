@@ -1,11 +1,11 @@
 //! Tests of guests in layer2 mode over an underlay that loses, duplicates and reorders datagrams, and of frames that a
 //! guest receives but that are for others.
 
-use hawser_testkit::guest::{Guest, Kind};
+use hawser_testkit::guest::{Guest, Kind, Running};
 use hawser_testkit::hawser::Hawser;
 use hawser_testkit::interop::{BAD_UNDERLAY, assert_faults, vtep};
 use hawser_testkit::nodes::{Nodes, PORT, Port};
-use hawser_testkit::relay::Faults;
+use hawser_testkit::relay::{Faults, Relay};
 use hawser_testkit::{Result, until};
 use std::time::Duration;
 
@@ -29,29 +29,63 @@ fn member(
     Ok((hawser, guest))
 }
 
+/// Two members on two nodes whose traffic a relay forwards.
+struct Pair {
+    process: Hawser,
+    other_process: Hawser,
+    guest: Guest,
+    _server: Running,
+    _other: Guest,
+    relay: Relay,
+    _nodes: Nodes,
+}
+
+impl Pair {
+    fn new(underlay6: bool, form: &str) -> Result<Self> {
+        let nodes = Nodes::new(2, 1500)?;
+        let relay = nodes.relay(1)?;
+        let (process, guest) = member(&nodes, VNI, Self::FIRST, &[Self::SECOND], underlay6, form)?;
+        let (other_process, other) = member(&nodes, VNI, Self::SECOND, &[Self::FIRST], underlay6, form)?;
+        Ok(Self {
+            _server: other.serve(&format!("[::]:{PORT}"))?,
+            process,
+            other_process,
+            guest,
+            _other: other,
+            relay,
+            _nodes: nodes,
+        })
+    }
+
+    const FIRST: Port = Port::new(0, 11);
+    const SECOND: Port = Port::new(1, 12);
+
+    /// Exchanges streams in both directions and families, with these arguments each.
+    fn exchange(&self, streams: &[&str]) -> Result<()> {
+        for to in [
+            format!("{}:{PORT}", Self::SECOND.address4()),
+            format!("[{}]:{PORT}", Self::SECOND.address6()),
+        ] {
+            for command in ["send", "receive"] {
+                for stream in streams {
+                    self.guest.traffic(&format!("{command} to={to} {stream}"))?;
+                }
+            }
+        }
+        self.relay.set(Faults::default());
+        Ok(())
+    }
+}
+
 #[test]
 fn streams_between_guests_arrive_whole_over_an_underlay_that_loses_duplicates_and_reorders() -> Result<()> {
     for (underlay6, form) in [(false, ""), (true, ",frames")] {
-        let nodes = Nodes::new(2, 1500)?;
-        let relay = nodes.relay(1)?;
-        let [first, second] = [Port::new(0, 11), Port::new(1, 12)];
-        let (mut process, guest) = member(&nodes, VNI, first, &[second], underlay6, form)?;
-        let (mut other_process, other) = member(&nodes, VNI, second, &[first], underlay6, form)?;
-        let _server = other.serve(&format!("[::]:{PORT}"))?;
-        relay.set(BAD_UNDERLAY);
-        for to in [
-            format!("{}:{PORT}", second.address4()),
-            format!("[{}]:{PORT}", second.address6()),
-        ] {
-            for command in ["send", "receive"] {
-                guest.traffic(&format!("{command} to={to} bytes=500000"))?;
-                guest.traffic(&format!("{command} to={to} bytes=200001 connections=2"))?;
-            }
-        }
-        relay.set(Faults::default());
-        assert_faults(&relay);
+        let mut pair = Pair::new(underlay6, form)?;
+        pair.relay.set(BAD_UNDERLAY);
+        pair.exchange(&["bytes=500000", "bytes=200001 connections=2"])?;
+        assert_faults(&pair.relay);
         // The relay affects whole datagrams and corrupts none of them.
-        for counters in [process.counters()?, other_process.counters()?] {
+        for counters in [pair.process.counters()?, pair.other_process.counters()?] {
             for reason in ["tunnel_malformed", "tunnel_option", "tunnel_spoofed_mac"] {
                 assert_eq!(counters.dropped(reason), 0, "{reason}");
             }
@@ -65,29 +99,16 @@ fn streams_between_guests_arrive_whole_over_an_underlay_that_loses_duplicates_an
 #[test]
 fn no_byte_that_the_underlay_changes_reaches_a_guest() -> Result<()> {
     for (underlay6, form) in [(false, ",frames"), (true, "")] {
-        let nodes = Nodes::new(2, 1500)?;
-        let relay = nodes.relay(1)?;
-        let [first, second] = [Port::new(0, 11), Port::new(1, 12)];
-        let (mut process, guest) = member(&nodes, VNI, first, &[second], underlay6, form)?;
-        let (mut other_process, other) = member(&nodes, VNI, second, &[first], underlay6, form)?;
-        let _server = other.serve(&format!("[::]:{PORT}"))?;
-        relay.set(Faults {
+        let mut pair = Pair::new(underlay6, form)?;
+        pair.relay.set(Faults {
             corrupted: 30,
             ..Faults::default()
         });
-        for to in [
-            format!("{}:{PORT}", second.address4()),
-            format!("[{}]:{PORT}", second.address6()),
-        ] {
-            for command in ["send", "receive"] {
-                guest.traffic(&format!("{command} to={to} bytes=500000"))?;
-            }
-        }
-        relay.set(Faults::default());
-        let counts = relay.counts();
+        pair.exchange(&["bytes=500000"])?;
+        let counts = pair.relay.counts();
         assert!(counts.corrupted > 0 && counts.corrupted < counts.seen, "{counts:?}");
-        process.assert_alive()?;
-        other_process.assert_alive()?;
+        pair.process.assert_alive()?;
+        pair.other_process.assert_alive()?;
     }
     Ok(())
 }

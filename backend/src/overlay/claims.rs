@@ -143,24 +143,28 @@ const fn of_tunnel(reason: DropReason) -> DropReason {
 #[inline]
 pub(super) fn has_no_claim(frame: &[u8]) -> bool {
     const IP: usize = EthernetHeader::LEN;
-    /// The "more fragments" flag and the fragment offset.
-    const FRAGMENT: u16 = 0x3fff;
-    let (protocol, transport) = match frame.get(IP - 2..) {
-        Some([0x08, 0x00, 0x45, ..]) if frame.len() >= IP + Ipv4Header::LEN => {
-            if be16(frame, IP + 6) & FRAGMENT != 0 {
-                return false;
-            }
-            (frame[IP + 9], IP + Ipv4Header::LEN)
-        }
-        Some([0x86, 0xdd, ..]) if frame.len() >= IP + Ipv6Header::LEN => (frame[IP + 6], IP + Ipv6Header::LEN),
+    /// Bytes up to the protocol of either family.
+    const LEAST: usize = IP + 10;
+    let Some(head) = frame.first_chunk::<LEAST>() else {
+        return false;
+    };
+    let (protocol, transport) = match (be16(head, IP - 2), head[IP]) {
+        (0x0800, 0x45) => (head[IP + 9], IP + Ipv4Header::LEN),
+        (0x86dd, _) => (head[IP + 6], IP + Ipv6Header::LEN),
         _ => return false,
     };
-    match protocol {
-        protocol::TCP => true,
-        protocol::UDP => frame
-            .get(transport..)
-            .and_then(<[u8]>::first_chunk::<4>)
-            .is_some_and(|ports| !DHCP_PORTS.contains(&be16(ports, 0)) && !DHCP_PORTS.contains(&be16(ports, 2))),
-        _ => false,
-    }
+    protocol == protocol::TCP || protocol == protocol::UDP && is_no_dhcp(frame, transport)
+}
+
+/// True for a UDP datagram, with its header at `transport`, from and to ports other than those of DHCP. A fragment of
+/// IPv4 may have no such header.
+#[inline]
+fn is_no_dhcp(frame: &[u8], transport: usize) -> bool {
+    const FLAGS: usize = EthernetHeader::LEN + 6;
+    /// More fragments, and the offset.
+    const FRAGMENT: u16 = 0x3fff;
+    let is_fragment = transport == EthernetHeader::LEN + Ipv4Header::LEN && be16(frame, FLAGS) & FRAGMENT != 0;
+    let ports = frame.get(transport..).and_then(<[u8]>::first_chunk::<4>);
+    !is_fragment
+        && ports.is_some_and(|ports| !DHCP_PORTS.contains(&be16(ports, 0)) && !DHCP_PORTS.contains(&be16(ports, 2)))
 }
