@@ -198,6 +198,8 @@ impl UdpFlows {
     fn sort_by_flow(&mut self, ctx: &mut Context<'_>, burst: &GuestBurst<'_>, datagrams: &[Datagram]) {
         self.by_flow.clear();
         let mut last: Option<(FlowId, FlowRef)> = None;
+        // Most bursts are of one flow, whose datagrams need no sorting.
+        let mut is_sorted = true;
         for (i, datagram) in datagrams.iter().enumerate() {
             let key = datagram.key;
             let same = last.filter(|(k, _)| *k == key).map(|(_, flow)| flow);
@@ -205,11 +207,16 @@ impl UdpFlows {
                 .or_else(|| self.table.find(&key))
                 .or_else(|| self.open_outbound(ctx, key, burst, datagram));
             if let Some(flow) = found {
-                last = Some((key, flow));
+                if same.is_none() {
+                    is_sorted &= last.is_none_or(|(_, before)| before <= flow);
+                    last = Some((key, flow));
+                }
                 self.by_flow.push((flow, u32::try_from(i).unwrap_or(u32::MAX)));
             }
         }
-        self.by_flow.sort_unstable();
+        if !is_sorted {
+            self.by_flow.sort_unstable();
+        }
     }
 
     fn open_outbound(
