@@ -174,18 +174,24 @@ fn a_syn_ends_at_the_router_its_ttl_ends_at_which_tells_the_guest() -> Result<()
         (format!("{beyond4}:80"), WORLD4, "icmp and icmp[0] == 11"),
         (format!("[{beyond6}]:80"), WORLD6, "icmp6 and ip6[40] == 3"),
     ] {
-        let ear = guest.start(
-            &format!("tcpdump -Z root --immediate-mode -nn -c 1 -i eth0 '{says}' 2>/run/ear"),
-            Duration::from_secs(40),
-        )?;
-        until("tcpdump listens", || {
-            Ok(guest.run("grep -q listening /run/ear")?.status == Some(0))
-        })?;
-        // A router that does not know the return path yet answers one of the next SYNs.
-        let report = guest.traffic(&format!("connect to={to} ttl=1 wait=15"))?;
-        assert_ne!(report["outcome"], "connected", "{to}: {report}");
-        let heard = ear.wait(Duration::from_secs(45))?;
-        assert!(heard.out.contains(&format!("{router} > ")), "{to}: {heard:?}");
+        // The kernel limits how often a router answers, and one that does not know the return path yet answers a later SYN.
+        let mut heard = String::new();
+        for _ in 0..3 {
+            let ear = guest.start(
+                &format!("tcpdump -Z root --immediate-mode -nn -c 1 -i eth0 '{says}' 2>/run/ear"),
+                Duration::from_secs(40),
+            )?;
+            until("tcpdump listens", || {
+                Ok(guest.run("grep -q listening /run/ear")?.status == Some(0))
+            })?;
+            let report = guest.traffic(&format!("connect to={to} ttl=1 wait=15"))?;
+            assert_ne!(report["outcome"], "connected", "{to}: {report}");
+            heard = ear.wait(Duration::from_secs(45))?.out;
+            if !heard.is_empty() {
+                break;
+            }
+        }
+        assert!(heard.contains(&format!("{router} > ")), "{to}: {heard:?}");
         let report = guest.traffic(&format!("connect to={to} ttl=2 wait=10"))?;
         assert_eq!(report["outcome"], "connected", "{to}: {report}");
     }
