@@ -3,7 +3,7 @@
 //! Leases of a VM are read together, as one record, when a step first needs them. Searches for free numbers read the
 //! index of all VMs and apply the changes of the VMs that the step has read.
 
-use super::connection::{PAGE, Record, Shared, is_compacted};
+use super::connection::{PAGE, Page, Record, Shared, is_compacted};
 use super::keys::KeyRange;
 use super::records::{HolderValue, NetworkValue, VmValue, read};
 use crate::error::{StoreError, StoreProblem};
@@ -77,26 +77,21 @@ impl<'a> View<'a> {
         self.shared.failed(problem)
     }
 
-    fn one(&self, key: &str) -> Result<Option<Record>, StoreError> {
-        let task = self.shared.one(key, self.revision.get());
-        let page = self
-            .shared
-            .tasks
-            .block_on(task)
-            .map_err(|problem| self.failed(problem))?;
+    /// Waits for a read. The first one decides the revision of all others.
+    fn wait(&self, read: impl Future<Output = Result<Page, StoreProblem>>) -> Result<Page, StoreError> {
+        let page = self.shared.tasks.block_on(read);
+        let page = page.map_err(|problem| self.failed(problem))?;
         self.revision.set(self.revision.get().or(Some(page.revision)));
+        Ok(page)
+    }
+
+    fn one(&self, key: &str) -> Result<Option<Record>, StoreError> {
+        let page = self.wait(self.shared.one(key, self.revision.get()))?;
         Ok(page.records.into_iter().next())
     }
 
     fn all(&self, range: &KeyRange) -> Result<Vec<Record>, StoreError> {
-        let task = self.shared.all(range, self.revision.get());
-        let page = self
-            .shared
-            .tasks
-            .block_on(task)
-            .map_err(|problem| self.failed(problem))?;
-        self.revision.set(self.revision.get().or(Some(page.revision)));
-        Ok(page.records)
+        Ok(self.wait(self.shared.all(range, self.revision.get()))?.records)
     }
 
     /// Converts a segment to the form in the store, which contains the name of the node.
@@ -202,13 +197,7 @@ impl<'a> View<'a> {
         };
         let mut held: BTreeSet<Number> = BTreeSet::new();
         loop {
-            let task = self.shared.page(&range, self.revision.get(), PAGE);
-            let page = self
-                .shared
-                .tasks
-                .block_on(task)
-                .map_err(|problem| self.failed(problem))?;
-            self.revision.set(self.revision.get().or(Some(page.revision)));
+            let page = self.wait(self.shared.page(&range, self.revision.get(), PAGE))?;
             for record in &page.records {
                 let number = self.shared.keys.number_of(&record.key);
                 if let (Some(number), Some(_)) = (number, self.other_holder(record)?) {
