@@ -30,7 +30,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 /// Longest time that [`until`] waits.
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// An error to be shown in the test's output.
 pub type Failure = Box<dyn std::error::Error + Send + Sync>;

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// Longest time that a server may take to start.
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Starts a server of `hawser-traffic` on `at`, for TCP and UDP.
 pub fn serve(namespace: &Namespace, folder: &Path, at: SocketAddr) -> Result<Background> {

@@ -24,7 +24,7 @@ pub const HOST6: &str = "2001:db8:2::1";
 pub const PORT: u16 = 7000;
 /// Addresses that dnsmasq leases.
 const DHCP_RANGE: &str = "192.0.2.100,192.0.2.200,255.255.255.0,1h";
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Environment of a test. Fields are dropped in order: servers, then the namespace, then the machine.
 #[derive(Debug)]

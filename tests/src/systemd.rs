@@ -15,7 +15,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 const SCRIPT: &str = include_str!("systemd.sh");
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Units on which system units depend. They do nothing here.
 const TARGETS: [&str; 5] = ["sysinit", "basic", "network-online", "shutdown", "multi-user"];

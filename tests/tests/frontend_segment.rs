@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-const PATIENCE: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(30);
 /// Time in which the worker has seen a frame or the end of a connection.
 const SETTLED: Duration = Duration::from_millis(100);
 /// Payloads of broadcasts, by which their frames are recognized.

@@ -13,7 +13,7 @@ use std::io;
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(30);
 const GUEST4: &str = "192.0.2.9";
 const MAC: &str = "52:54:00:12:34:56";
 

@@ -8,6 +8,7 @@ use hawser_testkit::hawser::{Counters, Hawser, get};
 use hawser_testkit::interop::vtep;
 use hawser_testkit::nodes::{Nodes, Port};
 use hawser_testkit::{Result, failure, peers, until};
+use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 const VNI: u32 = 4711;
@@ -22,6 +23,8 @@ const STRANGER: Port = Port {
     ..Port::new(0, 21)
 };
 const ETHERNET: usize = 14;
+/// Attempts to send a datagram while the guest receives nothing else.
+const ATTEMPTS: u64 = 4;
 /// The congestion mark in a traffic class.
 const CONGESTED: u8 = 3;
 
@@ -348,19 +351,20 @@ impl Attack {
         peers::traffic(&self.nodes.nodes[SENDER.node], &format!("frame on=eth0 bytes={bytes}")).map(drop)
     }
 
-    /// Waits until one more drop of `reason` is counted.
-    fn assert_dropped(&mut self, reason: &str, datagram: &[u8]) -> Result<()> {
-        let before = self.hawser.counters()?;
-        self.send(datagram)?;
-        let counted = |counters: &Counters| counters.dropped(reason) > before.dropped(reason);
-        let after = self.hawser.wait_for_counters(reason, counted)?;
-        assert_eq!(after.dropped(reason), before.dropped(reason) + 1, "{reason}");
-        assert_eq!(
-            after.get("rx_frames"),
-            before.get("rx_frames"),
-            "{reason}: the guest heard it"
-        );
-        Ok(())
+    /// Sends a datagram until it is dropped, counted as `reason`, and no frame reaches the guest meanwhile. The gateway
+    /// may answer the guest's kernel at any time, so one of a few attempts must be quiet. Returns the number of attempts.
+    fn assert_dropped(&mut self, reason: &str, datagram: &[u8]) -> Result<u64> {
+        for attempt in 1..=ATTEMPTS {
+            let before = self.hawser.counters()?;
+            self.send(datagram)?;
+            let counted = |counters: &Counters| counters.dropped(reason) > before.dropped(reason);
+            let after = self.hawser.wait_for_counters(reason, counted)?;
+            assert_eq!(after.dropped(reason), before.dropped(reason) + 1, "{reason}");
+            if after.get("rx_frames") == before.get("rx_frames") {
+                return Ok(attempt);
+            }
+        }
+        Err(failure(format!("{reason}: the guest heard it")))
     }
 
     /// Waits until one more frame from the tunnel has reached the guest. The guest may also receive answers to its own
@@ -389,16 +393,15 @@ fn a_forged_datagram_is_dropped_under_its_name_and_heard_by_no_guest() -> Result
         attack
             .guest
             .sh(&format!("ip neigh replace {known} nud reachable dev eth0"))?;
-        // The guest is quiet now: no advertisement or answer to it is due.
         let quiet = attack.stranger.counters()?;
         let all = forged(&route)?;
+        let mut sent: HashMap<&str, u64> = HashMap::new();
         for (reason, datagram) in &all {
-            attack.assert_dropped(reason, datagram)?;
+            *sent.entry(reason).or_default() += attack.assert_dropped(reason, datagram)?;
         }
         let api = attack.nodes.path("api.sock");
         let shown = get(&api, "/v1/metrics")?;
-        for (reason, _) in &all {
-            let count = all.iter().filter(|(other, _)| other == reason).count();
+        for (reason, count) in sent {
             let series = format!("reason=\"{reason}\"}} {count}\n");
             assert!(shown.contains(&series), "{series} is not in\n{shown}");
         }
@@ -431,9 +434,8 @@ fn a_forged_datagram_is_dropped_under_its_name_and_heard_by_no_guest() -> Result
         }
         attack.assert_received(&[route.datagram(&good)])?;
         let after = attack.stranger.counters()?;
-        for count in ["rx_frames", "tunnel_received"] {
-            assert_eq!(after.get(count), quiet.get(count), "{count} of the other network");
-        }
+        let received = [&quiet, &after].map(|counters| counters.get("tunnel_received"));
+        assert_eq!(received[0], received[1], "the other network");
         attack.hawser.assert_alive()?;
         attack.stranger.assert_alive()?;
     }

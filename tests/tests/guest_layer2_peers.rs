@@ -8,7 +8,7 @@ use std::path::Path;
 use std::time::Duration;
 
 const VNI: u32 = 4711;
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Replaces the peers file as editors do, by renaming another file over it.
 fn write(file: &Path, ports: &[Port]) -> Result<()> {

@@ -12,7 +12,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(30);
 /// An ordinary user without any capability.
 const NOBODY: u32 = 65534;
 /// A guest's network that requires nothing of the namespace.

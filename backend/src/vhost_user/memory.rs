@@ -19,6 +19,9 @@ use vm_memory::{
     GuestRegionMmap,
 };
 
+/// Major number of /dev/zero and its like.
+const MEMORY_DEVICES: u32 = 1;
+
 /// Guest memory and the log of the pages written to it.
 pub type Memory = GuestMemoryAtomic<GuestMemoryMmap<DirtyBitmap>>;
 
@@ -216,13 +219,17 @@ fn unusable(why: impl std::fmt::Display) -> Refused {
 }
 
 /// The length of the file, if the file ends before the last of the `len` bytes from `offset`: accessing those would end
-/// the process (SIGBUS). `None` if it contains them all, or if it is not a regular file (a device) and has no length.
+/// the process (SIGBUS). `None` if it contains them all, or if it is a device whose length is unknown, such as DAX.
 fn ends_beyond(file: impl AsFd, len: u64, offset: u64) -> Option<u64> {
     let stat = rustix::fs::fstat(file).ok()?;
-    if !FileType::from_raw_mode(stat.st_mode).is_file() {
-        return None;
-    }
-    let file = u64::try_from(stat.st_size).unwrap_or(0);
+    let kind = FileType::from_raw_mode(stat.st_mode);
+    // Each mapping of /dev/zero has pages of its own, so it shares nothing, and it ends at its length.
+    let is_memory = kind.is_char_device() && rustix::fs::major(stat.st_rdev) == MEMORY_DEVICES;
+    let file = match kind.is_file() {
+        true => u64::try_from(stat.st_size).unwrap_or(0),
+        false if is_memory => 0,
+        false => return None,
+    };
     let lies_in = len.checked_add(offset).is_some_and(|end| end <= file);
     (!lies_in).then_some(file)
 }

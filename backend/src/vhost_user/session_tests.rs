@@ -284,6 +284,11 @@ fn memory_beyond_the_end_of_its_file_is_refused() {
         let file = 8192;
         assert_eq!(refused(&mut session, bad), Refused::ShortMemory { len, offset, file });
     }
+    let zeros = File::options().read(true).write(true).open("/dev/zero").unwrap();
+    let body = region_body(0x40_0000, 4096, 0x20_0000, 1 << 50);
+    let bad = with_file(request(Req::ADD_MEM_REG, 0, &body), &zeros);
+    let (len, offset, file) = (4096, 1 << 50, 0);
+    assert_eq!(refused(&mut session, bad), Refused::ShortMemory { len, offset, file });
     assert_eq!(log.take(), [], "nothing of it reached the device");
 }
 

@@ -6,7 +6,7 @@
 use hawser_backend::vhost_user::message::{Assembler, BODY_MAX, FILES_MAX, HEADER_LEN, Message};
 use hawser_backend::vhost_user::testing::{Event, session};
 use libfuzzer_sys::fuzz_target;
-use std::fs::File;
+use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
 use std::os::fd::OwnedFd;
 
 const PAIRS: usize = 2;
@@ -27,10 +27,11 @@ fn files_of(message: &Message) -> usize {
     }
 }
 
-/// Memory of any length, or an event descriptor that never fires.
+/// Memory as long as a file can be. As an eventfd it never fires.
 fn descriptor() -> Option<OwnedFd> {
-    let device = File::options().read(true).write(true).open("/dev/zero");
-    device.ok().map(OwnedFd::from)
+    let file = memfd_create(c"fuzz", MemfdFlags::CLOEXEC).ok()?;
+    ftruncate(&file, i64::MAX.unsigned_abs()).ok()?;
+    Some(file)
 }
 
 fuzz_target!(|data: &[u8]| {

@@ -64,6 +64,8 @@ pub(crate) fn be_patient(stream: &TcpStream) -> io::Result<()> {
 /// Connects from a given address and port, which may be unusual ones, and sends the request.
 pub(crate) fn ask_from(from: SocketAddr, to: SocketAddr, request: &Request) -> io::Result<TcpStream> {
     let socket = Socket::new(Domain::for_address(to), Type::STREAM, None)?;
+    // A connection from the same port may still be in TIME-WAIT, also one of the other family.
+    socket.set_reuse_address(true)?;
     socket.bind(&from.into())?;
     socket.connect_timeout(&to.into(), PATIENCE)?;
     let stream = socket.into();
