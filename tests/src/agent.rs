@@ -6,8 +6,10 @@ use crate::process::Background;
 use crate::{Result, artifacts, failure};
 use serde_json::Value;
 use std::fs;
+use std::io::{Read as _, Write as _};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
 /// Longest time for a VM to reach a state.
@@ -59,6 +61,39 @@ impl Agent {
         self.process = None;
     }
 
+    /// Kills the agent while others use it. [`start`](Self::start) starts it again.
+    pub fn kill_now(&self) {
+        if let Some(process) = &self.process {
+            // It may have ended.
+            let _ = process.signal(libc::SIGKILL);
+        }
+    }
+
+    /// Kills the process of one of the VMs that the agent serves, if there is one.
+    pub fn kill_one_vm(&self, number: u64) {
+        let pids = self.vm_pids();
+        let at = usize::try_from(number).unwrap_or(0).checked_rem(pids.len());
+        if let Some(pid) = at.map(|at| pids[at]) {
+            // SAFETY: takes plain numbers. The number is that of a process that this test's agent has started.
+            unsafe { libc::kill(pid, libc::SIGKILL) };
+        }
+    }
+
+    /// Numbers of the running processes of VMs.
+    fn vm_pids(&self) -> Vec<i32> {
+        let vms = fs::read_dir(self.run_dir().join("vms")).into_iter().flatten();
+        let pid = |vm: std::io::Result<fs::DirEntry>| {
+            let text = fs::read_to_string(vm.ok()?.path().join("pid")).ok()?;
+            let (pid, start) = text.trim_end().split_once(' ')?;
+            // Another process may have got the number in the meantime.
+            let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+            let (_, fields) = stat.rsplit_once(')')?;
+            let is_same = fields.split_whitespace().nth(19) == Some(start);
+            is_same.then(|| pid.parse().ok())?
+        };
+        vms.filter_map(pid).collect()
+    }
+
     /// Writes a file that VMs share.
     pub fn share(&self, name: &str, text: &str) -> Result<()> {
         Ok(fs::write(self.folder.join("shared").join(name), text)?)
@@ -78,24 +113,68 @@ impl Agent {
         self.folder.join("vms").join(format!("{name}.yaml"))
     }
 
-    /// Output of `hawser-agent get` with these options.
-    pub fn get(&self, options: &[&str]) -> Result<String> {
+    /// Runs `hawser-agent` with a subcommand and its options.
+    pub fn run(&self, arguments: &[&str]) -> Result<Output> {
         let mut command = Command::new(artifacts::agent()?);
-        let output = command
-            .arg("get")
-            .arg("--run-dir")
-            .arg(self.run_dir())
-            .args(options)
-            .output()?;
+        command.args(arguments).arg("--run-dir").arg(self.run_dir());
+        Ok(command.output()?)
+    }
+
+    /// Output of `hawser-agent` with a subcommand that succeeds.
+    pub fn sh(&self, arguments: &str) -> Result<String> {
+        let arguments: Vec<&str> = arguments.split_whitespace().collect();
+        let output = self.run(&arguments)?;
         if !output.status.success() {
-            return Err(failure(String::from_utf8_lossy(&output.stderr)));
+            let error = String::from_utf8_lossy(&output.stderr);
+            return Err(failure(format!("hawser-agent {arguments:?}: {error}")));
         }
         Ok(String::from_utf8(output.stdout)?)
     }
 
+    /// Exit status and error of `hawser-agent` with a subcommand that fails.
+    pub fn refused(&self, arguments: &str) -> Result<(Option<i32>, String)> {
+        let arguments: Vec<&str> = arguments.split_whitespace().collect();
+        let output = self.run(&arguments)?;
+        if output.status.success() {
+            let text = String::from_utf8_lossy(&output.stdout).into_owned();
+            return Err(failure(format!("hawser-agent {arguments:?} succeeded: {text}")));
+        }
+        Ok((output.status.code(), String::from_utf8(output.stderr)?))
+    }
+
+    /// Writes a file for commands, and returns its path.
+    pub fn file(&self, name: &str, text: &str) -> Result<String> {
+        let path = self.folder.join(name);
+        fs::write(&path, text)?;
+        Ok(path.display().to_string())
+    }
+
+    /// Path of the directory of a VM's sockets.
+    pub fn vm_folder(&self, namespace: &str, name: &str) -> PathBuf {
+        self.run_dir().join("vms").join(format!("{namespace}.{name}"))
+    }
+
+    /// The body that the agent's API returns for a path.
+    pub fn http(&self, path: &str) -> Result<String> {
+        let mut stream = UnixStream::connect(self.run_dir().join("api.sock"))?;
+        stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: agent\r\nConnection: close\r\n\r\n").as_bytes())?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap_or_default();
+        match head.starts_with("HTTP/1.1 200") {
+            true => Ok(body.to_owned()),
+            false => Err(failure(format!("{path}: {answer}"))),
+        }
+    }
+
+    /// Output of `hawser-agent status`.
+    pub fn status(&self) -> Result<String> {
+        self.sh("status")
+    }
+
     /// The VM's report; `Null` if there is none.
     pub fn vm(&self, name: &str) -> Result<Value> {
-        let report: Value = serde_json::from_str(&self.get(&["--json"])?)?;
+        let report: Value = serde_json::from_str(&self.sh("status --json")?)?;
         let vms = report["vms"].as_array().cloned().unwrap_or_default();
         Ok(vms.into_iter().find(|vm| vm["name"] == name).unwrap_or_default())
     }
@@ -133,15 +212,9 @@ impl Agent {
 impl Drop for Agent {
     fn drop(&mut self) {
         self.process = None;
-        let Ok(vms) = fs::read_dir(self.run_dir().join("vms")) else {
-            return;
-        };
-        for vm in vms.flatten() {
-            let text = fs::read_to_string(vm.path().join("pid")).unwrap_or_default();
-            if let Some(pid) = text.split_whitespace().next().and_then(|pid| pid.parse().ok()) {
-                // SAFETY: takes plain numbers. The number is that of a process that this test's agent has started.
-                unsafe { libc::kill(pid, libc::SIGKILL) };
-            }
+        for pid in self.vm_pids() {
+            // SAFETY: takes plain numbers. The number is that of a process that this test's agent has started.
+            unsafe { libc::kill(pid, libc::SIGKILL) };
         }
     }
 }

@@ -59,6 +59,30 @@ impl Etcd {
         self.process = None;
     }
 
+    /// Kills the member while others use it. [`restart`](Self::restart) starts it again.
+    pub fn kill_now(&self) {
+        if let Some(process) = &self.process {
+            // It may have ended.
+            let _ = process.signal(libc::SIGKILL);
+        }
+    }
+
+    /// All keys of the store.
+    pub fn keys(&self, namespace: &Namespace) -> Result<Vec<String>> {
+        let mut command = namespace.command("etcdctl");
+        command.args(["--endpoints", &format!("http://{}:{PORT}", self.address)]);
+        let output = command
+            .args(["get", "--prefix", "--keys-only", "/hawser/"])
+            .env("ETCDCTL_API", "3")
+            .output()?;
+        let text = String::from_utf8(output.stdout)?;
+        Ok(text
+            .lines()
+            .filter(|line| !line.is_empty())
+            .map(str::to_owned)
+            .collect())
+    }
+
     /// The value of `--store` for an agent.
     pub fn store(&self) -> String {
         format!("etcd://{}:{PORT}/test", self.address)

@@ -8,6 +8,7 @@
 
 pub mod agent;
 pub mod artifacts;
+pub mod cluster;
 pub mod etcd;
 pub mod frontend;
 pub mod guest;

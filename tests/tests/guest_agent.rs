@@ -1,81 +1,8 @@
 //! Tests of node agents that share etcd. VMs are started from directories, find each other, and continue without agent
 //! and etcd.
 
-use hawser_testkit::agent::Agent;
-use hawser_testkit::etcd::Etcd;
-use hawser_testkit::guest::Guest;
-use hawser_testkit::nodes::{Nodes, WORLD4};
+use hawser_testkit::cluster::{Cluster, NIC, address, reaches, vm};
 use hawser_testkit::{Result, until};
-
-const NETWORK: &str = "apiVersion: k8s.ovn.org/v1
-kind: UserDefinedNetwork
-metadata: {name: primary-udn, namespace: blue}
-spec:
-  topology: Layer2
-  layer2: {role: Primary, subnets: [192.168.254.0/24]}
-";
-
-/// Name of the VMs' interface.
-const NIC: &str = "net";
-
-fn vm(name: &str) -> String {
-    format!(
-        "apiVersion: kubevirt.io/v1\nkind: VirtualMachineInstance\nmetadata: {{name: {name}, namespace: blue}}\nspec:\n  \
-         domain: {{devices: {{interfaces: [{{name: {NIC}, binding: {{name: l2bridge}}}}]}}}}\n  networks: [{{name: \
-         {NIC}, pod: {{}}}}]\n"
-    )
-}
-
-/// Nodes with agents, and etcd in the world beyond them.
-struct Cluster {
-    agents: Vec<Agent>,
-    etcd: Etcd,
-    nodes: Nodes,
-}
-
-impl Cluster {
-    fn new(count: usize) -> Result<Self> {
-        let nodes = Nodes::new(count, 1500)?;
-        let etcd = Etcd::start(&nodes.world, WORLD4, &nodes.path("etcd"))?;
-        let mut cluster = Self {
-            agents: Vec::new(),
-            etcd,
-            nodes,
-        };
-        for node in 0..count {
-            let agent = Agent::new(cluster.nodes.path(&format!("agent{node}")))?;
-            agent.share("network.yaml", NETWORK)?;
-            cluster.agents.push(agent);
-            cluster.start(node)?;
-        }
-        Ok(cluster)
-    }
-
-    fn start(&mut self, node: usize) -> Result<()> {
-        let store = format!("--store={}", self.etcd.store());
-        self.agents[node].start(&self.nodes.nodes[node], &format!("n{node}"), &[&store])
-    }
-
-    /// Makes a node serve a VM, and boots its guest.
-    fn run(&mut self, node: usize, name: &str) -> Result<Guest> {
-        self.agents[node].describe(name, &vm(name))?;
-        let guest = self.agents[node].boot(name, NIC)?;
-        guest.sh("net-up 4")?;
-        Ok(guest)
-    }
-}
-
-fn address(guest: &Guest) -> Result<String> {
-    let addresses = guest.sh("ip -o -4 addr show dev eth0")?;
-    let address = addresses.split_whitespace().find_map(|word| word.strip_suffix("/24"));
-    Ok(address.unwrap_or_default().to_owned())
-}
-
-fn reaches(guest: &Guest, address: &str) -> Result<()> {
-    until(&format!("{address} answers"), || {
-        Ok(guest.run(&format!("ping -c 1 -W 1 {address}"))?.status == Some(0))
-    })
-}
 
 #[test]
 fn vms_of_two_nodes_find_each_other_and_go_on_without_agent_and_etcd() -> Result<()> {
@@ -90,7 +17,7 @@ fn vms_of_two_nodes_find_each_other_and_go_on_without_agent_and_etcd() -> Result
     );
     reaches(&first, &addresses[1])?;
     reaches(&second, &addresses[0])?;
-    let table = cluster.agents[0].get(&[])?;
+    let table = cluster.agents[0].status()?;
     assert!(
         table.contains("blue") && table.contains("Running") && table.contains(&addresses[0]),
         "{table}"
@@ -148,12 +75,12 @@ fn a_wrong_file_is_shown_by_its_line_and_others_are_served() -> Result<()> {
     cluster.agents[0].describe("bad", &vm("bad").replace("l2bridge", "l3bridge"))?;
     cluster.agents[0].describe("good", &vm("good"))?;
     let good = cluster.agents[0].wait_running("good")?;
-    let table = cluster.agents[0].get(&[])?;
+    let table = cluster.agents[0].status()?;
     assert!(table.contains("bad.yaml:5: ") && table.contains("l3bridge"), "{table}");
     // A VM whose file becomes invalid continues as before.
     cluster.agents[0].describe("good", "kind: [")?;
     until("the file is refused", || {
-        Ok(cluster.agents[0].get(&[])?.contains("good.yaml:1: "))
+        Ok(cluster.agents[0].status()?.contains("good.yaml:1: "))
     })?;
     assert_eq!(cluster.agents[0].vm("good")?["pid"], good["pid"]);
     // A killed process is started again, at the same address.

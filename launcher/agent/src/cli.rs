@@ -1,10 +1,14 @@
-//! Options of the agent.
+//! Options of the agent, and of the commands that ask it.
+
+pub(crate) mod verbs;
 
 use clap::{Args, Parser, Subcommand};
+use clap_complete::Shell;
 use hawser_store::etcd::Place;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use verbs::{ApplyArgs, DeleteArgs, DescribeArgs, GetArgs, MoveArgs, PowerArgs};
 
 /// Starts a hawser process for each VM of this node, and connects nodes through a store.
 #[derive(Debug, Parser)]
@@ -16,20 +20,39 @@ pub(crate) struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Serves the VMs of a directory until SIGTERM, after which their processes continue
+    /// Serves the VMs of this node until SIGTERM, after which their processes continue
     Serve(Box<ServeArgs>),
-    /// Lists the VMs of this node
+    /// Stores the objects of manifests, all or none; VMs start on the nodes that they are placed on
+    Apply(ApplyArgs),
+    /// Lists objects: VMs, nodes, networks and others
     Get(GetArgs),
+    /// Shows objects in detail
+    Describe(DescribeArgs),
+    /// Deletes objects; a VM is stopped, and its MAC and addresses are released
+    Delete(DeleteArgs),
+    /// Starts a VM that was stopped
+    Start(PowerArgs),
+    /// Stops a VM, which keeps its MAC and addresses
+    Stop(PowerArgs),
+    /// Stops a VM and starts it on another node, with the same MAC and addresses
+    Move(MoveArgs),
+    /// Lists the VMs that this node serves, including those of --vm-dir
+    Status(StatusArgs),
+    /// Prints the completion script of a shell
+    Completion {
+        /// Shell that reads the script
+        shell: Shell,
+    },
 }
 
 /// Options of `hawser-agent serve`.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct ServeArgs {
-    /// Directory of the VMs of this node: each file (*.yaml, *.yml, *.json) contains the manifests of one VM; a file
-    /// that is added, changed or removed takes effect within a second
-    #[arg(long, value_name = "DIR", default_value = "/etc/hawser/vms")]
-    pub vm_dir: PathBuf,
-    /// File or directory of manifests that the VMs share, such as their networks; may be repeated
+    /// Directory of VMs of this node that are not in the store: each file (*.yaml, *.yml, *.json) contains the
+    /// manifests of one VM; a file that is added, changed or removed takes effect within a second
+    #[arg(long, value_name = "DIR")]
+    pub vm_dir: Option<PathBuf>,
+    /// File or directory of manifests that the VMs of --vm-dir share, such as their networks; may be repeated
     #[arg(short = 'f', long = "filename", value_name = "FILE")]
     pub shared: Vec<PathBuf>,
     /// Directory for the sockets, PID files and logs of the VMs' processes
@@ -41,6 +64,10 @@ pub(crate) struct ServeArgs {
     /// Name of this node in the cluster [default: the host name]
     #[arg(long, value_name = "NAME")]
     pub node: Option<String>,
+    /// Label of this node, by which VMs choose it (nodeSelector); may be repeated. kubernetes.io/hostname is the name of
+    /// the node
+    #[arg(long = "node-label", value_name = "KEY=VALUE", value_parser = label)]
+    pub labels: Vec<(String, String)>,
     /// Address of this node to which other nodes send the frames of networks that span nodes [default: the source
     /// address of the default route]
     #[arg(long, value_name = "ADDR")]
@@ -68,9 +95,9 @@ pub(crate) struct ServeArgs {
     pub etcd_user_file: Option<PathBuf>,
 }
 
-/// Options of `hawser-agent get`.
+/// Options of `hawser-agent status`.
 #[derive(Clone, Debug, Args)]
-pub(crate) struct GetArgs {
+pub(crate) struct StatusArgs {
     /// Directory given to the agent by --run-dir
     #[arg(long, value_name = "DIR", default_value = "/run/hawser-agent")]
     pub run_dir: PathBuf,
@@ -86,6 +113,12 @@ pub(crate) enum StorePlace {
     File(PathBuf),
     /// In a cluster of etcd.
     Etcd(Place),
+}
+
+fn label(text: &str) -> Result<(String, String), String> {
+    let pair = text.split_once('=').filter(|(key, _)| !key.is_empty());
+    let (key, value) = pair.ok_or("give KEY=VALUE, such as zone=a")?;
+    Ok((key.to_owned(), value.to_owned()))
 }
 
 fn store_place(text: &str) -> Result<StorePlace, String> {

@@ -1,4 +1,4 @@
-//! The directory of VMs: files that operators write determine which VMs this node serves.
+//! The directory of VMs, one of the two sources of VMs that this node serves: files that operators write determine which VMs this node serves.
 //!
 //! Each file describes one VM, together with the manifests that all VMs share. A problem in a file concerns its VM
 //! only: a running VM continues as before, and a VM that does not run is not started.
@@ -7,7 +7,9 @@ use hawser_manifest::check::{Rejected, check_sources};
 use hawser_manifest::objects::{MAX_FILE, SourceFile};
 use hawser_manifest::plan::options::PlanOptions;
 use hawser_manifest::plan::{PlanSetup, VmPlan};
+use hawser_store::VmName;
 use std::collections::BTreeMap;
+use std::fmt;
 use std::fs::{self, File};
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
@@ -26,13 +28,34 @@ struct Stamp {
 /// The directory, and the files that its VMs share.
 #[derive(Debug)]
 pub(crate) struct VmDir {
-    vm_dir: PathBuf,
+    vm_dir: Option<PathBuf>,
     shared: Vec<PathBuf>,
     seen: Option<(Files, Files)>,
 }
 
-/// What a file describes.
-#[derive(Debug)]
+/// Where a VM is described.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Origin {
+    /// A file of the directory.
+    File(PathBuf),
+    /// An object in the store.
+    Store(VmName),
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File(path) => path.display().fmt(f),
+            Self::Store(vm) => write!(f, "VM {vm} in the store"),
+        }
+    }
+}
+
+/// The descriptions of a source.
+pub(crate) type Descriptions = BTreeMap<Origin, Described>;
+
+/// What a source describes.
+#[derive(Clone, Debug)]
 pub(crate) enum Described {
     /// A VM that can be served.
     Vm(Box<VmFile>),
@@ -43,18 +66,20 @@ pub(crate) enum Described {
 /// A VM and the files that describe it.
 #[derive(Clone, Debug)]
 pub(crate) struct VmFile {
-    /// Path of the VM's file.
-    pub path: PathBuf,
-    /// Content of that file, followed by that of the shared files.
+    /// The source.
+    pub origin: Origin,
+    /// Content of the VM's file, followed by that of the shared files.
     pub sources: Vec<SourceFile>,
+    /// A node that is known to be off. Ports that it has bound are taken over.
+    pub fenced: Option<String>,
     /// The plan, without leases. The paths of its sockets have no directory.
     pub plan: VmPlan,
 }
 
 impl VmDir {
-    pub(crate) fn new(vm_dir: &Path, shared: &[PathBuf]) -> Self {
+    pub(crate) fn new(vm_dir: Option<&Path>, shared: &[PathBuf]) -> Self {
         Self {
-            vm_dir: vm_dir.to_owned(),
+            vm_dir: vm_dir.map(Path::to_owned),
             shared: shared.to_vec(),
             seen: None,
         }
@@ -64,9 +89,11 @@ impl VmDir {
     ///
     /// # Errors
     /// The directory or a shared file cannot be read. The known descriptions stay as they are.
-    pub(crate) fn changed(&mut self) -> Result<Option<BTreeMap<PathBuf, Described>>, String> {
+    pub(crate) fn changed(&mut self) -> Result<Option<Descriptions>, String> {
         let mut own = Files::new();
-        list(&self.vm_dir, &mut own).map_err(|error| unreadable(&self.vm_dir, &error))?;
+        if let Some(vm_dir) = &self.vm_dir {
+            list(vm_dir, &mut own).map_err(|error| unreadable(vm_dir, &error))?;
+        }
         let mut shared = Files::new();
         for path in &self.shared {
             list(path, &mut shared).map_err(|error| unreadable(path, &error))?;
@@ -78,8 +105,10 @@ impl VmDir {
         let read_all = |files: &Files| files.keys().map(|path| read(path)).collect::<Result<Vec<_>, String>>();
         let common = read_all(&found.1)?;
         let describe = |path: &PathBuf| {
-            let described = read(path).and_then(|own| describe(path, own, &common));
-            (path.clone(), described.unwrap_or_else(Described::Wrong))
+            let origin = Origin::File(path.clone());
+            let with_common = |own| [own].into_iter().chain(common.iter().cloned()).collect();
+            let described = read(path).map(|own| describe(origin.clone(), with_common(own), None));
+            (origin, described.unwrap_or_else(Described::Wrong))
         };
         let described = found.0.keys().map(describe).collect();
         self.seen = Some(found);
@@ -91,17 +120,19 @@ fn unreadable(path: &Path, error: &io::Error) -> String {
     format!("{}: {error}", path.display())
 }
 
-fn describe(path: &Path, own: SourceFile, common: &[SourceFile]) -> Result<Described, String> {
-    let mut sources = vec![own];
-    sources.extend(common.iter().cloned());
+/// Describes the only VM of these files.
+pub(crate) fn describe(origin: Origin, sources: Vec<SourceFile>, fenced: Option<String>) -> Described {
     let options = PlanOptions::default();
     let setup = PlanSetup::new(Path::new(""), &options);
-    let checked = check_sources(&sources, &setup).map_err(|rejected| text(&rejected))?;
-    Ok(Described::Vm(Box::new(VmFile {
-        path: path.to_owned(),
-        sources,
-        plan: checked.plan,
-    })))
+    match check_sources(&sources, &setup) {
+        Ok(checked) => Described::Vm(Box::new(VmFile {
+            origin,
+            sources,
+            fenced,
+            plan: checked.plan,
+        })),
+        Err(rejected) => Described::Wrong(text(&rejected)),
+    }
 }
 
 /// All errors, one per line.
@@ -163,7 +194,7 @@ mod tests {
         fs::write(folder.path().join("a.yaml"), VM).unwrap();
         fs::write(folder.path().join("b.yaml"), VM.replace("masquerade", "masqerade")).unwrap();
         fs::write(folder.path().join("notes.txt"), "no manifest").unwrap();
-        let mut watched = VmDir::new(folder.path(), &[]);
+        let mut watched = VmDir::new(Some(folder.path()), &[]);
         let described = watched.changed().unwrap().unwrap();
         let described: Vec<_> = described.values().collect();
         let [Described::Vm(vm), Described::Wrong(problem)] = described[..] else {
@@ -184,7 +215,7 @@ mod tests {
         let own = folder.path().join("vms");
         fs::create_dir(&own).unwrap();
         fs::write(&shared, "").unwrap();
-        let mut watched = VmDir::new(&own, std::slice::from_ref(&shared));
+        let mut watched = VmDir::new(Some(&own), std::slice::from_ref(&shared));
         assert!(watched.changed().unwrap().unwrap().is_empty());
         fs::write(own.join("a.json"), VM).unwrap();
         assert_eq!(watched.changed().unwrap().unwrap().len(), 1);

@@ -1,17 +1,25 @@
-//! The node: a loop that compares the VMs of the directory with those that run, and the ports of their networks with
-//! the peers files.
+//! The node: a loop that compares the desired VMs with those that run, and the ports of their networks with the peers
+//! files.
 //!
-//! Each turn may fail at any point and is repeated. A VM that runs is stopped only when its file is removed.
+//! VMs are desired by the files of a directory and by objects in the store. Each turn may fail at any point and is
+//! repeated. A VM that runs is stopped only when its description is removed, and only if the source was read. While the
+//! store does not answer, turns leave it alone for [`REST`].
 
+mod membership;
+
+use crate::api::{Api, NodeState};
 use crate::cli::{Failure, ServeArgs};
-use crate::desired::{Described, VmDir};
+use crate::cluster::Cluster;
+use crate::desired::{Described, Descriptions, Origin, VmDir};
 use crate::folder::VmFolder;
 use crate::peers::{Ports, replace};
-use crate::report::{NodeReport, VmReport};
+use crate::placed::Placed;
+use crate::report::{Counts, NodeReport, VmReport};
 use crate::store::AgentStore;
 use crate::vm::{Site, Vm};
 use hawser_store::VmName;
 use hawser_store::bindings::{Changes, Revision, Watch as _};
+use membership::Membership;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use std::collections::{BTreeMap, BTreeSet};
@@ -19,19 +27,19 @@ use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
 use std::os::fd::AsFd as _;
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 /// Longest time between two turns, and thus until a change of the directory is noticed.
 const TURN: Duration = Duration::from_secs(1);
-/// Longest time between two turns while a change is in progress.
-const BUSY_TURN: Duration = Duration::from_millis(50);
 /// Interval at which a store that cannot push is polled for changes.
 const POLL: Duration = Duration::from_millis(200);
 
-/// Serves the VMs of the directory until a signal arrives.
+/// Time for which a store that does not answer is left alone.
+const REST: Duration = Duration::from_secs(2);
+
+/// Serves the VMs of this node until a signal arrives.
 ///
 /// # Errors
 /// The reason why the agent cannot start.
@@ -45,7 +53,7 @@ pub(crate) fn serve(args: &ServeArgs) -> Result<(), Failure> {
     fs::create_dir_all(run_dir.join("vms"))
         .map_err(|error| Failure::usage(format_args!("--run-dir={}: {error}", run_dir.display())))?;
     let _lock = lock(args)?;
-    let store = AgentStore::open(args, &node)?;
+    let cluster = Cluster::new(AgentStore::open(args, &node)?, node.clone());
     let stop = Arc::new(AtomicBool::new(false));
     let (wake, woken) = UnixStream::pair().map_err(Failure::runtime)?;
     for signal in [SIGTERM, SIGINT] {
@@ -53,18 +61,28 @@ pub(crate) fn serve(args: &ServeArgs) -> Result<(), Failure> {
         let wake = wake.try_clone().map_err(Failure::runtime)?;
         signal_hook::low_level::pipe::register(signal, wake).map_err(Failure::runtime)?;
     }
+    let state = NodeState::default();
+    let own = Cluster::new(cluster.store.share()?, node.clone());
     let mut agent = Node {
         args,
         node: &node,
-        store,
-        folder: VmDir::new(&args.vm_dir, &args.shared),
+        cluster,
+        folder: VmDir::new(args.vm_dir.as_deref(), &args.shared),
+        described: BTreeMap::new(),
+        placed: Placed::new(node.clone()),
+        membership: Membership::join(args)?,
         vms: BTreeMap::new(),
         wrong: BTreeMap::new(),
         networks: BTreeMap::new(),
         problem: None,
+        rests_until: None,
+        counts: Counts::default(),
         reported: None,
+        state: state.clone(),
     };
-    log::info!("node {node} serves the VMs of {}", args.vm_dir.display());
+    agent.enter(Instant::now())?;
+    let _api = Api::serve(&args.run_dir, own, state)?;
+    log::info!("node {node} serves its VMs");
     // This fails without a service manager, which does no harm.
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
     while !stop.load(Ordering::Relaxed) {
@@ -107,24 +125,71 @@ struct Network {
 struct Node<'a> {
     args: &'a ServeArgs,
     node: &'a str,
-    store: AgentStore,
+    cluster: Cluster,
     folder: VmDir,
+    /// The descriptions of both sources, as they were read last.
+    described: Descriptions,
+    placed: Placed,
+    membership: Membership,
     vms: BTreeMap<VmName, Vm>,
-    /// Problems of files that describe no VM that can be served.
-    wrong: BTreeMap<PathBuf, String>,
+    /// Problems of descriptions that can not be served.
+    wrong: BTreeMap<Origin, String>,
     networks: BTreeMap<String, Network>,
     /// The reason why the directory or the store cannot be read.
     problem: Option<String>,
+    /// The store did not answer, and is left alone until then.
+    rests_until: Option<Instant>,
+    counts: Counts,
     reported: Option<String>,
+    state: NodeState,
 }
 
 impl Node<'_> {
     /// Runs one turn, and returns the longest pause before the next.
     fn turn(&mut self, now: Instant) -> Duration {
-        match self.folder.changed() {
-            Ok(Some(described)) => self.desire(described, now),
-            Ok(None) => {}
-            Err(problem) => self.note(Some(problem)),
+        let unreadable = self.read_files(now).err();
+        let mut problem = None;
+        if self.rests_until.is_some_and(|until| now < until) {
+            self.vms.values_mut().for_each(|vm| vm.watch(now));
+            problem.clone_from(&self.problem);
+        } else {
+            let turned = self.turn_with_store(now);
+            self.counts.store_failures += u64::from(turned.is_err());
+            // The time has passed while the store did not answer.
+            self.rests_until = turned.is_err().then(|| Instant::now() + REST);
+            problem = turned.err().or(problem);
+        }
+        self.note(problem.or(unreadable));
+        for kind in self.vms.values_mut().flat_map(|vm| vm.history.take_new()) {
+            *self.counts.events.entry(kind).or_default() += 1;
+        }
+        self.report();
+        let longest = if self.cluster.store.wakes().is_none() {
+            POLL
+        } else {
+            TURN
+        };
+        let due = self.vms.values().filter_map(|vm| vm.due(now));
+        due.fold(longest, Duration::min)
+    }
+
+    /// Reads the descriptions in files again, if they have changed.
+    fn read_files(&mut self, now: Instant) -> Result<(), String> {
+        if let Some(descriptions) = self.folder.changed()? {
+            self.described.retain(|origin, _| matches!(origin, Origin::Store(_)));
+            self.described.extend(descriptions);
+            self.desire(now);
+        }
+        Ok(())
+    }
+
+    /// Does what needs the store.
+    fn turn_with_store(&mut self, now: Instant) -> Result<(), String> {
+        self.attend(now)?;
+        if let Some(descriptions) = self.placed.changed(&self.cluster.store)? {
+            self.described.retain(|origin, _| matches!(origin, Origin::File(_)));
+            self.described.extend(descriptions);
+            self.desire(now);
         }
         let ports = self
             .vms
@@ -136,27 +201,16 @@ impl Node<'_> {
             vtep: self.args.vtep.map_or_else(source_address, Ok),
             ports: ports.collect(),
         };
-        let store = &mut self.store;
+        let store = &mut self.cluster.store;
         self.vms.retain(|_, vm| vm.step(store, &mut site, now));
-        let follows = self.follow();
-        if follows.is_ok() {
-            self.note(None);
-        }
-        follows.unwrap_or_else(|problem| self.note(Some(problem)));
-        self.report();
-        let is_busy = self.vms.values().any(Vm::is_busy);
-        let polls = self.store.wakes().is_none() && !self.networks.is_empty();
-        match (is_busy, polls) {
-            (true, _) => BUSY_TURN,
-            (false, true) => POLL,
-            (false, false) => TURN,
-        }
+        self.follow()?;
+        self.tell()
     }
 
     /// Waits for a signal, a change of the store, the end of a process, or until the time is up.
     fn pause(&self, woken: &UnixStream, pause: Duration) {
         let mut waits = vec![PollFd::new(woken, PollFlags::IN)];
-        let wakes = self.store.wakes();
+        let wakes = self.cluster.store.wakes();
         waits.extend(
             wakes
                 .iter()
@@ -182,39 +236,42 @@ impl Node<'_> {
         self.problem = problem;
     }
 
-    fn desire(&mut self, described: BTreeMap<PathBuf, Described>, now: Instant) {
+    /// Compares the descriptions with the known VMs.
+    fn desire(&mut self, now: Instant) {
         let mut wanted: BTreeSet<VmName> = BTreeSet::new();
-        let mut kept: BTreeSet<PathBuf> = BTreeSet::new();
-        self.wrong.clear();
-        for (path, described) in described {
-            match described {
+        let mut kept: BTreeSet<Origin> = BTreeSet::new();
+        let known = std::mem::take(&mut self.wrong);
+        for (origin, described) in &self.described {
+            let problem = match described {
                 Described::Wrong(problem) => {
-                    log::warn!("{problem}");
-                    self.wrong.insert(path.clone(), problem);
-                    kept.insert(path);
+                    kept.insert(origin.clone());
+                    problem.clone()
                 }
                 Described::Vm(file) => {
                     let name = hawser_leases::vm_of(&file.plan);
-                    if !wanted.insert(name.clone()) {
-                        let problem = format!("{}: another file also describes VM {name}", path.display());
-                        log::warn!("{problem}");
-                        self.wrong.insert(path, problem);
+                    if wanted.insert(name.clone()) {
+                        let vm = self.vms.entry(name.clone());
+                        let vm = vm.or_insert_with(|| Vm::new(self.args, name, now));
+                        vm.describe(file.as_ref().clone(), now);
                         continue;
                     }
-                    let vm = self.vms.entry(name.clone());
-                    vm.or_insert_with(|| Vm::new(self.args, name, now)).describe(*file, now);
+                    format!("{origin}: another file also describes VM {name}")
                 }
+            };
+            if known.get(origin) != Some(&problem) {
+                log::warn!("{problem}");
             }
+            self.wrong.insert(origin.clone(), problem);
         }
         for vm in self.vms.values_mut().filter(|vm| !wanted.contains(&vm.name)) {
-            // A VM whose file has become invalid continues as before.
-            if !vm.file.as_ref().is_some_and(|file| kept.contains(&file.path)) {
+            // A VM whose description has become invalid continues as before.
+            if !vm.file.as_ref().is_some_and(|file| kept.contains(&file.origin)) {
                 vm.file = None;
             }
         }
-        // These are VMs of an earlier agent whose file was removed in the meantime. A file that cannot be read may
-        // describe one of them.
-        if self.wrong.is_empty() {
+        // These are VMs of an earlier agent whose description was removed in the meantime. A description that cannot be
+        // read may be that of one of them.
+        if self.wrong.is_empty() && self.placed.is_known() {
             for name in VmFolder::all(&self.args.run_dir) {
                 let vm = self.vms.entry(name.clone());
                 vm.or_insert_with(|| Vm::new(self.args, name, now));
@@ -233,10 +290,10 @@ impl Node<'_> {
         for name in &own {
             let network = match self.networks.entry(name.clone()) {
                 std::collections::btree_map::Entry::Occupied(entry) => entry.into_mut(),
-                std::collections::btree_map::Entry::Vacant(entry) => entry.insert(list(&self.store, name)?),
+                std::collections::btree_map::Entry::Vacant(entry) => entry.insert(list(&self.cluster.store, name)?),
             };
-            match self
-                .store
+            let store = &self.cluster.store;
+            match store
                 .changes(name, network.revision)
                 .map_err(|error| error.to_string())?
             {
@@ -246,7 +303,7 @@ impl Node<'_> {
                         network.ports.apply(change);
                     }
                 }
-                Changes::Gap => *network = list(&self.store, name)?,
+                Changes::Gap => *network = list(store, name)?,
             }
             let text = network.ports.text();
             let on_it = |vm: &&Vm| vm.ports.iter().any(|port| port.port.network == *name);
@@ -265,7 +322,14 @@ impl Node<'_> {
             problem: self.problem.clone(),
             vms: self.vms.values().map(VmReport::of).collect(),
             wrong: self.wrong.values().cloned().collect(),
+            networks: self
+                .networks
+                .iter()
+                .map(|(name, network)| (name.clone(), network.ports.len()))
+                .collect(),
+            counts: self.counts.clone(),
         };
+        self.state.set(&report);
         let Ok(text) = serde_json::to_string_pretty(&report) else {
             return;
         };

@@ -18,6 +18,11 @@ impl Ports {
         Self(bound.into_iter().map(|bound| (bound.port.clone(), bound)).collect())
     }
 
+    /// Number of bound ports.
+    pub(crate) fn len(&self) -> usize {
+        self.0.len()
+    }
+
     /// Applies a change. False if the table has a newer one, which happens only if the store was restored to an earlier
     /// state.
     pub(crate) fn apply(&mut self, change: Change) -> bool {

@@ -1,16 +1,21 @@
-//! `hawser-agent get`: shows the VMs of this node from the agent's report.
+//! `hawser-agent status`: shows the VMs of this node from the agent's report.
 
-use crate::cli::{Failure, GetArgs};
+use crate::cli::{Failure, StatusArgs};
+use crate::history::EventKind;
+use crate::objects::InterfaceStatus;
+use crate::output::table;
 use crate::process::Process;
 use crate::vm::{Phase, Vm};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 /// State of a node.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct NodeReport {
     /// Name of the node.
@@ -19,12 +24,28 @@ pub(crate) struct NodeReport {
     pub problem: Option<String>,
     /// The VMs, in the order of their names.
     pub vms: Vec<VmReport>,
-    /// Problems of files that describe no VM.
+    /// Problems of descriptions that cannot be served.
     pub wrong: Vec<String>,
+    /// Networks that span nodes and have VMs on this node, with the number of ports on all nodes.
+    #[serde(default)]
+    pub networks: BTreeMap<String, usize>,
+    /// What has happened since the agent was started.
+    #[serde(default)]
+    pub counts: Counts,
+}
+
+/// What has happened since the agent was started.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Counts {
+    /// Events of VMs, by kind.
+    pub events: BTreeMap<EventKind, u64>,
+    /// Turns in which the store did not answer.
+    pub store_failures: u64,
 }
 
 /// State of a VM.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct VmReport {
     pub namespace: String,
@@ -35,34 +56,27 @@ pub(crate) struct VmReport {
     pub pid: Option<i32>,
     /// Directory of its sockets.
     pub folder: PathBuf,
-    pub interfaces: Vec<InterfaceReport>,
+    pub interfaces: Vec<InterfaceStatus>,
 }
 
-/// State of an interface with a lease.
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub(crate) struct InterfaceReport {
-    pub name: String,
-    pub network: String,
-    pub mac: Option<String>,
-    pub addresses: Vec<String>,
-    /// Tunnel endpoint of the interface, on a network that spans nodes.
-    pub vtep: Option<String>,
+/// The interfaces of a VM that have leases.
+pub(crate) fn interfaces(vm: &Vm) -> Vec<InterfaceStatus> {
+    let interfaces = vm.leases.iter().map(|lease| InterfaceStatus {
+        name: lease.holder.interface.clone(),
+        network: lease.network.clone(),
+        mac: lease.mac.map(|mac| mac.to_string()),
+        addresses: lease.addresses.iter().map(ToString::to_string).collect(),
+        vtep: vm
+            .ports
+            .iter()
+            .find(|port| port.port.holder == lease.holder)
+            .map(|port| port.binding.vtep.to_string()),
+    });
+    interfaces.collect()
 }
 
 impl VmReport {
     pub(crate) fn of(vm: &Vm) -> Self {
-        let interfaces = vm.leases.iter().map(|lease| InterfaceReport {
-            name: lease.holder.interface.clone(),
-            network: lease.network.clone(),
-            mac: lease.mac.map(|mac| mac.to_string()),
-            addresses: lease.addresses.iter().map(ToString::to_string).collect(),
-            vtep: vm
-                .ports
-                .iter()
-                .find(|port| port.port.holder == lease.holder)
-                .map(|port| port.binding.vtep.to_string()),
-        });
         Self {
             namespace: vm.name.namespace.clone(),
             name: vm.name.name.clone(),
@@ -70,7 +84,7 @@ impl VmReport {
             message: vm.message.clone(),
             pid: vm.process.as_ref().map(Process::id),
             folder: vm.folder.path().to_owned(),
-            interfaces: interfaces.collect(),
+            interfaces: interfaces(vm),
         }
     }
 }
@@ -84,7 +98,7 @@ pub(crate) fn path(run_dir: &Path) -> PathBuf {
 ///
 /// # Errors
 /// There is no report.
-pub(crate) fn get(args: &GetArgs) -> Result<(), Failure> {
+pub(crate) fn show(args: &StatusArgs) -> Result<(), Failure> {
     let path = path(&args.run_dir);
     let text = fs::read_to_string(&path).map_err(|error| {
         Failure::runtime(format_args!(
@@ -97,14 +111,18 @@ pub(crate) fn get(args: &GetArgs) -> Result<(), Failure> {
         false => {
             let report: NodeReport = serde_json::from_str(&text)
                 .map_err(|error| Failure::runtime(format_args!("{}: {error}", path.display())))?;
-            table(&report)
+            node_table(&report)
         }
     };
     std::io::stdout().write_all(text.as_bytes()).map_err(Failure::runtime)
 }
 
-fn table(report: &NodeReport) -> String {
-    let mut rows = vec![["NAMESPACE", "NAME", "PHASE", "ADDRESSES", "MESSAGE"].map(str::to_owned)];
+fn node_table(report: &NodeReport) -> String {
+    let mut rows = vec![
+        ["NAMESPACE", "NAME", "PHASE", "ADDRESSES", "MESSAGE"]
+            .map(str::to_owned)
+            .to_vec(),
+    ];
     for vm in &report.vms {
         let addresses: Vec<&str> = vm
             .interfaces
@@ -113,7 +131,7 @@ fn table(report: &NodeReport) -> String {
             .collect();
         let message = vm.message.lines().next().unwrap_or_default().to_owned();
         let phase = format!("{:?}", vm.phase);
-        rows.push([
+        rows.push(vec![
             vm.namespace.clone(),
             vm.name.clone(),
             phase,
@@ -121,14 +139,7 @@ fn table(report: &NodeReport) -> String {
             message,
         ]);
     }
-    let mut text = String::new();
-    let width = |column: usize| rows.iter().map(|row| row[column].len()).max().unwrap_or(0);
-    let widths: Vec<usize> = (0..5).map(width).collect();
-    for row in &rows {
-        let cells = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}"));
-        // Writing to a string cannot fail.
-        let _ = writeln!(text, "{}", cells.collect::<Vec<_>>().join("  ").trim_end());
-    }
+    let mut text = table(&rows);
     for problem in report.problem.iter().chain(&report.wrong) {
         let _ = writeln!(text, "{problem}");
     }

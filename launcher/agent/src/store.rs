@@ -3,17 +3,20 @@
 use crate::cli::{Failure, ServeArgs, StorePlace};
 use hawser_store::bindings::{BindError, Binding, Bound, Changes, Epoch, Epochs, PortId, Revision, Watch};
 use hawser_store::etcd::{Etcd, EtcdOptions, Tls, User};
+use hawser_store::liveness::{Liveness, Moment, ProcessId};
+use hawser_store::records::{Batch, Record, RecordKey, Records};
 use hawser_store::sqlite::{Access, Sqlite};
 use hawser_store::{Lease, Ledger, Store, StoreError, VmName};
 use std::fs;
 use std::os::fd::BorrowedFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// A store of either kind.
 #[derive(Debug)]
 pub(crate) enum AgentStore {
-    /// A file.
-    File(Sqlite),
+    /// A file, and its path.
+    File(Sqlite, PathBuf),
     /// A cluster.
     Etcd(Etcd),
 }
@@ -29,9 +32,8 @@ impl AgentStore {
                 if let Some(folder) = path.parent() {
                     fs::create_dir_all(folder).map_err(|error| unreadable("--store", folder, &error))?;
                 }
-                Sqlite::open(path, Access::Make)
-                    .map(Self::File)
-                    .map_err(Failure::runtime)
+                let store = Sqlite::open(path, Access::Make).map_err(Failure::runtime)?;
+                Ok(Self::File(store, path.clone()))
             }
             StorePlace::Etcd(place) => {
                 let options = EtcdOptions {
@@ -43,6 +45,20 @@ impl AgentStore {
                 };
                 Etcd::connect(options).map(Self::Etcd).map_err(Failure::runtime)
             }
+        }
+    }
+
+    /// Another handle to the same store, for another thread. Both use one connection to a cluster.
+    ///
+    /// # Errors
+    /// The file cannot be opened again.
+    pub(crate) fn share(&self) -> Result<Self, Failure> {
+        match self {
+            Self::File(_, path) => {
+                let store = Sqlite::open(path, Access::Change).map_err(Failure::runtime)?;
+                Ok(Self::File(store, path.clone()))
+            }
+            Self::Etcd(store) => Ok(Self::Etcd(store.clone())),
         }
     }
 }
@@ -84,14 +100,14 @@ fn user(path: &Path) -> Result<User, Failure> {
 impl Store for AgentStore {
     fn step<T, E: From<StoreError>>(&mut self, step: impl FnMut(&mut dyn Ledger) -> Result<T, E>) -> Result<T, E> {
         match self {
-            Self::File(store) => store.step(step),
+            Self::File(store, _) => store.step(step),
             Self::Etcd(store) => store.step(step),
         }
     }
 
     fn leases(&self, vm: Option<&VmName>) -> Result<Vec<Lease>, StoreError> {
         match self {
-            Self::File(store) => store.leases(vm),
+            Self::File(store, _) => store.leases(vm),
             Self::Etcd(store) => store.leases(vm),
         }
     }
@@ -100,14 +116,14 @@ impl Store for AgentStore {
 impl Epochs for AgentStore {
     fn bind(&mut self, port: &PortId, seen: Option<Epoch>, binding: &Binding) -> Result<Epoch, BindError> {
         match self {
-            Self::File(store) => store.bind(port, seen, binding),
+            Self::File(store, _) => store.bind(port, seen, binding),
             Self::Etcd(store) => store.bind(port, seen, binding),
         }
     }
 
     fn unbind(&mut self, port: &PortId, seen: Epoch) -> Result<(), BindError> {
         match self {
-            Self::File(store) => store.unbind(port, seen),
+            Self::File(store, _) => store.unbind(port, seen),
             Self::Etcd(store) => store.unbind(port, seen),
         }
     }
@@ -116,22 +132,75 @@ impl Epochs for AgentStore {
 impl Watch for AgentStore {
     fn bindings(&self, network: &str) -> Result<(Vec<Bound>, Revision), StoreError> {
         match self {
-            Self::File(store) => store.bindings(network),
+            Self::File(store, _) => store.bindings(network),
             Self::Etcd(store) => store.bindings(network),
         }
     }
 
     fn changes(&self, network: &str, after: Revision) -> Result<Changes, StoreError> {
         match self {
-            Self::File(store) => store.changes(network, after),
+            Self::File(store, _) => store.changes(network, after),
             Self::Etcd(store) => store.changes(network, after),
         }
     }
 
     fn wakes(&self) -> Option<BorrowedFd<'_>> {
         match self {
-            Self::File(store) => store.wakes(),
+            Self::File(store, _) => store.wakes(),
             Self::Etcd(store) => store.wakes(),
+        }
+    }
+}
+
+impl Records for AgentStore {
+    fn list(&self, folder: &RecordKey) -> Result<Vec<Record>, StoreError> {
+        match self {
+            Self::File(store, _) => store.list(folder),
+            Self::Etcd(store) => store.list(folder),
+        }
+    }
+
+    fn record(&self, key: &RecordKey) -> Result<Option<Record>, StoreError> {
+        match self {
+            Self::File(store, _) => store.record(key),
+            Self::Etcd(store) => store.record(key),
+        }
+    }
+
+    fn change(&mut self, batch: &Batch) -> Result<bool, StoreError> {
+        match self {
+            Self::File(store, _) => store.change(batch),
+            Self::Etcd(store) => store.change(batch),
+        }
+    }
+
+    fn stamp(&self, folder: &RecordKey) -> Result<i64, StoreError> {
+        match self {
+            Self::File(store, _) => store.stamp(folder),
+            Self::Etcd(store) => store.stamp(folder),
+        }
+    }
+}
+
+impl Liveness for AgentStore {
+    fn keep_alive(&mut self, process: &ProcessId, now: &Moment, lifetime: Duration) -> Result<(), StoreError> {
+        match self {
+            Self::File(store, _) => store.keep_alive(process, now, lifetime),
+            Self::Etcd(store) => store.keep_alive(process, now, lifetime),
+        }
+    }
+
+    fn dead(&self, now: &Moment) -> Result<Vec<ProcessId>, StoreError> {
+        match self {
+            Self::File(store, _) => store.dead(now),
+            Self::Etcd(store) => store.dead(now),
+        }
+    }
+
+    fn forget(&mut self, process: &ProcessId) -> Result<(), StoreError> {
+        match self {
+            Self::File(store, _) => store.forget(process),
+            Self::Etcd(store) => store.forget(process),
         }
     }
 }

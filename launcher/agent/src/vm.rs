@@ -3,6 +3,7 @@
 use crate::cli::ServeArgs;
 use crate::desired::VmFile;
 use crate::folder::VmFolder;
+use crate::history::{EventKind, History};
 use crate::peers::replace;
 use crate::process::{Process, last_words};
 use crate::store::AgentStore;
@@ -24,13 +25,17 @@ use std::time::{Duration, Instant};
 /// First and longest pause before another attempt.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// Pause before another attempt to bind a port that another node still has.
+const HANDOVER_PAUSE: Duration = Duration::from_millis(200);
 /// A process that has run for this time is restarted immediately.
 const STABLE: Duration = Duration::from_secs(60);
+/// Shortest time between two steps.
+const BUSY_TURN: Duration = Duration::from_millis(50);
 /// Time for a process to end before it is killed.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// State of a VM, for people and programs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
 pub(crate) enum Phase {
     /// It cannot be started yet. The message gives the reason.
     Waiting,
@@ -40,6 +45,11 @@ pub(crate) enum Phase {
     Running,
     /// Its process has been requested to end.
     Stopping,
+}
+
+impl Phase {
+    /// All phases.
+    pub(crate) const ALL: [Self; 4] = [Self::Waiting, Self::Starting, Self::Running, Self::Stopping];
 }
 
 /// A port of the VM on a network that spans nodes.
@@ -81,6 +91,8 @@ pub(crate) struct Vm {
     pub phase: Phase,
     /// The reason why the VM waits, or the problem of its newest manifest.
     pub message: String,
+    /// What has happened to it on this node.
+    pub history: History,
     /// True if the NICs in the file have changed since the process was started or adopted them.
     changed: bool,
     /// A running `hawser plug` that applies changed NICs.
@@ -88,6 +100,21 @@ pub(crate) struct Vm {
     next: Instant,
     pause: Duration,
     since: Instant,
+}
+
+/// The reason why a VM cannot be started yet.
+#[derive(Debug)]
+enum Obstacle {
+    /// Another node has one of its ports, and is about to give it up if the VM moves.
+    Elsewhere(String),
+    /// Anything else.
+    Failed(String),
+}
+
+impl From<String> for Obstacle {
+    fn from(message: String) -> Self {
+        Self::Failed(message)
+    }
 }
 
 /// The properties that all VMs of the node share.
@@ -111,6 +138,7 @@ impl Vm {
             ports: Vec::new(),
             phase: Phase::Waiting,
             message: String::new(),
+            history: History::default(),
             changed: false,
             plug: None,
             next: now,
@@ -130,9 +158,21 @@ impl Vm {
         self.next = now;
     }
 
-    /// True if the next turn should come soon.
-    pub(crate) fn is_busy(&self) -> bool {
-        matches!(self.phase, Phase::Starting | Phase::Stopping) || self.plug.is_some()
+    /// Time until the VM may take its next step. `None` if it waits for nothing.
+    pub(crate) fn due(&self, now: Instant) -> Option<Duration> {
+        if matches!(self.phase, Phase::Starting | Phase::Stopping) || self.plug.is_some() {
+            return Some(BUSY_TURN);
+        }
+        let waits = self.phase == Phase::Waiting && self.process.is_none();
+        waits.then(|| self.next.saturating_duration_since(now).max(BUSY_TURN))
+    }
+
+    /// Does what needs no store: ends the process of a VM that is no longer described, and notices its end.
+    pub(crate) fn watch(&mut self, now: Instant) {
+        self.notice_end(now);
+        if self.file.is_none() {
+            self.end_process(now);
+        }
     }
 
     /// Takes one step towards the desired state. False once the VM is neither desired nor running.
@@ -147,11 +187,15 @@ impl Vm {
         }
         let has_ports = self.has_ports();
         if let Some(process) = self.process.as_mut().filter(|_| has_ports) {
-            self.phase = if process.is_ready() {
+            let phase = if process.is_ready() {
                 Phase::Running
             } else {
                 Phase::Starting
             };
+            if phase == Phase::Running && self.phase == Phase::Starting {
+                self.history.record(EventKind::Running, "");
+            }
+            self.phase = phase;
             if self.phase == Phase::Running && (self.changed || self.plug.is_some()) {
                 self.step_to_change(store, site, now);
             }
@@ -165,14 +209,14 @@ impl Vm {
             Some(_) => self.prepare(store, site),
             None => self
                 .prepare(store, site)
-                .and_then(|plan| self.start(&plan, site, now).map(|()| plan)),
+                .and_then(|plan| Ok(self.start(&plan, site, now).map(|()| plan)?)),
         };
         match done {
             Ok(_) => {
                 self.message.clear();
                 self.changed = false;
             }
-            Err(message) => self.wait(message, now),
+            Err(obstacle) => self.wait(obstacle, now),
         }
         true
     }
@@ -181,20 +225,21 @@ impl Vm {
     fn step_to_change(&mut self, store: &mut AgentStore, site: &mut Site<'_>, now: Instant) {
         match self.plug.as_mut().map(Child::try_wait) {
             None if now < self.next => {}
-            None => match self.prepare(store, site).and_then(|_| self.start_plug(site)) {
+            None => match self.prepare(store, site).and_then(|_| Ok(self.start_plug(site)?)) {
                 Ok(()) => self.changed = false,
-                Err(message) => self.wait(message, now),
+                Err(obstacle) => self.wait(obstacle, now),
             },
             Some(Ok(None)) => {}
             Some(Ok(Some(status))) if status.success() => {
                 self.plug = None;
                 self.message.clear();
+                self.history.record(EventKind::Changed, "");
             }
             Some(_) => {
                 self.plug = None;
                 let message = fs::read_to_string(self.folder.plug_log()).unwrap_or_default();
                 // The next version of the file causes another attempt.
-                self.wait(message.trim_end().to_owned(), now);
+                self.wait(message.trim_end().to_owned().into(), now);
             }
         }
     }
@@ -222,13 +267,22 @@ impl Vm {
         self.ports.len() == wanted
     }
 
-    fn wait(&mut self, message: String, now: Instant) {
+    fn wait(&mut self, obstacle: Obstacle, now: Instant) {
+        let (message, is_brief) = match obstacle {
+            Obstacle::Elsewhere(message) => (message, true),
+            Obstacle::Failed(message) => (message, false),
+        };
         if self.message != message {
             log::warn!("VM {}: {message}", self.name);
+            self.history.record(EventKind::Waiting, message.as_str());
         }
         self.message = message;
         if self.process.is_none() {
             self.phase = Phase::Waiting;
+        }
+        if is_brief {
+            self.next = now + HANDOVER_PAUSE;
+            return;
         }
         self.next = now + self.pause;
         self.pause = (self.pause * 2).min(LONGEST_PAUSE);
@@ -248,24 +302,17 @@ impl Vm {
             self.pause = FIRST_PAUSE;
         }
         let words = last_words(&self.folder);
-        self.wait(format!("its process ended ({status}): {words}"), now);
+        self.history.record(EventKind::Ended, format!("{status}: {words}"));
+        self.wait(format!("its process ended ({status}): {words}").into(), now);
     }
 
     /// Stops the process, then unbinds the ports. Leases stay until they are released.
     fn step_to_end(&mut self, store: &mut AgentStore, now: Instant) -> bool {
-        if let Some(process) = &self.process {
-            if self.phase != Phase::Stopping {
-                self.phase = Phase::Stopping;
-                self.message.clear();
-                self.next = now + PATIENCE;
-                process.stop();
-            } else if now >= self.next {
-                process.kill();
-            }
+        if self.end_process(now) {
             return true;
         }
         if let Err(error) = self.give_back(store) {
-            self.wait(error.to_string(), now);
+            self.wait(error.to_string().into(), now);
             return true;
         }
         if self.file.is_some() {
@@ -276,6 +323,23 @@ impl Vm {
         // If this fails, a later agent finds a directory without a running process, and removes it.
         let _ = fs::remove_dir_all(self.folder.path());
         false
+    }
+
+    /// Requests the end of the process, and later enforces it. False if there is none.
+    fn end_process(&mut self, now: Instant) -> bool {
+        let Some(process) = &self.process else {
+            return false;
+        };
+        if self.phase != Phase::Stopping {
+            self.phase = Phase::Stopping;
+            self.message.clear();
+            self.next = now + PATIENCE;
+            process.stop();
+            self.history.record(EventKind::Stopping, "");
+        } else if now >= self.next {
+            process.kill();
+        }
+        true
     }
 
     /// Unbinds the ports of the VM, including those that an earlier agent has bound.
@@ -306,9 +370,9 @@ impl Vm {
     }
 
     /// Leases MACs and addresses to the VM, claims its ports, and writes the files of its process.
-    fn prepare(&mut self, store: &mut AgentStore, site: &mut Site<'_>) -> Result<VmPlan, String> {
+    fn prepare(&mut self, store: &mut AgentStore, site: &mut Site<'_>) -> Result<VmPlan, Obstacle> {
         let Some(file) = &self.file else {
-            return Err("its file was removed".to_owned());
+            return Err("its file was removed".to_owned().into());
         };
         let pool = file.plan.mac_range.unwrap_or(MacRange::DEFAULT);
         let reserved = hawser_leases::reserve_with_identifiers(store, &file.plan, &pool);
@@ -368,7 +432,8 @@ impl Vm {
         }
     }
 
-    fn claim_ports(&mut self, plan: &VmPlan, store: &mut AgentStore, site: &mut Site<'_>) -> Result<(), String> {
+    fn claim_ports(&mut self, plan: &VmPlan, store: &mut AgentStore, site: &mut Site<'_>) -> Result<(), Obstacle> {
+        let fenced = self.file.as_ref().and_then(|file| file.fenced.clone());
         for nic in &plan.nics {
             let Some(layer2) = nic.mode.layer2() else { continue };
             let port = PortId {
@@ -393,11 +458,12 @@ impl Vm {
             // A port that an earlier agent has bound keeps its UDP port, because the process listens on it.
             let found = store.bindings(&port.network).map_err(|error| error.to_string())?.0;
             let found = found.into_iter().find(|bound| bound.port == port);
-            if let Some(other) = found.as_ref().filter(|found| !is_own(found)) {
-                return Err(format!(
+            let is_free = |found: &Bound| is_own(found) || fenced.as_ref() == Some(&found.binding.process.node);
+            if let Some(other) = found.as_ref().filter(|found| !is_free(found)) {
+                return Err(Obstacle::Elsewhere(format!(
                     "it runs on node {} (interface {}, epoch {}): remove it there first",
                     other.binding.process.node, nic.name, other.epoch
-                ));
+                )));
             }
             let vtep_port = match found.as_ref().filter(|_| self.process.is_some()) {
                 Some(bound) => bound.binding.vtep.port(),
@@ -438,6 +504,8 @@ impl Vm {
         let started = Process::start(&site.args.hawser, &arguments, &self.folder);
         let process = started.map_err(|error| format!("--hawser={}: {error}", site.args.hawser.display()))?;
         log::info!("VM {}: process {} started", self.name, process.id());
+        self.history
+            .record(EventKind::Started, format!("process {}", process.id()));
         self.process = Some(process);
         self.phase = Phase::Starting;
         self.since = now;

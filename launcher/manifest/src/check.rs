@@ -41,6 +41,34 @@ pub fn check_all(files: &[SourceFile], setup: &PlanSetup<'_>) -> Result<Vec<VmPl
     }
 }
 
+/// Checks every object in the files, and plans every VM in them. VMs may refer to objects in `context`, which contains
+/// no VMs and is not checked itself. Objects without a namespace are in `namespace`.
+///
+/// # Errors
+/// The errors of the files, and of objects in `context` to which their VMs refer.
+pub fn check_objects(
+    files: &[SourceFile],
+    context: &[SourceFile],
+    namespace: &str,
+    setup: &PlanSetup<'_>,
+) -> Result<(Vec<VmPlan>, Vec<Problem>), Rejected> {
+    let report = Report::default();
+    let own = objects::read(files, namespace, &report);
+    plan::check_others(&own, &report);
+    let mut plans = Vec::new();
+    if !own.machines.is_empty() {
+        let all: Vec<SourceFile> = files.iter().chain(context).cloned().collect();
+        let manifests = objects::read(&all, namespace, &report);
+        plans = plan::make_all(&manifests, setup, &report);
+        plans.iter().for_each(|plan| compare(&manifests, plan, &report));
+    }
+    let (errors, warnings) = report.into_parts();
+    match errors.is_empty() {
+        true => Ok((plans, warnings)),
+        false => Err(Rejected { errors, warnings }),
+    }
+}
+
 /// Plans the only VM in the files that the options select.
 ///
 /// # Errors

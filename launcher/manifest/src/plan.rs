@@ -30,6 +30,7 @@ use hawser_packet::MacAddr;
 use hawser_packet::MacRange;
 use layer2::Layer2Plan;
 use options::PlanOptions;
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::num::NonZeroU16;
 use std::path::{Path, PathBuf};
@@ -42,6 +43,8 @@ pub struct VmPlan {
     pub name: String,
     /// Namespace of the VM.
     pub namespace: String,
+    /// Labels that the VM's node must have.
+    pub node_selector: BTreeMap<String, String>,
     /// NICs that are served, in the order of the interfaces.
     pub nics: Vec<NicPlan>,
     /// Maximum time for the guest to shut down.
@@ -305,6 +308,14 @@ const NO_VM: &str = "the files contain no VirtualMachine or VirtualMachineInstan
 
 /// Without a VM, only the other objects are checked.
 fn without_vm(manifests: &Manifests, report: &Report) {
+    check_others(manifests, report);
+    if !report.has_errors() {
+        report.error(&Spot::file("-f"), NO_VM);
+    }
+}
+
+/// Reports the problems of objects other than VMs, whether or not a VM refers to them.
+pub(crate) fn check_others(manifests: &Manifests, report: &Report) {
     let networks = manifests.networks.iter().map(|network| &network.problems);
     let services = manifests.services.iter().map(|service| &service.problems);
     let policies = manifests.policies.iter().map(|policy| &policy.problems);
@@ -312,9 +323,6 @@ fn without_vm(manifests: &Manifests, report: &Report) {
         .chain(services)
         .chain(policies)
         .for_each(|problems| report.adopt(problems));
-    if !report.has_errors() {
-        report.error(&Spot::file("-f"), NO_VM);
-    }
 }
 
 fn plan(manifests: &Manifests, vm: &Vm, setup: &PlanSetup<'_>, report: &Report) -> VmPlan {
@@ -369,6 +377,7 @@ impl Planner<'_> {
         VmPlan {
             name: self.vm.name.clone(),
             namespace: self.vm.namespace.clone(),
+            node_selector: self.vm.node_selector.clone(),
             nics,
             grace: self.vm.grace,
             absent,

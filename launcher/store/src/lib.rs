@@ -7,6 +7,8 @@
 //! processes of one node share. [`memory`] is a copy on which claims can be tried. The module `etcd` is a store that nodes
 //! share; only the node agent is built with it. [`agreement`] keeps apart the networks that nodes share.
 //!
+//! [`records`] contains texts that nodes share, such as manifests, which this crate does not interpret.
+//!
 //! Three traits cover the state that processes share while they run: the process that serves a port
 //! ([`bindings::Epochs`]), changes of that ([`bindings::Watch`]), and the processes that still run
 //! ([`liveness::Liveness`]). A store for several nodes implements them too. Nothing uses them yet:
@@ -20,6 +22,7 @@ pub mod agreement;
 pub mod bindings;
 pub mod claim;
 mod error;
+mod escape;
 #[cfg(feature = "etcd")]
 pub mod etcd;
 mod holder;
@@ -29,6 +32,7 @@ pub mod liveness;
 pub mod memory;
 mod network;
 pub mod range;
+pub mod records;
 mod segment;
 pub mod sqlite;
 #[cfg(test)]

@@ -10,6 +10,7 @@
 mod bindings;
 mod devices;
 mod networks;
+mod objects;
 
 pub use devices::{DeviceClaim, DeviceError, DeviceLease};
 

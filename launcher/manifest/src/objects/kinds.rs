@@ -142,7 +142,26 @@ pub(super) fn find(name: &str, version: Option<&str>) -> Option<&'static KnownKi
     }
 }
 
+/// Where the name of an object is unique.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Scope {
+    /// In its namespace.
+    Namespace,
+    /// In the cluster.
+    Cluster,
+}
+
 impl KnownKind {
+    /// The scope of the names of such objects.
+    pub(super) const fn scope(&self) -> Scope {
+        match self.kind {
+            Kind::ClusterUserDefined
+            | Kind::Namespace
+            | Kind::Policy(PolicyKind::Cluster(_) | PolicyKind::OtherCluster(_)) => Scope::Cluster,
+            _ => Scope::Namespace,
+        }
+    }
+
     /// The first of the kind's versions, with the group.
     fn version(&self) -> String {
         let version = self.versions.first().copied().unwrap_or("v1");

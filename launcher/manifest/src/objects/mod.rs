@@ -39,6 +39,7 @@ pub mod sriov;
 pub mod topology;
 pub mod virtual_services;
 pub mod vm;
+pub mod written;
 pub mod yaml;
 
 use endpoint_slice::EndpointSlice;

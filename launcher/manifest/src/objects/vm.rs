@@ -4,7 +4,7 @@ use super::asked_addresses::{self, AskedAddresses};
 use super::cpu::virtual_cpus;
 use super::fields::kubevirt as table;
 use super::interface::{self, Binding, Interface, interface_name};
-use super::metadata::Metadata;
+use super::metadata::{Metadata, texts};
 use super::names;
 use super::network_data::{self, Device};
 use super::reader::{Item, Object};
@@ -29,6 +29,8 @@ pub struct Vm {
     pub istio: bool,
     /// Labels of the pod, by which Services and policies select the VM.
     pub labels: BTreeMap<String, String>,
+    /// Labels that the VM's node must have.
+    pub node_selector: BTreeMap<String, String>,
     /// Host name of the guest.
     pub hostname: Option<String>,
     /// `terminationGracePeriodSeconds`: how long the guest may take to shut down.
@@ -162,6 +164,7 @@ fn read_spec(object: &Object<'_>, metadata: Metadata, spec: Option<&Item<'_>>) -
         namespace: metadata.namespace.clone(),
         istio,
         addresses: asked_addresses::read(object, &metadata),
+        node_selector: texts(spec.as_ref().and_then(|spec| spec.get("nodeSelector"))),
         labels: pod_labels(metadata, &name, hostname.as_deref()),
         multiqueue: domain
             .as_ref()

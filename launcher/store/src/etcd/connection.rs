@@ -3,6 +3,7 @@
 use super::follow::Followed;
 use super::keys::{KeyRange, Keys};
 use super::liveness::Alive;
+use super::objects::Stamps;
 use super::options::{EtcdOptions, Tls};
 use super::records::{LAYOUT, SchemaValue, read, written};
 use crate::error::{StoreError, StoreProblem};
@@ -26,7 +27,7 @@ const SILENCE: Duration = Duration::from_secs(3);
 /// Interval between such pings.
 const PING: Duration = Duration::from_secs(5);
 /// Pause before another member is tried.
-const RETRY: Duration = Duration::from_millis(100);
+pub(super) const RETRY: Duration = Duration::from_millis(100);
 /// Codes of gRPC.
 const INVALID: i32 = 3;
 const DENIED: i32 = 7;
@@ -49,6 +50,7 @@ pub(super) struct Shared {
     pub(super) client: Client,
     pub(super) tasks: Handle,
     pub(super) followed: Followed,
+    pub(super) stamps: Stamps,
     pub(super) alive: Mutex<Alive>,
     /// Ends the thread when it is dropped.
     _end: oneshot::Sender<()>,
@@ -116,6 +118,7 @@ impl Etcd {
             client,
             tasks,
             followed: Followed::default(),
+            stamps: Stamps::default(),
             alive: Mutex::new(Alive::default()),
             _end: end,
             options,

@@ -51,7 +51,7 @@ impl Followed {
         }
     }
 
-    fn wake(&self) {
+    pub(super) fn wake(&self) {
         if let Some(wake) = self.wake.get() {
             // If the counter is full, the descriptor is readable as well.
             let _ = rustix::io::write(wake, &1_u64.to_ne_bytes());

@@ -13,18 +13,20 @@
 //! | `port/NETWORK/NAMESPACE/VM/INTERFACE` | binding, or the last epoch | processes on that network |
 //! | `floor` | lowest epoch of a port without a record | the first binding of a port |
 //! | `proc/NODE/PROCESS` | empty | the list of processes |
+//! | `rec/PART/PART…` | text of a record ([`crate::records`]) | agents |
 //! | `alive/NODE/PROCESS` | empty; under a time lease | the list of processes that still run |
 //!
 //! MACs have their usual form, and addresses are hexadecimal numbers of equal length (IPv4 mapped to IPv6), so the keys
 //! are in the order of the numbers.
 
 use crate::bindings::PortId;
+use crate::escape::{escaped, plain};
 use crate::holder::{Holder, VmName};
 use crate::liveness::ProcessId;
 use crate::range::{self, Number, Span};
+use crate::records::RecordKey;
 use crate::segment::{RangeId, Segment};
 use hawser_packet::geneve::Vni;
-use std::fmt::Write as _;
 
 /// Creates the keys of one cluster.
 #[derive(Clone, Debug)]
@@ -203,6 +205,20 @@ impl Keys {
         Some(ProcessId { node, process })
     }
 
+    pub(super) fn record(&self, key: &RecordKey) -> String {
+        format!("{}rec/{}", self.prefix, key.path())
+    }
+
+    /// Keys of the records in a folder.
+    pub(super) fn records(&self, folder: &RecordKey) -> KeyRange {
+        KeyRange::below(self.record(folder) + "/")
+    }
+
+    /// The record of a key of [`records`](Self::records).
+    pub(super) fn record_of(&self, key: &str) -> Option<RecordKey> {
+        RecordKey::of_path(key.strip_prefix(&self.prefix)?.strip_prefix("rec/")?)
+    }
+
     /// The number in a key of [`macs`](Self::macs) or [`addresses`](Self::addresses).
     pub(super) fn number_of(&self, key: &str) -> Option<Number> {
         let mut parts = key.strip_prefix(&self.prefix)?.split('/');
@@ -217,36 +233,6 @@ impl Keys {
 
 fn hexadecimal(number: Number) -> String {
     format!("{number:032x}")
-}
-
-/// Converts a name to one part of a key. Characters other than letters, digits and `-_.:` are escaped as in URLs.
-fn escaped(name: &str) -> String {
-    let mut text = String::with_capacity(name.len());
-    for byte in name.bytes() {
-        if byte.is_ascii_alphanumeric() || b"-_.:".contains(&byte) {
-            text.push(char::from(byte));
-        } else {
-            // Writing to a string cannot fail.
-            let _ = write!(text, "%{byte:02x}");
-        }
-    }
-    text
-}
-
-/// Restores the name that [`escaped`] has converted.
-fn plain(part: &str) -> Option<String> {
-    let (mut bytes, mut rest) = (Vec::with_capacity(part.len()), part.as_bytes());
-    while let [first, tail @ ..] = rest {
-        rest = tail;
-        if *first == b'%' {
-            let digits = std::str::from_utf8(tail.get(..2)?).ok()?;
-            bytes.push(u8::from_str_radix(digits, 16).ok()?);
-            rest = &tail[2..];
-        } else {
-            bytes.push(*first);
-        }
-    }
-    String::from_utf8(bytes).ok()
 }
 
 #[cfg(test)]
@@ -312,17 +298,6 @@ mod tests {
             let anywhere = keys.address_anywhere(at(address), &segments[1]);
             assert_eq!(within(&keys.addresses(None, span), &anywhere), is_in, "{address}");
             assert_eq!(keys.number_of(&anywhere), Some(at(address)));
-        }
-    }
-
-    #[test]
-    fn a_part_of_a_key_is_the_name_again() {
-        for name in ["a", "", "a/b%2f", "größe 1", "../x"] {
-            assert_eq!(plain(&escaped(name)).as_deref(), Some(name));
-            assert!(!escaped(name).contains('/'));
-        }
-        for damaged in ["%", "%2", "%zz", "%ff"] {
-            assert_eq!(plain(damaged), None, "{damaged}");
         }
     }
 }

@@ -15,6 +15,9 @@
 //! of a backup it lists again and compares, so that no change is missed. If it cannot tell what has changed, it reports
 //! a gap.
 //!
+//! Records of agents ([`objects`]) are texts. A watch of a folder of records only says that the folder is to be listed
+//! again.
+//!
 //! Keys ([`keys`]) and values ([`records`]) have a layout number. A process refuses a store with a newer layout, even
 //! if the layout changes while the process runs.
 //!
@@ -26,6 +29,7 @@ mod epochs;
 mod follow;
 mod keys;
 mod liveness;
+mod objects;
 mod options;
 mod records;
 mod step;

@@ -7,6 +7,7 @@ use crate::bindings::{Change, Changes, Epoch, Epochs as _, Watch as _};
 use crate::etcd::{Etcd, EtcdOptions};
 use crate::liveness::{Liveness as _, Moment, ProcessId};
 use crate::range::number;
+use crate::records::{Batch, RecordKey, Records as _};
 use crate::{Lease, Store as _, StoreProblem};
 use std::collections::BTreeSet;
 use std::net::TcpListener;
@@ -360,4 +361,33 @@ fn a_store_of_a_newer_hawser_is_refused_also_while_running() {
         refused.to_string().starts_with("--store=etcd://127.0.0.1:"),
         "{refused}"
     );
+}
+
+#[test]
+fn a_cluster_without_space_refuses_changes_and_still_answers_reads() {
+    const QUOTA: usize = 16 << 20;
+    const PIECE: usize = 1 << 20;
+    let arguments = vec![format!("--quota-backend-bytes={QUOTA}")];
+    let member = Member::start_with("http", tempfile::tempdir().unwrap(), arguments);
+    let mut etcd = member.join("n1");
+    etcd.bind(&port("a"), None, &binding("p")).unwrap();
+    let (_, mut revision) = etcd.bindings(NETWORK).unwrap();
+    let key = RecordKey::new(["vm", "blue", "web"]);
+    // Every version of the record takes space until the cluster is compacted.
+    let put = Batch::default().put(&key, "x".repeat(PIECE));
+    let full = (0..4 * QUOTA / PIECE).find_map(|_| etcd.change(&put).err());
+    let full = full.expect("the quota is used up");
+    assert!(matches!(full.problem, StoreProblem::NoSpace), "{full}");
+    assert!(full.to_string().contains("alarm disarm"), "{full}");
+    let refused = etcd.bind(&port("b"), None, &binding("p")).unwrap_err();
+    assert!(refused.to_string().contains("no space left"), "{refused}");
+    assert_eq!(etcd.record(&key).unwrap().unwrap().text.len(), PIECE);
+    assert_eq!(changes(&etcd, &mut revision), []);
+    // What the message says helps.
+    let (_, newest) = etcd.bindings(NETWORK).unwrap();
+    member.control(&["compact", &newest.number.to_string()]);
+    member.control(&["defrag"]);
+    member.control(&["alarm", "disarm"]);
+    assert_eq!(etcd.bind(&port("b"), None, &binding("p")).unwrap(), Epoch(1));
+    assert!(etcd.change(&put).unwrap());
 }

@@ -8,6 +8,8 @@ mod etcd_members;
 mod networks;
 mod remote;
 pub(crate) mod running;
+#[cfg(feature = "etcd")]
+mod shared_records;
 
 use crate::bindings::{Epochs, Watch};
 use crate::claim::{AddressClaim, Choice, Claim, ClaimError, MacClaim, claim};

@@ -61,7 +61,10 @@ pub static VM_SPEC: ObjectType = ObjectType {
     unknown: Unknown::PassedOver,
     fields: &[
         honoured("template", "the VirtualMachineInstance that it creates"),
-        passed_over("runStrategy", "hawser serves the VM while it runs"),
+        passed_over(
+            "runStrategy",
+            "hawser serves the VM while it runs; hawser-agent does not start a VM with Halted",
+        ),
         passed_over("running", "as runStrategy"),
         ignored(
             "instancetype",
@@ -97,6 +100,10 @@ pub static VMI_SPEC: ObjectType = ObjectType {
         honoured("domain", ""),
         honoured("networks", ""),
         honoured("hostname", "the guest's host name: one label"),
+        honoured(
+            "nodeSelector",
+            "labels of the node on which hawser-agent starts the VM; hawser itself does not use it",
+        ),
         honoured(
             "terminationGracePeriodSeconds",
             "seconds in which the guest must shut down if hawser started the VMM; 30 by default, 0 for none",

@@ -1,0 +1,96 @@
+//! The VMs that the cluster has placed on this node, the other source of VMs that this node serves.
+//!
+//! The node follows its own folder of the store, and the objects that VMs may refer to. When one of the two changes, it
+//! reads both as a whole.
+
+use crate::cluster::sources_for;
+use crate::desired::{Described, Descriptions, Origin, describe};
+use crate::objects::{self, PlacedVm, Power};
+use crate::store::AgentStore;
+use hawser_store::VmName;
+use hawser_store::records::Records as _;
+use std::collections::BTreeMap;
+
+/// What the cluster wants of a VM.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Wanted {
+    /// Its process is to run.
+    Running,
+    /// Its process is to end.
+    Stopped,
+    /// Its process is to end, and its records are to be removed.
+    Deleted,
+}
+
+/// The VMs placed on a node.
+#[derive(Debug)]
+pub(crate) struct Placed {
+    node: String,
+    stamps: Option<(i64, i64)>,
+    /// The VMs, as they were listed last.
+    pub vms: BTreeMap<VmName, Wanted>,
+}
+
+impl Placed {
+    pub(crate) const fn new(node: String) -> Self {
+        Self {
+            node,
+            stamps: None,
+            vms: BTreeMap::new(),
+        }
+    }
+
+    /// True once the VMs have been listed.
+    pub(crate) const fn is_known(&self) -> bool {
+        self.stamps.is_some()
+    }
+
+    /// The descriptions of the VMs that are to run; `None` if nothing has changed since the last call.
+    ///
+    /// # Errors
+    /// The store cannot be read. The known descriptions stay as they are.
+    pub(crate) fn changed(&mut self, store: &AgentStore) -> Result<Option<Descriptions>, String> {
+        let failed = |error: hawser_store::StoreError| error.to_string();
+        let folder = objects::placed_on(&self.node);
+        // A change after this has another stamp.
+        let stamp = store.stamp(&folder).map_err(failed)?;
+        let stamps = (stamp, store.stamp(&objects::objects()).map_err(failed)?);
+        if self.stamps == Some(stamps) {
+            return Ok(None);
+        }
+        let others = store.list(&objects::objects()).map_err(failed)?;
+        let mut vms = BTreeMap::new();
+        let mut descriptions = Descriptions::new();
+        for record in store.list(&folder).map_err(failed)? {
+            let Some(vm) = objects::vm_of(&record.key) else {
+                continue;
+            };
+            let origin = Origin::Store(vm.clone());
+            let placed: PlacedVm = match objects::value(&record) {
+                Ok(placed) => placed,
+                Err(problem) => {
+                    // A VM that runs continues.
+                    vms.insert(vm, Wanted::Running);
+                    descriptions.insert(origin, Described::Wrong(problem));
+                    continue;
+                }
+            };
+            let wanted = match placed.power {
+                _ if placed.is_deleted => Wanted::Deleted,
+                Power::Off => Wanted::Stopped,
+                Power::On => Wanted::Running,
+            };
+            if wanted == Wanted::Running {
+                let described = match sources_for(&vm, &placed.manifest, &others) {
+                    Ok(sources) => describe(origin.clone(), sources, placed.fenced),
+                    Err(problem) => Described::Wrong(problem),
+                };
+                descriptions.insert(origin, described);
+            }
+            vms.insert(vm, wanted);
+        }
+        self.vms = vms;
+        self.stamps = Some(stamps);
+        Ok(Some(descriptions))
+    }
+}
