@@ -102,6 +102,8 @@ counters! {
         TcpOutOfWindow = "tcp_out_of_window",
         /// TCP bytes after a gap; the guest sends them again.
         TcpOutOfOrder = "tcp_out_of_order",
+        /// A segment of a TCP connection that is still on its way here with a migrating guest, which sends it again.
+        TcpExpected = "tcp_expected",
         /// TCP bytes that the host socket did not accept; the guest sends them again.
         TcpSocketFull = "tcp_socket_full",
         /// No room or no file descriptor for another flow.
@@ -221,6 +223,10 @@ counters! {
         /// Flows moved to another queue's worker, because their queue was disabled or the guest sends them on another
         /// queue.
         FlowsMoved = "flows_moved",
+        /// TCP connections that left with a migrating guest; their host sockets stay as anchors.
+        FlowsLeft = "flows_left",
+        /// TCP connections that came with a migrating guest; their host sockets are in the other process.
+        FlowsCame = "flows_came",
         /// TCP connections opened by the guest.
         TcpOut = "tcp_connections_out",
         /// TCP connections opened to the guest.

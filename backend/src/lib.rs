@@ -29,6 +29,7 @@ pub mod forwarding;
 pub mod frame;
 mod gso;
 pub mod masquerade;
+pub mod migration;
 pub mod mode;
 pub mod nat;
 pub mod overlay;

@@ -18,6 +18,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::sync::mpsc::SyncSender;
 
 /// A change of the segment that a guest is attached to.
 #[derive(Clone, Debug)]
@@ -130,6 +131,36 @@ pub enum ModeCommand {
     Segment(SegmentChange),
     /// Tells the segment that the guest is here.
     Announce(Announcement),
+    /// A step of a migration, for the flows of the guest.
+    Follow(Follow),
+}
+
+/// A step by which the flows of a guest follow it to another process, while their host sockets stay where they are.
+#[derive(Debug)]
+pub enum Follow {
+    /// Freezes the flows of a guest that has stopped, and answers with their payloads. Refused while the guest runs.
+    Freeze(SyncSender<Vec<Vec<u8>>>),
+    /// Gives up the frozen flows, and answers with their host sockets, each with the number of its payload. A flow that is
+    /// closed has none, and one that ended meanwhile is left out. Refused if the guest has run since.
+    Part(SyncSender<Vec<PartedFlow>>),
+    /// Prepares for the flows of a guest that has not run here yet. Refused if there are flows.
+    Expect,
+    /// Adds all flows, which are frozen until the guest runs, and answers for each of them.
+    Come(Vec<FollowingFlow>, SyncSender<Vec<Result<(), String>>>),
+    /// Drops the flows of a guest that does not come.
+    Forget,
+}
+
+/// The number of a flow's payload, and its host socket.
+pub type PartedFlow = (usize, Option<OwnedFd>);
+
+/// A flow of a guest that comes from another process.
+#[derive(Debug)]
+pub struct FollowingFlow {
+    /// The flow's payload.
+    pub payload: Vec<u8>,
+    /// A socket in place of its host socket.
+    pub socket: Option<OwnedFd>,
 }
 
 /// What a segment has to know about a guest that came from another place.

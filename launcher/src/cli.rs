@@ -23,6 +23,7 @@ use std::path::PathBuf;
 pub(crate) mod client;
 mod layer2;
 pub(crate) mod leases;
+pub(crate) mod migrate;
 pub(crate) mod node;
 mod pace;
 mod plan_args;
@@ -36,6 +37,7 @@ use client::{
 };
 use layer2::Layer2Args;
 use leases::Leases;
+use migrate::MigrateCommand;
 use node::Node;
 use pace::PaceArgs;
 use plan_args::PlanArgs;
@@ -117,6 +119,9 @@ pub(crate) enum Command {
     /// List, add or remove port forwards of a running process
     #[command(subcommand)]
     Forward(ForwardCommand),
+    /// Carry the connections of a guest that migrates: prepare, watch or end that
+    #[command(subcommand)]
+    Migrate(MigrateCommand),
     /// Watch the ports of a running process: rates, flows, drops by reason
     Top(TopArgs),
     /// Show or change the rate limits of a port of a running process
@@ -443,6 +448,10 @@ pub(crate) struct RunArgs {
     /// hawser run, api.sock in --socket-dir; else none]
     #[arg(long, value_name = "PATH", help_heading = "Process", value_parser = values::socket_path)]
     pub api_socket: Option<PathBuf>,
+    /// Unix socket for migrations to this process: the hawser from which a guest comes connects to
+    /// it (hawser migrate prepare), and the guest's connections go on
+    #[arg(long, value_name = "PATH", help_heading = "Process", value_parser = values::socket_path)]
+    pub migration_socket: Option<PathBuf>,
     /// Unix socket of the QEMU guest agent, from which hawser status takes interface names and
     /// addresses
     #[arg(long, value_name = "PATH", help_heading = "Process", value_parser = values::socket_path)]

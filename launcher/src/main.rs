@@ -25,6 +25,7 @@ mod logging;
 mod machine;
 mod man;
 mod memory;
+mod migration;
 mod mode;
 mod names;
 mod node;
@@ -90,6 +91,7 @@ fn run() -> Result<(), Failure> {
         Some(Command::Plug(args)) => client::plug::plug(args),
         Some(Command::Unplug(args)) => client::plug::unplug(args),
         Some(Command::Link(args)) => client::plug::link(args),
+        Some(Command::Migrate(command)) => client::migrate::run(command),
         Some(Command::Capture(args)) => client::capture::run(args),
         Some(Command::Leases(args)) => leases_command::run(&args.command),
         Some(Command::VfKeeper(args)) => vf::keeper::run(&args.folder),

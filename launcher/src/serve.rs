@@ -14,6 +14,7 @@ use crate::events::{EventFile, EventLog};
 use crate::failure::Failure;
 use crate::hotplug::{Hotplug, HotplugSetup};
 use crate::machine::{Machine, MachineSetup, Nic};
+use crate::migration::Migrations;
 use crate::mode::Mode;
 use crate::resolv_watch;
 use crate::sandbox::{Access, Needs, Reach, Sandbox, ThreadKind, resolv_conf};
@@ -74,7 +75,10 @@ pub(crate) fn serve(order: Order<'_>) -> Result<(), Failure> {
     };
     let api_socket = run.api_socket.as_deref();
     let api_socket = api_socket.map(|path| Api::listen(path, &sandbox)).transpose()?;
+    let arrivals = run.migration_socket.as_deref();
+    let arrivals = arrivals.map(|path| Migrations::listen(path, &sandbox)).transpose()?;
     let machine = Arc::new(Machine::start(setup, nics)?);
+    let migrations = Migrations::new(Arc::clone(&machine));
     let watch = SignalWatch::start(signals, Arc::clone(&machine), &sandbox)?;
     let events = run
         .event_log
@@ -107,7 +111,9 @@ pub(crate) fn serve(order: Order<'_>) -> Result<(), Failure> {
         hotplug.show_links();
         watch.ask_first(hotplug.clone());
     }
+    let arrivals = arrivals.map(|socket| migrations.accept(socket)).transpose()?;
     let context = Context {
+        migrations: migrations.clone(),
         hotplug,
         machine: Arc::clone(&machine),
         agent: run.guest_agent.clone().map(GuestAgent::new).map(Arc::new),
@@ -120,6 +126,8 @@ pub(crate) fn serve(order: Order<'_>) -> Result<(), Failure> {
     let served = served.and(ended(vmm));
     drop(watch);
     drop(api);
+    drop(arrivals);
+    migrations.end();
     drop(events);
     drop(resolv);
     machine.end();
@@ -178,7 +186,7 @@ fn needs(nics: &[Nic], site: &Site, run: &RunArgs, has_vmm: bool) -> Needs {
         },
     };
     nics.iter().for_each(|nic| nic.add_needs(&mut needs));
-    if let Some(path) = &run.api_socket {
+    for path in run.api_socket.iter().chain(&run.migration_socket) {
         needs.reach.folder_of(path, Access::Sockets);
     }
     if let Some(path) = run.event_log.as_ref().filter(|path| *path != Path::new("-")) {

@@ -21,6 +21,7 @@ pub mod netns;
 pub mod nodes;
 pub mod ovs;
 pub mod peers;
+pub mod pings;
 pub mod process;
 pub mod relay;
 pub mod segment;

@@ -166,7 +166,7 @@ impl Mode for Bridge {
                     self.outbound.send(&mut self.segment, &[frame]);
                 }
             }
-            ModeCommand::Forwards(_) | ModeCommand::Peers(_) | ModeCommand::Services(_) => {
+            ModeCommand::Forwards(_) | ModeCommand::Peers(_) | ModeCommand::Services(_) | ModeCommand::Follow(_) => {
                 return Err(io::ErrorKind::Unsupported.into());
             }
         }

@@ -154,8 +154,9 @@ impl Mode for Masquerade {
         deadlines.into_iter().flatten().min()
     }
 
-    fn on_command(&mut self, now: Instant, command: ModeCommand, _: &mut dyn GuestSink) -> io::Result<()> {
+    fn on_command(&mut self, now: Instant, command: ModeCommand, sink: &mut dyn GuestSink) -> io::Result<()> {
         match command {
+            ModeCommand::Follow(step) => self.engine.follow(now, step, sink),
             ModeCommand::Forwards(change) => self.change_forwards(change),
             ModeCommand::Resolvers(resolvers) => {
                 self.services.set_resolvers(now, &resolvers);

@@ -169,6 +169,8 @@ pub struct Engine {
     pub(super) leave_at: Option<Instant>,
     /// `None` if the system does not report address changes.
     addresses: Option<PodAddresses>,
+    /// True while the guest's driver is up.
+    pub(super) is_up: bool,
 }
 
 debug_fields!(Engine { tcp, udp });
@@ -217,6 +219,7 @@ impl Engine {
             habits: Habits::default(),
             leave_at: None,
             addresses,
+            is_up: false,
         })
     }
 
@@ -340,6 +343,7 @@ impl Engine {
     /// Call this when the guest's driver is up.
     pub fn on_link_up(&mut self, now: Instant, sink: &mut dyn GuestSink) {
         self.on_pair(now, true);
+        self.is_up = true;
         self.surroundings.follow_guest();
         self.tcp.on_link_up(&self.surroundings.context(now, sink));
         self.udp.on_link_up();
@@ -349,6 +353,7 @@ impl Engine {
     /// if only this queue pair has stopped.
     pub fn on_link_down(&mut self, now: Instant) {
         self.on_pair(now, false);
+        self.is_up = false;
     }
 
     /// Call this when the device was reset.

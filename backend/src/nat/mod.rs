@@ -13,6 +13,7 @@ pub mod context;
 pub mod engine;
 pub mod event_owner;
 pub mod flow_owners;
+mod following;
 mod fragmenter;
 pub mod icmp;
 mod index;

@@ -520,7 +520,9 @@ impl Mode for Overlay {
                 let reduced = self.balancer.set_services(services);
                 self.local.end_services(&reduced)
             }
-            ModeCommand::Segment(_) | ModeCommand::Announce(_) => Err(io::ErrorKind::Unsupported.into()),
+            ModeCommand::Segment(_) | ModeCommand::Announce(_) | ModeCommand::Follow(_) => {
+                Err(io::ErrorKind::Unsupported.into())
+            }
         }
     }
 

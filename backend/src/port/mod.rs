@@ -4,6 +4,7 @@
 mod announcement;
 mod forwards;
 mod link;
+mod moments;
 mod peers;
 mod resources;
 #[cfg(test)]
@@ -11,6 +12,7 @@ pub(crate) mod testing;
 
 pub use forwards::ForwardError;
 pub use link::Link;
+pub use moments::{Moment, Moments};
 pub use peers::PeerReport;
 pub use resources::PortResources;
 
@@ -46,6 +48,7 @@ pub struct Port {
     nic: Arc<NicState>,
     capture: Arc<Capture>,
     link: Link,
+    moments: Moments,
     health: Arc<Health>,
     snooping: Arc<Snooping>,
     held: Arc<HeldLeases>,
@@ -206,6 +209,7 @@ impl Port {
             nic: Arc::new(NicState::new(&config)),
             capture: Arc::default(),
             link: Link::default(),
+            moments: Moments::default(),
             health: Arc::default(),
             snooping: Arc::default(),
             held: Arc::default(),
@@ -273,6 +277,11 @@ impl Port {
     /// The link to the segment, as the guest sees it.
     pub const fn link(&self) -> &Link {
         &self.link
+    }
+
+    /// Events in the life of the guest.
+    pub const fn moments(&self) -> &Moments {
+        &self.moments
     }
 
     /// Health of the workers.

@@ -189,6 +189,7 @@ pub fn discard(socket: &impl AsRawFd, n: usize) -> io::Result<usize> {
         match usize::try_from(dropped) {
             Ok(0) => break,
             Ok(dropped) => done += dropped,
+            Err(_) if done > 0 => break,
             Err(_) => return Err(io::Error::last_os_error()),
         }
     }

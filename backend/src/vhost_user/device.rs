@@ -7,7 +7,7 @@ use super::ring::RingHost;
 use super::session::NetDevice;
 use crate::mode::Departure;
 use crate::packet::MacAddr;
-use crate::port::Port;
+use crate::port::{Moment, Port};
 use crate::virtio::{ConfigSpace, DirtyBitmap, GuestMap, MAX_RING_SIZE, features};
 use crate::worker::{RingRole, RingSetup, WorkerHandle};
 use rustix::net::SendFlags;
@@ -212,7 +212,12 @@ impl NetDevice for Device {
         }
     }
 
+    fn on_stopped(&self) {
+        self.port.moments().tell(Moment::Stopped);
+    }
+
     fn detach(&self, departure: Departure) {
+        self.port.moments().tell(Moment::Gone(departure));
         self.port.link().tell(None);
         // All rings stop together, so that a guest that still runs sends nothing more to a mode whose link is down.
         self.for_each_worker(|worker| worker.clear_memory(departure));
@@ -240,6 +245,7 @@ impl RingHost for WorkerRing {
         // The guest used this ring before, perhaps elsewhere. A segment may still expect it there.
         let came = setup.next_avail != 0 && self.worker == 0 && self.role == RingRole::Receive;
         self.handle().start_ring(self.role, setup);
+        self.port.moments().tell(Moment::Started);
         if came {
             self.port.announce(None);
         }

@@ -66,6 +66,9 @@ pub trait NetDevice: VhostUserBackend<Bitmap = DirtyBitmap> {
     /// Leaves the workers to another session, or applies to them everything that this session has set.
     fn set_active(&self, active: bool);
 
+    /// Called when the front end has stopped all rings of a guest that migrates.
+    fn on_stopped(&self) {}
+
     /// Releases the memory of a front end that is gone. The caller resets the rings afterwards.
     fn detach(&self, departure: Departure);
 }
@@ -440,6 +443,9 @@ impl<D: NetDevice> Session<D> {
             }
             Req::GET_VRING_BASE => {
                 let state = VhostUserVringState::new(index, ring.stop().into());
+                if !self.standby && self.is_logged() && self.rings.iter().all(Ring::is_stopped) {
+                    self.device.on_stopped();
+                }
                 return Ok(Outcome::Answer(state.as_slice().to_vec()));
             }
             _ => match num {

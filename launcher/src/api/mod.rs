@@ -12,6 +12,7 @@ pub(crate) mod forwards;
 pub(crate) mod http;
 pub(crate) mod log;
 pub(crate) mod metrics;
+pub(crate) mod migration;
 pub(crate) mod openapi;
 pub(crate) mod peers;
 pub(crate) mod plug;
@@ -27,6 +28,7 @@ pub(crate) use refusal::Refusal;
 use crate::failure::Failure;
 use crate::hotplug::Hotplug;
 use crate::machine::{Machine, ServedNic};
+use crate::migration::Migrations;
 use crate::sandbox::Sandbox;
 use hawser_backend::sys::listening_socket::ListeningSocket;
 use http::{Answer, Document, Request, Server};
@@ -48,6 +50,8 @@ pub(crate) struct Context {
     pub agent: Option<Arc<agent::GuestAgent>>,
     /// Handle of the thread that changes NICs. `None` without manifests.
     pub hotplug: Option<Hotplug>,
+    /// Migrations of the ports' guests.
+    pub migrations: Migrations,
 }
 
 /// A running API endpoint. Dropping it ends the thread and then removes the socket.
@@ -214,6 +218,7 @@ mod tests {
             machine: Arc::clone(&stage.machine),
             agent: None,
             hotplug: None,
+            migrations: Migrations::new(Arc::clone(&stage.machine)),
         };
         let socket = Api::listen(&path, stage.machine.sandbox()).unwrap();
         let api = Api::serve(socket, context()).unwrap();

@@ -4,7 +4,7 @@
 use super::http::{Answer, Method, Request};
 use super::openapi::Operation;
 use super::refusal::Refusal;
-use super::{Context, capture, forwards, log, metrics, openapi, peers, plug, rate, status};
+use super::{Context, capture, forwards, log, metrics, migration, openapi, peers, plug, rate, status};
 
 /// One operation of the API.
 pub(crate) struct Route {
@@ -27,6 +27,7 @@ pub(crate) fn routes() -> impl Iterator<Item = &'static Route> {
         metrics::ROUTES,
         rate::ROUTES,
         forwards::ROUTES,
+        migration::ROUTES,
         log::ROUTES,
         capture::ROUTES,
         openapi::ROUTES,

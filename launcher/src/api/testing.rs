@@ -6,6 +6,7 @@ use crate::cli::Cli;
 use crate::config;
 use crate::host::Host;
 use crate::machine::{Endpoint, Machine, MachineSetup, Nic};
+use crate::migration::Migrations;
 use crate::sandbox::Sandbox;
 use clap::Parser as _;
 use hawser_backend::vhost_user::Lifetime;
@@ -66,9 +67,11 @@ fn stage(names: &[&str], options: &[&str]) -> Stage {
     };
     let nic = |name: &&str| nic(folder.path(), name, options);
     let machine = Machine::start(setup, names.iter().map(nic).collect());
+    let machine = Arc::new(machine.unwrap());
     Stage {
         context: Context {
-            machine: Arc::new(machine.unwrap()),
+            migrations: Migrations::new(Arc::clone(&machine)),
+            machine,
             agent: None,
             hotplug: None,
         },

@@ -4,6 +4,7 @@
 pub(crate) mod capture;
 pub(crate) mod forward;
 pub(crate) mod loglevel;
+pub(crate) mod migrate;
 pub(crate) mod peers;
 pub(crate) mod plug;
 pub(crate) mod rate;

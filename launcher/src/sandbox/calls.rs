@@ -302,6 +302,12 @@ const CONFINING: &[Call] = &[
     only(SYS_landlock_restrict_self, &[]),
 ];
 
+/// For the connections of a guest that migrates: the channel, loopback sockets, and sockets that stay.
+const MIGRATION: &[Call] = untraced![
+    "migrations are not traced": [SYS_accept4, SYS_socket, SYS_bind, SYS_connect, SYS_listen, SYS_sendto,
+        SYS_recvfrom, SYS_getsockopt, SYS_setsockopt, SYS_getsockname, SYS_shutdown],
+];
+
 /// For everything else: the operator's requests, ports that are plugged and unplugged, and links that are restored.
 const LAUNCHER: &[Call] = &[
     only(
@@ -392,6 +398,7 @@ pub(super) fn own(kind: ThreadKind) -> &'static [&'static [Call]] {
         ThreadKind::Signals => &[SIGNALS],
         ThreadKind::Api => &[API, MEETING, NICE, THREADS, CONFINING],
         ThreadKind::Capture => &[],
+        ThreadKind::Migration => &[MIGRATION],
         ThreadKind::Launcher => &[
             LAUNCHER,
             LAUNCHER_CHECKED_UNTRACED,

@@ -59,6 +59,8 @@ pub(crate) enum ThreadKind {
     Api,
     /// Writes a capture to the client that requested it.
     Capture,
+    /// Carries the connections of a guest that migrates.
+    Migration,
     /// The main thread, and every thread that has no other kind.
     Launcher,
 }
@@ -220,7 +222,7 @@ impl Sandbox {
                 paths: self.followed(),
                 ..Reach::default()
             },
-            ThreadKind::Worker | ThreadKind::Api | ThreadKind::Capture => Reach::default(),
+            ThreadKind::Worker | ThreadKind::Api | ThreadKind::Capture | ThreadKind::Migration => Reach::default(),
         }
     }
 

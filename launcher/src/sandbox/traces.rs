@@ -22,7 +22,7 @@ const TRACES: &str = "HAWSER_TRACES";
 /// If set, the record is written.
 const UPDATE: &str = "UPDATE_TRACED";
 
-const KINDS: [(ThreadKind, &str); 8] = [
+const KINDS: [(ThreadKind, &str); 9] = [
     (ThreadKind::Worker, "worker"),
     (ThreadKind::FrontEnd, "front-end"),
     (ThreadKind::Links, "links"),
@@ -30,6 +30,7 @@ const KINDS: [(ThreadKind, &str); 8] = [
     (ThreadKind::Signals, "signals"),
     (ThreadKind::Api, "api"),
     (ThreadKind::Capture, "capture"),
+    (ThreadKind::Migration, "migration"),
     (ThreadKind::Launcher, "launcher"),
 ];
 
@@ -333,6 +334,7 @@ fn threads_that_the_launcher_starts_have_no_call_that_it_lacks() {
         ThreadKind::Names,
         ThreadKind::Signals,
         ThreadKind::Api,
+        ThreadKind::Migration,
     ] {
         let missing: Vec<_> = numbers(kind).difference(&launcher).copied().collect();
         assert!(missing.is_empty(), "{kind:?}: {missing:?}");

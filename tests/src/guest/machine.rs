@@ -147,7 +147,9 @@ impl Machine {
             kind: Kind::Qemu,
             process,
             shell: Shell::new(ours, Some(console))?,
-            _folder: folder,
+            line: None,
+            monitor: None,
+            folder,
         };
         host.wait_for_boot()?;
         Ok(Self {

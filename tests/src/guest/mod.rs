@@ -7,6 +7,7 @@
 mod channel;
 mod cpio;
 mod machine;
+mod migration;
 mod shell;
 
 use crate::frontend::Withholding;
@@ -14,6 +15,7 @@ use crate::process::Background;
 use crate::{Result, artifacts};
 pub use channel::{Output, Running};
 pub use machine::{Machine, Nested};
+pub use migration::{Incoming, Monitor, Stopped};
 pub use shell::Shell;
 use std::fs;
 use std::io::Write as _;
@@ -29,6 +31,9 @@ use tempfile::TempDir;
 
 /// Descriptor of a guest's end of the command channel. It is far from those in use.
 const AGENT_FD: i32 = 100;
+
+/// Name of the file of a guest's console output, in its folder.
+const CONSOLE: &str = "console.log";
 
 const BOOT: &[u8] = b"#!/bin/sh\nexec hawser-traffic agent tty=/dev/$HAWSER_AGENT\n";
 
@@ -120,13 +125,43 @@ impl Plan {
     /// Starts the guest without waiting. This is needed if QEMU itself waits for the back end.
     pub fn start(&self) -> Result<Guest> {
         let folder = tempfile::Builder::new().prefix("hawser-guest-").tempdir()?;
-        let socket = self.socket_for_guest(folder.path())?;
-        let initramfs = folder.path().join("initramfs.cpio");
+        let (ours, theirs) = UnixStream::pair()?;
+        let process = self.start_process(folder.path(), &theirs)?;
+        self.guest(process, ours, folder)
+    }
+
+    /// Boots a QEMU guest that can migrate.
+    pub fn boot_to_migrate(&self) -> Result<Guest> {
+        let folder = tempfile::Builder::new().prefix("hawser-guest-").tempdir()?;
+        let (ours, theirs) = UnixStream::pair()?;
+        let monitor = folder.path().join(migration::MONITOR);
+        let process = self.with_monitor(folder.path()).start_process(folder.path(), &theirs)?;
+        let mut guest = self.guest(process, ours, folder)?;
+        guest.line = Some(theirs);
+        guest.process.wait_for_socket(&monitor, Duration::from_secs(10))?;
+        guest.monitor = Some(Monitor::connect(&monitor)?);
+        guest.wait_for_boot()?;
+        Ok(guest)
+    }
+
+    /// The same plan with a monitor in `folder`.
+    fn with_monitor(&self, folder: &Path) -> Self {
+        let mut plan = self.clone();
+        let at = folder.join(migration::MONITOR);
+        let monitor = format!("unix:{},server=on,wait=off", at.display());
+        plan.arguments.extend(["-qmp".to_owned(), monitor]);
+        plan
+    }
+
+    /// Starts the process of a guest whose command line is at the other end of `line`.
+    fn start_process(&self, folder: &Path, line: &UnixStream) -> Result<Background> {
+        let socket = self.socket_for_guest(folder)?;
+        let initramfs = folder.join("initramfs.cpio");
         let command = match self.kind {
-            Kind::Uml => self.uml(&socket, folder.path(), &initramfs)?,
+            Kind::Uml => self.uml(&socket, folder, &initramfs)?,
             Kind::Qemu => self.qemu(&socket, &initramfs)?,
         };
-        self.start_command(command, folder)
+        self.start_command(command, folder, line)
     }
 
     /// Starts a QEMU guest through another program. That program gets QEMU's command line after its own arguments, and
@@ -135,22 +170,26 @@ impl Plan {
         let folder = tempfile::Builder::new().prefix("hawser-guest-").tempdir()?;
         let machine = self.qemu_machine(&folder.path().join("initramfs.cpio"))?;
         program.arg(machine.get_program()).args(machine.get_args());
-        self.start_command(program, folder)
+        let (ours, theirs) = UnixStream::pair()?;
+        let process = self.start_command(program, folder.path(), &theirs)?;
+        self.guest(process, ours, folder)
     }
 
-    fn start_command(&self, mut command: Command, folder: TempDir) -> Result<Guest> {
-        let (ours, theirs) = UnixStream::pair()?;
-        self.write_initramfs(&folder.path().join("initramfs.cpio"))?;
-        hand_over(&mut command, vec![(theirs.as_raw_fd(), AGENT_FD)]);
+    fn start_command(&self, mut command: Command, folder: &Path, line: &UnixStream) -> Result<Background> {
+        self.write_initramfs(&folder.join("initramfs.cpio"))?;
+        hand_over(&mut command, vec![(line.as_raw_fd(), AGENT_FD)]);
         let name = format!("{:?} guest", self.kind);
-        let console = folder.path().join("console.log");
-        let process = Background::start(command, &name, console.clone())?;
-        drop(theirs);
+        Background::start(command, &name, folder.join(CONSOLE))
+    }
+
+    fn guest(&self, process: Background, line: UnixStream, folder: TempDir) -> Result<Guest> {
         Ok(Guest {
             kind: self.kind,
             process,
-            shell: Shell::new(ours, Some(console))?,
-            _folder: folder,
+            shell: Shell::new(line, Some(folder.path().join(CONSOLE)))?,
+            line: None,
+            monitor: None,
+            folder,
         })
     }
 
@@ -304,7 +343,11 @@ pub struct Guest {
     kind: Kind,
     process: Background,
     shell: Shell,
-    _folder: TempDir,
+    /// Its end of the command line, for other processes. `None` if it does not migrate.
+    line: Option<UnixStream>,
+    /// QEMU: the monitor. `None` if the guest does not migrate.
+    monitor: Option<Monitor>,
+    folder: TempDir,
 }
 
 /// Gives access to the commands for any guest.

@@ -20,9 +20,8 @@
 //! inconsistent are refused ([`LoadError`]); loading never panics.
 //!
 //! Live upgrade saves the flows once the workers have stopped and passes the sockets with SCM_RIGHTS. Live migration
-//! saves at GET_VRING_BASE and loads on the target before its rings run. There the socket leads to the old process (an
-//! anchor) or is made with TCP_REPAIR; a flow without a socket is reset. Clocks do not advance between save and load,
-//! because the guest is stopped then. No caller exists yet.
+//! saves at GET_VRING_BASE and loads on the target before its rings run ([`migration`](crate::migration)). There the socket
+//! leads to the old process (an anchor). Clocks do not advance between save and load, because the guest is stopped then.
 
 mod error;
 mod fields;

@@ -70,6 +70,7 @@ impl TcpFlows {
 
     /// Call this when a driver in the guest has come up.
     pub fn on_link_up(&mut self, ctx: &Context<'_>) {
+        self.thaw(ctx);
         let times = self.driver.was_reset.then_some(QUESTIONS_AFTER_RESET);
         self.driver = Driver::default();
         let mut at = ctx.now;

@@ -153,6 +153,12 @@ impl Listeners {
         }
     }
 
+    /// Assumes that clients wait at every listener, because events may have been missed.
+    pub(super) fn put_off_all(&mut self) {
+        let all: Vec<_> = self.listeners.iter().map(|(index, _)| index).collect();
+        all.into_iter().for_each(|index| self.put_off(index));
+    }
+
     /// Number of listeners with waiting clients.
     pub(super) fn waiting(&self) -> usize {
         self.waiting.len()

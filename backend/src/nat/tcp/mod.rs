@@ -12,6 +12,7 @@ mod clock;
 mod connection;
 mod driver;
 mod emit;
+mod following;
 mod host_socket;
 mod isn;
 mod keepalive;
@@ -41,6 +42,7 @@ mod tests;
 
 use self::connection::{Connection, Progress, State};
 use self::driver::Driver;
+use self::following::Following;
 use self::isn::IsnSecret;
 use self::listener::Listeners;
 use self::local_ports::LocalPorts;
@@ -159,6 +161,7 @@ pub struct TcpFlows {
     limit: usize,
     in_time_wait: usize,
     driver: Driver,
+    following: Following,
     /// Connections that may be ended to make room.
     pressure: Pressure,
     next_generation: u32,
@@ -206,6 +209,7 @@ impl TcpFlows {
             limit,
             in_time_wait: 0,
             driver: Driver::default(),
+            following: Following::default(),
             pressure: Pressure::new(limit),
             next_generation: 0,
             secret: IsnSecret::random()?,
@@ -300,7 +304,9 @@ impl TcpFlows {
             }
             self.remove(slot);
         }
-        if is_syn && !header.flags.has(TcpFlags::RST) {
+        if self.following.expects(ctx.now) && !is_syn {
+            ctx.counters.count_drop(DropReason::TcpExpected);
+        } else if is_syn && !header.flags.has(TcpFlags::RST) {
             self.open_from_guest(ctx, item, frame);
         } else {
             ctx.counters.count_drop(DropReason::TcpNoConnection);
@@ -346,6 +352,9 @@ impl TcpFlows {
 
     /// Handles an event of a host socket or a listening socket.
     pub fn on_event(&mut self, ctx: &mut Context<'_>, token: Token, ready: Readiness) {
+        if self.following.is_frozen() {
+            return;
+        }
         let slot = token.index as usize;
         if token.owner == event_owner::TCP_LISTENER {
             return self.accept(ctx, slot);
@@ -419,6 +428,9 @@ impl TcpFlows {
 
     /// Time of the next [`on_timer`](Self::on_timer).
     pub fn deadline(&self) -> Option<Instant> {
+        if self.following.is_frozen() {
+            return self.driver.deadline();
+        }
         let walk = self.walk.as_ref().map(|walk| walk.at);
         [self.timers.deadline(), self.accept_again, walk, self.driver.deadline()]
             .into_iter()
@@ -428,6 +440,9 @@ impl TcpFlows {
 
     /// Handles timers that are due.
     pub fn on_timer(&mut self, ctx: &mut Context<'_>) {
+        if self.following.is_frozen() {
+            return self.end_if_abandoned(ctx);
+        }
         for _ in 0..TIMERS_PER_TURN {
             let Some((at, (slot, generation))) = self.timers.pop_due(ctx.now) else {
                 break;

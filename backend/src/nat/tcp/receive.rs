@@ -499,7 +499,9 @@ impl Connection {
     /// segment has done so.
     pub(super) fn answer(&mut self, ctx: &mut Context<'_>, stream: &mut impl HostStream) -> Progress {
         if self.to_discard > 0 {
-            stream.discard(std::mem::take(&mut self.to_discard));
+            // Bytes that are not in the queue yet are still on their way from another process.
+            let dropped = stream.discard(self.to_discard);
+            self.to_discard -= dropped.min(self.to_discard);
         }
         if self.ack_due {
             self.refresh_window(stream);

@@ -71,7 +71,9 @@ impl HostStream for Unrelated {
 
     fn seek_peek(&mut self, _: u32) {}
 
-    fn discard(&mut self, _: u32) {}
+    fn discard(&mut self, n: u32) -> u32 {
+        n
+    }
 
     fn shutdown_write(&mut self) {}
 

@@ -32,8 +32,8 @@ pub(super) trait HostStream {
     /// Makes the next peek start `offset` bytes after the front of the queue.
     fn seek_peek(&mut self, offset: u32);
 
-    /// Drops `n` bytes from the front of the queue.
-    fn discard(&mut self, n: u32);
+    /// Drops `n` bytes from the front of the queue. Returns how many there were.
+    fn discard(&mut self, n: u32) -> u32;
 
     /// Sends FIN after the bytes sent so far, because the guest sends no more.
     fn shutdown_write(&mut self);
@@ -92,9 +92,10 @@ impl HostStream for socket2::Socket {
         let _ = stream::set_peek_offset(self, offset as usize);
     }
 
-    fn discard(&mut self, n: u32) {
-        // The bytes were peeked before, so they are in the queue. The next peek returns any error of the connection.
-        let _ = stream::discard(self, n as usize);
+    fn discard(&mut self, n: u32) -> u32 {
+        // The next peek returns any error of the connection.
+        let dropped = stream::discard(self, n as usize).unwrap_or_default();
+        u32::try_from(dropped).unwrap_or(n)
     }
 
     fn shutdown_write(&mut self) {

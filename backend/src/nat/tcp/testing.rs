@@ -120,12 +120,13 @@ impl HostStream for FakeStream {
         self.peek_offset = offset as usize;
     }
 
-    fn discard(&mut self, n: u32) {
+    fn discard(&mut self, n: u32) -> u32 {
         let n = n as usize;
         assert!(n <= self.inbox.len(), "acknowledged more than was in the queue");
         self.inbox.drain(..n);
         self.mark = self.mark.and_then(|mark| mark.checked_sub(n));
         self.peek_offset = self.peek_offset.saturating_sub(n);
+        u32::try_from(n).unwrap_or(u32::MAX)
     }
 
     fn shutdown_write(&mut self) {

@@ -1,6 +1,7 @@
 //! The direction to the guest: bytes of the host socket are peeked directly into the guest's receive buffers.
 //!
-//! SND.UNA is always the front of the socket's receive queue, and SND.NXT - SND.UNA is its peek offset. Nothing is
+//! SND.UNA is the front of the socket's receive queue, except for acknowledged bytes that have not arrived there (an
+//! anchored connection), and SND.NXT - SND.UNA after it is the peek offset. Nothing is
 //! copied or kept here: a retransmission peeks again (go back N). A guest that accepts TSO frames gets up to 64 KiB
 //! under one header, whatever its MTU. The length is a multiple of the MSS, as if the guest's own stack had merged the
 //! frame.
@@ -159,7 +160,7 @@ impl Connection {
             return Progress::Done;
         }
         if self.snd_nxt == self.snd_una && self.snd_nxt != self.snd_max {
-            stream.seek_peek(0);
+            stream.seek_peek(self.to_discard);
         }
         if self.urgent.is_some() {
             self.seek_urgent(stream);
@@ -312,7 +313,7 @@ impl Connection {
         match stream.peek(self.peek_at(true), &mut room) {
             Ok(0) => return self.send_fin(ctx),
             // Some bytes are left, which wait for the window.
-            Ok(_) => stream.seek_peek(self.snd_nxt.since(self.snd_una)),
+            Ok(_) => stream.seek_peek(self.to_discard + self.snd_nxt.since(self.snd_una)),
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
             Err(_) => self.abort(ctx),
         }
@@ -344,7 +345,7 @@ impl Connection {
 
     fn peek_at(&self, peer_closed: bool) -> PeekAt {
         PeekAt {
-            offset: self.snd_nxt.since(self.snd_una) as usize,
+            offset: (self.to_discard + self.snd_nxt.since(self.snd_una)) as usize,
             peer_closed,
         }
     }

@@ -3,6 +3,7 @@
 
 mod closing;
 mod driver;
+mod following;
 mod keepalive;
 mod opening;
 mod own_port;
