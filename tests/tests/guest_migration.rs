@@ -12,7 +12,7 @@ use hawser_testkit::{Result, peers};
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::TcpStream;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Longest wait for a reset.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -37,7 +37,8 @@ fn identity(guest: &Guest) -> Result<String> {
         .lines()
         .map(|line| line.split(" valid_lft").next().unwrap_or_default());
     let lines = lines.map(|line| line.split(" expires").next().unwrap_or_default());
-    Ok(lines.collect::<Vec<_>>().join("\n"))
+    // An address is tentative for a moment.
+    Ok(lines.collect::<Vec<_>>().join("\n").replace(" tentative", ""))
 }
 
 #[test]
@@ -134,6 +135,7 @@ fn exchange(client: &mut TcpStream, bytes: &[u8]) -> Result<()> {
 }
 
 #[test]
+#[ignore = "takes half a minute of waiting: hack/test --long"]
 fn a_guest_that_continues_from_an_image_goes_on_and_its_peers_are_reset() -> Result<()> {
     let mut lab = Lab::new()?;
     let world = lab.serve_world(FAR4)?;
@@ -146,22 +148,12 @@ fn a_guest_that_continues_from_an_image_goes_on_and_its_peers_are_reset() -> Res
     let image = guest.save()?;
     exchange(&mut client, b"this the guest will not know")?;
     guest.go_back(&plan, &image)?;
-    let deadline = Instant::now() + PATIENCE;
-    let ended = loop {
-        // A client that says nothing is not told either: its next segment shows that the guest went back.
-        let written = client.write(b"more");
-        client.set_read_timeout(Some(Duration::from_millis(200)))?;
-        let read = client.read(&mut [0]);
-        let errors = [written.err(), read.err()].into_iter().flatten();
-        let mut kinds = errors.map(|e| e.kind());
-        if kinds.any(|kind| matches!(kind, ErrorKind::ConnectionReset | ErrorKind::BrokenPipe)) {
-            break true;
-        }
-        if Instant::now() > deadline {
-            break false;
-        }
-    };
-    assert!(ended, "{:?}", hawser.counters()?);
+    // Linux ignores a segment that acknowledges what it has not sent, so the guest says nothing by itself. It is asked,
+    // and counts as gone after 30 s.
+    client.set_read_timeout(Some(PATIENCE * 3))?;
+    client.write_all(b"more")?;
+    let waited = client.read(&mut [0]).map_err(|e| e.kind());
+    assert_eq!(waited, Err(ErrorKind::ConnectionReset), "{:?}", hawser.counters()?);
     guest.traffic(&format!("send to={world} bytes=100000"))?;
     hawser.stop()
 }
