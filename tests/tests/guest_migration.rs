@@ -135,7 +135,7 @@ fn exchange(client: &mut TcpStream, bytes: &[u8]) -> Result<()> {
 }
 
 #[test]
-#[ignore = "takes half a minute of waiting: hack/test --long"]
+#[ignore = "long: run by hack/test --long"]
 fn a_guest_that_continues_from_an_image_goes_on_and_its_peers_are_reset() -> Result<()> {
     let mut lab = Lab::new()?;
     let world = lab.serve_world(FAR4)?;
