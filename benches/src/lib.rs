@@ -3,6 +3,7 @@
 pub mod bridge;
 pub mod cases;
 pub mod chart;
+pub mod cluster;
 pub mod engine;
 pub mod instructions;
 pub mod layer2;

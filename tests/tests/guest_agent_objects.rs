@@ -197,7 +197,7 @@ fn one_node_with_a_file_as_its_store_has_the_same_commands() -> Result<()> {
     let nodes = Nodes::new(1, 1500)?;
     let mut agent = Agent::new(nodes.path("agent"))?;
     let store = format!("--store={}", nodes.path("store.db").display());
-    agent.start(&nodes.nodes[0], "n0", &[&store])?;
+    agent.start(&nodes.nodes[0], "n0", &[&store, "--http=127.0.0.1:9180"])?;
     let answers = |agent: &Agent| {
         until("the agent answers", || {
             Ok(agent.sh("get nodes").is_ok_and(|table| table.contains("Ready")))
@@ -210,7 +210,7 @@ fn one_node_with_a_file_as_its_store_has_the_same_commands() -> Result<()> {
     let pid = agent.vm("web")?["pid"].clone();
     // An agent that starts again finds the VM of the store.
     agent.kill();
-    agent.start(&nodes.nodes[0], "n0", &[&store])?;
+    agent.start(&nodes.nodes[0], "n0", &[&store, "--http=127.0.0.1:9180"])?;
     answers(&agent)?;
     assert_eq!(agent.wait_running("web")?["pid"], pid);
     let yaml = agent.sh("get vm web -n blue -o yaml")?;
@@ -230,6 +230,22 @@ fn one_node_with_a_file_as_its_store_has_the_same_commands() -> Result<()> {
     ] {
         assert!(metrics.lines().any(|found| found == line), "{line}: {metrics}");
     }
+    // Anybody may read the page and the metrics, and change nothing.
+    let over_tcp = |method: &str, path: &str| {
+        let script = format!(
+            "exec 3<>/dev/tcp/127.0.0.1/9180; printf '{method} {path} HTTP/1.1\\r\\nHost: n0\\r\\nConnection: close\\r\\n\\r\\n' >&3; cat <&3"
+        );
+        let output = nodes.nodes[0].command("bash").arg("-c").arg(script).output()?;
+        Result::Ok(String::from_utf8(output.stdout)?)
+    };
+    let page = over_tcp("GET", "/")?;
+    assert!(
+        page.starts_with("HTTP/1.1 200") && page.contains("<title>hawser node</title>"),
+        "{page}"
+    );
+    assert!(over_tcp("GET", "/v1/node")?.contains("\"name\":\"web\""));
+    assert!(over_tcp("GET", "/metrics")?.contains("hawser_agent_vms"));
+    assert!(over_tcp("POST", "/v1/stop?namespace=blue&name=web")?.starts_with("HTTP/1.1 405"));
     // A process that is killed is an event.
     nodes.world.run(&format!("kill -9 {pid}"))?;
     until("the end and the new start are shown", || {

@@ -5,7 +5,7 @@ pub(crate) mod verbs;
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 use hawser_store::etcd::Place;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use verbs::{ApplyArgs, DeleteArgs, DescribeArgs, GetArgs, MoveArgs, PowerArgs};
@@ -75,6 +75,9 @@ pub(crate) struct ServeArgs {
     /// First UDP port for these frames; each interface takes the next free one
     #[arg(long, value_name = "PORT", default_value_t = 6081)]
     pub vtep_port: u16,
+    /// Address at which anybody may read the node's metrics (/metrics) and a page with its state, such as 127.0.0.1:9180
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub http: Option<SocketAddr>,
     /// Path of the hawser program
     #[arg(long, value_name = "PATH", default_value = "hawser")]
     pub hawser: PathBuf,

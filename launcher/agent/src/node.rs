@@ -7,7 +7,7 @@
 
 mod membership;
 
-use crate::api::{Api, NodeState};
+use crate::api::{Api, NodeState, Public};
 use crate::cli::{Failure, ServeArgs};
 use crate::cluster::Cluster;
 use crate::desired::{Described, Descriptions, Origin, VmDir};
@@ -81,7 +81,8 @@ pub(crate) fn serve(args: &ServeArgs) -> Result<(), Failure> {
         state: state.clone(),
     };
     agent.enter(Instant::now())?;
-    let _api = Api::serve(&args.run_dir, own, state)?;
+    let _api = Api::serve(&args.run_dir, own, state.clone())?;
+    let _public = args.http.map(|address| Public::serve(address, state)).transpose()?;
     log::info!("node {node} serves its VMs");
     // This fails without a service manager, which does no harm.
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);

@@ -137,6 +137,13 @@ impl Watch for AgentStore {
         }
     }
 
+    fn bound(&self, port: &PortId) -> Result<Option<Bound>, StoreError> {
+        match self {
+            Self::File(store, _) => store.bound(port),
+            Self::Etcd(store) => store.bound(port),
+        }
+    }
+
     fn changes(&self, network: &str, after: Revision) -> Result<Changes, StoreError> {
         match self {
             Self::File(store, _) => store.changes(network, after),
@@ -157,6 +164,13 @@ impl Records for AgentStore {
         match self {
             Self::File(store, _) => store.list(folder),
             Self::Etcd(store) => store.list(folder),
+        }
+    }
+
+    fn keys(&self, folder: &RecordKey) -> Result<Vec<RecordKey>, StoreError> {
+        match self {
+            Self::File(store, _) => store.keys(folder),
+            Self::Etcd(store) => store.keys(folder),
         }
     }
 

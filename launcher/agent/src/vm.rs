@@ -456,8 +456,7 @@ impl Vm {
             };
             let is_own = |found: &Bound| found.binding.process == own;
             // A port that an earlier agent has bound keeps its UDP port, because the process listens on it.
-            let found = store.bindings(&port.network).map_err(|error| error.to_string())?.0;
-            let found = found.into_iter().find(|bound| bound.port == port);
+            let found = store.bound(&port).map_err(|error| error.to_string())?;
             let is_free = |found: &Bound| is_own(found) || fenced.as_ref() == Some(&found.binding.process.node);
             if let Some(other) = found.as_ref().filter(|found| !is_free(found)) {
                 return Err(Obstacle::Elsewhere(format!(

@@ -199,6 +199,15 @@ pub trait Watch {
     /// [`StoreError`]
     fn bindings(&self, network: &str) -> Result<(Vec<Bound>, Revision), StoreError>;
 
+    /// The binding of one port, if it is bound.
+    ///
+    /// # Errors
+    /// [`StoreError`]
+    fn bound(&self, port: &PortId) -> Result<Option<Bound>, StoreError> {
+        let (bound, _) = self.bindings(&port.network)?;
+        Ok(bound.into_iter().find(|bound| bound.port == *port))
+    }
+
     /// The changes of a network's bindings after a revision. Does not block.
     ///
     /// # Errors

@@ -106,6 +106,9 @@ pub trait Records {
     /// [`StoreError`]; the same for the methods below.
     fn list(&self, folder: &RecordKey) -> Result<Vec<Record>, StoreError>;
 
+    /// The keys of a folder, without the texts.
+    fn keys(&self, folder: &RecordKey) -> Result<Vec<RecordKey>, StoreError>;
+
     /// One record.
     fn record(&self, key: &RecordKey) -> Result<Option<Record>, StoreError>;
 

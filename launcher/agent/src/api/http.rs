@@ -13,11 +13,12 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::io;
+use std::net::TcpListener;
 use std::os::unix::net::UnixListener;
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
-use tokio::net::UnixStream;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::{Semaphore, oneshot};
 
@@ -54,6 +55,15 @@ pub(super) struct Answer {
     pub body: Vec<u8>,
 }
 
+/// Where clients connect.
+#[derive(Debug)]
+pub(super) enum Listener {
+    /// A Unix socket.
+    Unix(UnixListener),
+    /// An address.
+    Tcp(TcpListener),
+}
+
 /// A running server. Dropping it ends the thread.
 pub(super) struct Server {
     _end: oneshot::Sender<()>,
@@ -67,10 +77,13 @@ impl Server {
     /// # Errors
     /// The thread or its runtime cannot be created.
     pub(super) fn start(
-        listener: UnixListener,
+        listener: Listener,
         handler: impl Fn(&Request) -> Answer + Send + Sync + 'static,
     ) -> io::Result<Self> {
-        listener.set_nonblocking(true)?;
+        match &listener {
+            Listener::Unix(listener) => listener.set_nonblocking(true)?,
+            Listener::Tcp(listener) => listener.set_nonblocking(true)?,
+        }
         let runtime = Builder::new_current_thread()
             .enable_all()
             .max_blocking_threads(CLIENTS)
@@ -84,7 +97,7 @@ impl Server {
 }
 
 /// Serves clients until the sender of `ending` is dropped. Requests that still run then are abandoned.
-fn serve(runtime: Runtime, listener: UnixListener, handler: Arc<Handler>, ending: oneshot::Receiver<()>) {
+fn serve(runtime: Runtime, listener: Listener, handler: Arc<Handler>, ending: oneshot::Receiver<()>) {
     runtime.spawn(async move {
         if let Err(error) = accept(listener, handler).await {
             log::error!("the API is not served: {error}");
@@ -95,12 +108,15 @@ fn serve(runtime: Runtime, listener: UnixListener, handler: Arc<Handler>, ending
     runtime.shutdown_background();
 }
 
-async fn accept(listener: UnixListener, handler: Arc<Handler>) -> io::Result<()> {
-    let listener = tokio::net::UnixListener::from_std(listener)?;
+async fn accept(listener: Listener, handler: Arc<Handler>) -> io::Result<()> {
     let places = Arc::new(Semaphore::new(CLIENTS));
+    let listener = match listener {
+        Listener::Unix(listener) => Accepting::Unix(tokio::net::UnixListener::from_std(listener)?),
+        Listener::Tcp(listener) => Accepting::Tcp(tokio::net::TcpListener::from_std(listener)?),
+    };
     while let Ok(place) = Arc::clone(&places).acquire_owned().await {
         match listener.accept().await {
-            Ok((client, _)) => {
+            Ok(client) => {
                 let handler = Arc::clone(&handler);
                 tokio::spawn(async move {
                     visit(client, handler).await;
@@ -113,7 +129,27 @@ async fn accept(listener: UnixListener, handler: Arc<Handler>) -> io::Result<()>
     Ok(())
 }
 
-async fn visit(client: UnixStream, handler: Arc<Handler>) {
+/// A listener within the runtime.
+enum Accepting {
+    Unix(tokio::net::UnixListener),
+    Tcp(tokio::net::TcpListener),
+}
+
+/// A connection of either kind.
+trait Connection: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Connection for T {}
+
+impl Accepting {
+    async fn accept(&self) -> io::Result<Box<dyn Connection>> {
+        Ok(match self {
+            Self::Unix(listener) => Box::new(listener.accept().await?.0),
+            Self::Tcp(listener) => Box::new(listener.accept().await?.0),
+        })
+    }
+}
+
+async fn visit(client: Box<dyn Connection>, handler: Arc<Handler>) {
     let service = service_fn(move |request| {
         let handler = Arc::clone(&handler);
         async move { Ok::<_, Infallible>(respond(request, handler).await) }

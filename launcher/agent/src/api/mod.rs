@@ -1,11 +1,13 @@
-//! The agent's API: HTTP on a Unix socket that only the operator can use.
+//! The agent's API: HTTP on a Unix socket that only the operator can use, and a part of it for reading over TCP.
 //!
 //! [`routes`] contains the operations, [`http`] the server, and [`openapi`] describes the whole API. A request works on
 //! the store through a connection of its own, so it does not wait for the node's loop, and any agent can serve it.
+//! [`public`] is the part without the store.
 
 mod http;
 mod metrics;
 mod openapi;
+mod public;
 mod routes;
 
 pub(crate) use routes::{ApplyAnswer, ListAnswer, MoveAnswer, Refusal};
@@ -15,6 +17,7 @@ use crate::cluster::Cluster;
 use crate::report::NodeReport;
 use std::fmt;
 use std::fs;
+use std::net::{SocketAddr, TcpListener};
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
@@ -77,8 +80,39 @@ impl Api {
             cluster: Mutex::new(cluster),
             node,
         };
+        let listener = http::Listener::Unix(listener);
         let server = http::Server::start(listener, move |request| routes::answer(&context, request)).map_err(failed)?;
         Ok(Self { path, _server: server })
+    }
+}
+
+/// A running server of the part that anybody may read.
+pub(crate) struct Public {
+    address: SocketAddr,
+    _server: http::Server,
+}
+
+impl fmt::Debug for Public {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Public")
+            .field("address", &self.address)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Public {
+    /// Serves a node's report at an address.
+    ///
+    /// # Errors
+    /// The address or the thread cannot be used.
+    pub(crate) fn serve(address: SocketAddr, node: NodeState) -> Result<Self, Failure> {
+        let failed = |error: std::io::Error| Failure::runtime(format_args!("--http={address}: {error}"));
+        let listener = http::Listener::Tcp(TcpListener::bind(address).map_err(failed)?);
+        let server = http::Server::start(listener, move |request| public::answer(&node, request)).map_err(failed)?;
+        Ok(Self {
+            address,
+            _server: server,
+        })
     }
 }
 

@@ -4,6 +4,7 @@ use super::Context;
 use super::http::{Answer, Request};
 use super::metrics;
 use super::openapi::{self, Operation};
+use super::public::{self, json};
 use crate::cluster::{Application, Applied, Cluster, ObjectView, Refused};
 use crate::objects::Power;
 use crate::resources::{self, Resource};
@@ -147,7 +148,7 @@ pub(super) const ROUTES: &[Route] = &[
     Route {
         method: Method::GET,
         path: "/v1/metrics",
-        handler: scrape,
+        handler: |context, _| public::scrape(&context.node),
         describe: |_| {
             Operation::new("State of the node, for Prometheus")
                 .whole(metrics::KIND, serde_json::json!({"type": "string"}))
@@ -198,17 +199,6 @@ fn refuse(status: u16, error: &str) -> Answer {
             error: error.to_owned(),
         },
     )
-}
-
-fn json(status: u16, value: &impl Serialize) -> Answer {
-    // This fails only for maps with keys other than text, and there are none.
-    let mut body = serde_json::to_vec(value).unwrap_or_default();
-    body.push(b'\n');
-    Answer {
-        status,
-        kind: JSON,
-        body,
-    }
 }
 
 /// Runs a request on the cluster. Requests take turns.
@@ -279,15 +269,4 @@ fn relocate(context: &Context, request: &Request) -> Result<Answer, Refused> {
     let (vm, to) = (vm(request)?, value(request, "to"));
     let node = with(context, |cluster| cluster.move_to(&vm, to, is_off(request)))?;
     Ok(json(200, &MoveAnswer { node }))
-}
-
-fn scrape(context: &Context, _: &Request) -> Result<Answer, Refused> {
-    let starting = || Refused::Store("the node has not finished its first turn: try again".to_owned());
-    let report = context.node.get().ok_or_else(starting)?;
-    let text = metrics::render(report).map_err(|error| Refused::Store(error.to_string()))?;
-    Ok(Answer {
-        status: 200,
-        kind: metrics::KIND,
-        body: text.into_bytes(),
-    })
 }

@@ -1,8 +1,9 @@
 //! `apply`: checks manifests as a whole, then stores their objects.
 
-use super::{ATTEMPTS, Cluster, Refused, contended, key_of, refuse_deleted, written};
+use super::{ATTEMPTS, Cluster, Refused, contended, key_of, place, refuse_deleted, written};
 use crate::history;
 use crate::objects::{self, OtherObject, Power, VmObject};
+use crate::placement::Candidate;
 use crate::resources;
 use hawser_manifest::check::check_objects;
 use hawser_manifest::objects::SourceFile;
@@ -79,6 +80,7 @@ impl Cluster {
             .into_iter()
             .map(|plan| (hawser_leases::vm_of(&plan), plan.node_selector))
             .collect();
+        let mut nodes = self.candidates()?;
         let mut applied = self.apply_others(&found, &others, application.dry_run)?;
         for object in found.iter().filter(|object| is_vm(object)) {
             let vm = VmName {
@@ -86,7 +88,7 @@ impl Cluster {
                 name: object.name.clone(),
             };
             let selector = selectors.get(&vm).cloned().unwrap_or_default();
-            let result = self.apply_vm(&vm, object, &selector, application.dry_run)?;
+            let result = self.apply_vm((&vm, object), &selector, &mut nodes, application.dry_run)?;
             applied.push(Applied::of(object, result));
         }
         Ok((applied, warnings))
@@ -137,9 +139,9 @@ impl Cluster {
 
     fn apply_vm(
         &mut self,
-        vm: &VmName,
-        object: &Written,
+        (vm, object): (&VmName, &Written),
         selector: &BTreeMap<String, String>,
+        nodes: &mut [Candidate],
         dry_run: bool,
     ) -> Result<&'static str, Refused> {
         for _ in 0..ATTEMPTS {
@@ -167,7 +169,7 @@ impl Cluster {
                 return Ok("unchanged");
             }
             if after.node.is_none() {
-                self.place(&mut after)?;
+                place(nodes, &mut after);
             }
             let before = known.as_ref().map(|(version, before)| (*version, before));
             if dry_run || self.store.change(&written(vm, before, &after))? {

@@ -13,7 +13,7 @@ pub(crate) use nodes::{LIFETIME, NodeView, Roll};
 use crate::objects::{
     self, OtherObject, Power, VmObject, VmStatus, object_key, objects_of, pending_key, placed_key, status_key, vm_key,
 };
-use crate::placement::choose;
+use crate::placement::{Candidate, choose};
 use crate::resources::{self, Resource};
 use crate::store::AgentStore;
 use hawser_store::records::{Batch, Record, RecordKey, Records as _};
@@ -306,14 +306,18 @@ impl Cluster {
     /// Places the VMs that have no node. Returns true if one still has none.
     pub(crate) fn place_pending(&mut self) -> Result<bool, Refused> {
         let pending = self.store.list(&objects::pending())?;
+        if pending.is_empty() {
+            return Ok(false);
+        }
+        let mut nodes = self.candidates()?;
         let mut is_left = false;
         for record in pending {
             let Some(vm) = objects::vm_of(&record.key) else {
                 continue;
             };
-            let placed = self.change_vm(&vm, |cluster, object| {
+            let placed = self.change_vm(&vm, |_, object| {
                 if object.node.is_none() {
-                    cluster.place(object)?;
+                    place(&mut nodes, object);
                 }
                 Ok(())
             });
@@ -332,17 +336,19 @@ impl Cluster {
         }
         Ok(is_left)
     }
+}
 
-    /// Chooses a node for a VM that has none.
-    fn place(&self, object: &mut VmObject) -> Result<(), Refused> {
-        match choose(&self.candidates()?, &object.selector, random()) {
-            Ok(node) => {
-                object.node = Some(node.to_owned());
-                object.reason.clear();
+/// Chooses a node for a VM that has none. Later choices see the new load.
+fn place(nodes: &mut [Candidate], object: &mut VmObject) {
+    match choose(nodes, &object.selector, random()).map(str::to_owned) {
+        Ok(chosen) => {
+            if let Some(node) = nodes.iter_mut().find(|node| node.name == chosen) {
+                node.load += 1;
             }
-            Err(reason) => object.reason = reason,
+            object.node = Some(chosen);
+            object.reason.clear();
         }
-        Ok(())
+        Err(reason) => object.reason = reason,
     }
 }
 

@@ -112,8 +112,8 @@ impl Cluster {
         let records = self.store.list(&objects::nodes())?;
         let silent = self.silent_nodes()?;
         let mut loads: BTreeMap<String, usize> = BTreeMap::new();
-        for record in self.store.list(&objects::placed())? {
-            if let Some(node) = record.key.parts().get(1) {
+        for key in self.store.keys(&objects::placed())? {
+            if let Some(node) = key.parts().get(1) {
                 *loads.entry(node.clone()).or_default() += 1;
             }
         }

@@ -91,6 +91,24 @@ fn a_vm_waits_for_a_node_with_its_labels_and_is_placed_once() {
 }
 
 #[test]
+fn vms_that_are_applied_together_are_spread_over_the_nodes() {
+    let mut stage = Stage::new();
+    for node in ["n1", "n2"] {
+        let mut cluster = Cluster::new(stage.cluster.store.share().unwrap(), node.into());
+        join(&mut cluster, "a", node);
+    }
+    let vms: Vec<String> = (0..6)
+        .map(|number| VM.replace("name: web,", &format!("name: vm{number},")))
+        .collect();
+    let mut texts = vec![NETWORK];
+    texts.extend(vms.iter().map(String::as_str));
+    stage.apply(&texts).unwrap();
+    let nodes = stage.cluster.get(&resources::NODE, None, None).unwrap();
+    let loads: Vec<usize> = nodes.into_iter().map(|node| node.node.unwrap().vms).collect();
+    assert_eq!(loads, [3, 3]);
+}
+
+#[test]
 fn a_stopped_vm_stays_stopped_unless_its_manifest_says_otherwise() {
     let mut stage = Stage::new();
     join(&mut stage.cluster, "a", "1");

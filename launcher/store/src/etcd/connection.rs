@@ -322,6 +322,12 @@ impl Shared {
         page(self.get(&range.first, options).await?)
     }
 
+    /// Reads all keys of a range. The values are empty.
+    pub(super) async fn all_keys(&self, range: &KeyRange) -> Result<Page, StoreProblem> {
+        let options = GetOptions::new().with_range(range.end.clone()).with_keys_only();
+        page(self.get(&range.first, options).await?)
+    }
+
     /// Reads all records of a range, at `revision` or at the newest revision.
     pub(super) async fn all(&self, range: &KeyRange, revision: Option<i64>) -> Result<Page, StoreProblem> {
         let mut whole = self.page(range, revision, PAGE).await?;

@@ -123,14 +123,15 @@ impl Shared {
         self.wait(async {
             let key = self.keys.port(port);
             let page = self.one(&key, None).await?;
-            let floor = self.floor(Some(page.revision)).await?;
             let Some(record) = page.records.first() else {
                 return Ok(Last {
                     change: None,
                     changed: 0,
-                    floor,
+                    floor: self.floor(Some(page.revision)).await?,
                 });
             };
+            // The record contains the last epoch.
+            let floor = Floor { epoch: 0, changed: 0 };
             let change = read::<PortValue>(&key, &record.value)?.change(port.clone(), &key)?;
             Ok(Last {
                 change: Some(change),

@@ -76,6 +76,14 @@ impl Watch for Etcd {
         })
     }
 
+    fn bound(&self, port: &PortId) -> Result<Option<Bound>, StoreError> {
+        self.shared.wait(async {
+            let key = self.shared.keys.port(port);
+            let page = self.shared.one(&key, None).await?;
+            Ok(bound(changes_of(&self.shared, page)?.into_iter().map(|(_, change)| change)).pop())
+        })
+    }
+
     fn changes(&self, network: &str, after: Revision) -> Result<Changes, StoreError> {
         let followed = self.follow(network);
         let deadline = Instant::now() + CATCH_UP;

@@ -29,6 +29,13 @@ impl Records for Etcd {
         shared.wait(async { records(shared, shared.all(&range, None).await?) })
     }
 
+    fn keys(&self, folder: &RecordKey) -> Result<Vec<RecordKey>, StoreError> {
+        let shared = &self.shared;
+        let range = shared.keys.records(folder);
+        let found = shared.wait(async { records(shared, shared.all_keys(&range).await?) })?;
+        Ok(found.into_iter().map(|record| record.key).collect())
+    }
+
     fn record(&self, key: &RecordKey) -> Result<Option<Record>, StoreError> {
         let shared = &self.shared;
         let path = shared.keys.record(key);

@@ -198,6 +198,14 @@ impl Watch for Sqlite {
         })
     }
 
+    fn bound(&self, port: &PortId) -> Result<Option<Bound>, StoreError> {
+        let found = self.read(None, |connection| find(connection, port))?;
+        Ok(found.and_then(|change| match change {
+            Change::Bound(bound) => Some(bound),
+            Change::Unbound { .. } => None,
+        }))
+    }
+
     fn changes(&self, network: &str, after: Revision) -> Result<Changes, StoreError> {
         let nothing = match after {
             NOTHING => Changes::Complete {

@@ -56,6 +56,11 @@ impl Records for Sqlite {
         })
     }
 
+    fn keys(&self, folder: &RecordKey) -> Result<Vec<RecordKey>, StoreError> {
+        // The file is local, so texts cost little.
+        Ok(self.list(folder)?.into_iter().map(|record| record.key).collect())
+    }
+
     fn record(&self, key: &RecordKey) -> Result<Option<Record>, StoreError> {
         self.read_records(|connection| {
             let sql = "SELECT version, text FROM record WHERE path = ?1";

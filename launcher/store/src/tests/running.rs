@@ -182,7 +182,9 @@ fn the_epoch_of_a_port_never_goes_back<P: Place>() {
         seen = Some(store.bind(&port("a"), seen, &binding("p")).unwrap());
         assert_eq!(seen, Some(Epoch(epoch)));
     }
+    assert_eq!(store.bound(&port("a")).unwrap(), Some(bound("a", "p", 3)));
     store.unbind(&port("a"), Epoch(3)).unwrap();
+    assert_eq!(store.bound(&port("a")).unwrap(), None);
     let late = store.bind(&port("a"), Some(Epoch(3)), &binding("p"));
     assert!(matches!(late, Err(BindError::Fenced { found: None, .. })), "{late:?}");
     assert_eq!(store.bind(&port("a"), None, &binding("q")).unwrap(), Epoch(4));

@@ -85,6 +85,7 @@ where
             .collect()
     };
     assert_eq!(listed(RecordKey::new(["placed", "n1"])), keys[..2]);
+    assert_eq!(store.keys(&RecordKey::new(["placed", "n1"])).unwrap(), keys[..2]);
     assert_eq!(listed(RecordKey::new(["placed"])).len(), 4);
     assert_eq!(listed(RecordKey::new(["plac"])), []);
 }
