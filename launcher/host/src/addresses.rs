@@ -97,6 +97,22 @@ impl Address {
         Some(Self { net, message })
     }
 
+    /// An address that link `index` can get.
+    pub fn new(net: IpNet, index: u32) -> Self {
+        let mut message = AddressMessage::default();
+        message.header.index = index;
+        message.header.prefix_len = net.prefix_len();
+        message.header.family = match net {
+            IpNet::V4(_) => netlink_packet_route::AddressFamily::Inet,
+            IpNet::V6(_) => netlink_packet_route::AddressFamily::Inet6,
+        };
+        message.attributes = vec![
+            AddressAttribute::Local(net.addr()),
+            AddressAttribute::Address(net.addr()),
+        ];
+        Self { net, message }
+    }
+
     /// True for addresses that are valid beyond the link.
     pub fn is_global(&self) -> bool {
         self.message.header.scope == AddressScope::Universe
@@ -173,6 +189,12 @@ impl Route {
             destination: Ipv4Net::new(to, header.destination_prefix_length).ok()?,
             gateway,
         })
+    }
+
+    /// Next hop, if this is a default route.
+    pub fn default_gateway(&self) -> Option<IpAddr> {
+        self.gateway()
+            .filter(|_| self.message.header.destination_prefix_length == 0)
     }
 
     /// The record from which the route can be restored.

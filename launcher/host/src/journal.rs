@@ -7,6 +7,7 @@
 //! already undone.
 
 use super::addresses::Recorded;
+use super::link_state::LinkState;
 use super::namespace;
 use super::netlink::Netlink;
 use super::pci::Pci;
@@ -46,6 +47,8 @@ pub enum Undo {
     },
     /// Restore an interface.
     RestoreInterface(Interface),
+    /// Put back a link of the host.
+    RestoreLink(LinkState),
     /// Put back a virtual function that was passed to a guest.
     RestoreVf(VfState),
 }
@@ -146,6 +149,22 @@ impl Journal {
             kept.record.undo.push(undo);
         }
         Ok(())
+    }
+}
+
+impl Journal {
+    /// Lets the changes stay.
+    ///
+    /// # Errors
+    /// The error of unlink(2): a later start would undo the changes.
+    pub fn keep(mut self) -> io::Result<()> {
+        match self.kept.take() {
+            Some(Kept { record, file }) => {
+                file.set_len(0)?;
+                fs::remove_file(record.path)
+            }
+            None => Ok(()),
+        }
     }
 }
 
@@ -276,6 +295,7 @@ impl std::fmt::Display for Undo {
             Self::DeleteLink { name, kind, .. } => write!(f, "remove the {kind} {name}"),
             Self::ClearPromiscuous { name, .. } => write!(f, "take {name} out of promiscuous mode"),
             Self::RestoreInterface(interface) => write!(f, "restore {}", interface.name),
+            Self::RestoreLink(state) => write!(f, "put back {}", state.name),
             Self::RestoreVf(state) => write!(f, "put back the VF {}", state.vf),
         }
     }
@@ -295,6 +315,7 @@ impl Undo {
                 _ => Ok(()),
             },
             Self::RestoreInterface(interface) => interface.restore(netlink),
+            Self::RestoreLink(state) => state.restore(netlink),
             Self::RestoreVf(state) => state.restore(&Pci::default(), netlink),
         }
     }

@@ -5,9 +5,9 @@ use hawser_packet::MacAddr;
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{
-    AfSpecInet, AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InetDevConf, InfoBridge, InfoBridgePort, InfoData,
-    InfoIpVtap, InfoKind, InfoMacVtap, InfoPortData, InfoPortKind, IpVtapMode, LinkAttribute, LinkFlags, LinkInfo,
-    LinkMessage, MacVtapMode,
+    AfSpecInet, AfSpecInet6, AfSpecUnspec, BridgeStpState, In6AddrGenMode, InetDevConf, InfoBridge, InfoBridgePort,
+    InfoData, InfoIpVtap, InfoKind, InfoMacVtap, InfoPortData, InfoPortKind, IpVtapMode, LinkAttribute, LinkFlags,
+    LinkInfo, LinkMessage, MacVtapMode,
 };
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::io;
@@ -35,6 +35,8 @@ pub struct Link {
     pub is_promiscuous: bool,
     /// VLAN of new ports, for a VLAN-filtering bridge; 0: none.
     pub default_vlan: Option<u16>,
+    /// True if a bridge takes part in the spanning tree; `None` for other links.
+    pub stp: Option<bool>,
     /// Mode, for an ipvtap.
     pub ipvtap_mode: Option<IpVtapMode>,
     /// The device of which it is an interface, such as a PCI address. Kernels before 5.14 do not state it.
@@ -55,6 +57,7 @@ impl Link {
             has_carrier: flags.contains(LinkFlags::LowerUp),
             is_promiscuous: flags.contains(LinkFlags::Promisc),
             default_vlan: None,
+            stp: None,
             ipvtap_mode: None,
             device: None,
         };
@@ -72,6 +75,7 @@ impl Link {
                     });
                     link.kind = kind.unwrap_or_default();
                     link.default_vlan = infos.iter().find_map(filtering_vlan);
+                    link.stp = infos.iter().find_map(spanning_tree);
                     link.ipvtap_mode = infos.iter().find_map(ipvtap_mode);
                 }
                 _ => {}
@@ -304,6 +308,24 @@ impl Netlink {
         self.change(message(index, vec![LinkAttribute::Controller(bridge.unwrap_or(0))]))
     }
 
+    /// Switches the spanning tree of a bridge on or off.
+    ///
+    /// # Errors
+    /// The kernel's error.
+    pub fn set_stp(&mut self, index: u32, on: bool) -> io::Result<()> {
+        let state = if on {
+            BridgeStpState::KernelStp
+        } else {
+            BridgeStpState::Disabled
+        };
+        let info = vec![
+            LinkInfo::Kind(InfoKind::Bridge),
+            LinkInfo::Data(InfoData::Bridge(vec![InfoBridge::StpState(state)])),
+        ];
+        let request = RouteNetlinkMessage::NewLink(message(index, vec![LinkAttribute::LinkInfo(info)]));
+        self.request(request, 0).map(drop)
+    }
+
     /// Sets the behaviour of a bridge port.
     ///
     /// # Errors
@@ -359,6 +381,16 @@ fn filtering_vlan(info: &LinkInfo) -> Option<u16> {
         _ => None,
     });
     filters.then(|| default.unwrap_or(0))
+}
+
+fn spanning_tree(info: &LinkInfo) -> Option<bool> {
+    let LinkInfo::Data(InfoData::Bridge(infos)) = info else {
+        return None;
+    };
+    infos.iter().find_map(|info| match info {
+        InfoBridge::StpState(state) => Some(*state != BridgeStpState::Disabled),
+        _ => None,
+    })
 }
 
 fn ipvtap_mode(info: &LinkInfo) -> Option<IpVtapMode> {

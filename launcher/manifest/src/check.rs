@@ -1,6 +1,7 @@
 //! Parses manifests and plans their VM, or returns the list of all errors.
 
 use crate::cloud_init;
+use crate::objects::node_network::NodeNetwork;
 use crate::objects::node_policy::NodePolicy;
 use crate::objects::report::{Problem, Report, Spot};
 use crate::objects::{self, Manifests, SourceFile};
@@ -21,6 +22,17 @@ pub struct Rejected {
     /// Errors, at least one.
     pub errors: Vec<Problem>,
     /// Warnings in addition to the errors.
+    pub warnings: Vec<Problem>,
+}
+
+/// Policies for a node.
+#[derive(Debug)]
+pub struct NodeObjects {
+    /// Policies for its physical functions.
+    pub policies: Vec<NodePolicy>,
+    /// Policies for its links.
+    pub networks: Vec<NodeNetwork>,
+    /// Parts of the manifests that are not used.
     pub warnings: Vec<Problem>,
 }
 
@@ -85,20 +97,29 @@ pub fn check_sources(files: &[SourceFile], setup: &PlanSetup<'_>) -> Result<Chec
     }
 }
 
-/// Reads the policies for physical functions of a node. Other objects of the files are checked and not used.
+/// Reads the policies for a node. Other objects of the files are checked and not used.
 ///
 /// # Errors
 /// The errors of the manifests, or that there is no policy.
-pub fn node_policies(files: &[SourceFile], namespace: &str) -> Result<(Vec<NodePolicy>, Vec<Problem>), Rejected> {
+pub fn node_objects(files: &[SourceFile], namespace: &str) -> Result<NodeObjects, Rejected> {
     let report = Report::default();
-    let manifests = objects::read(files, namespace, &report);
-    if manifests.node_policies.is_empty() && !report.has_errors() {
-        let message = "the files contain no SriovNetworkNodePolicy: give one with -f";
+    let Manifests {
+        node_policies: policies,
+        node_networks: networks,
+        ..
+    } = objects::read(files, namespace, &report);
+    if policies.is_empty() && networks.is_empty() && !report.has_errors() {
+        let message = "the files contain neither a SriovNetworkNodePolicy nor a NodeNetworkConfigurationPolicy: give \
+                       one with -f";
         report.error(&Spot::file("-f"), message);
     }
     let (errors, warnings) = report.into_parts();
     match errors.is_empty() {
-        true => Ok((manifests.node_policies, warnings)),
+        true => Ok(NodeObjects {
+            policies,
+            networks,
+            warnings,
+        }),
         false => Err(Rejected { errors, warnings }),
     }
 }

@@ -1,6 +1,7 @@
 //! Options of `hawser node`.
 
 use clap::{Args, Subcommand};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 /// `node`
@@ -14,7 +15,8 @@ pub(crate) struct Node {
 /// Subcommands of `node`.
 #[derive(Debug, Subcommand)]
 pub(crate) enum NodeCommand {
-    /// Create the VFs on this node's PFs that SriovNetworkNodePolicy objects request
+    /// Create the VFs and bridges of this node that SriovNetworkNodePolicy and
+    /// NodeNetworkConfigurationPolicy objects request
     Apply(ApplyPolicies),
     /// Print the PFs and VFs of this node, as a SriovNetworkNodeState
     Status(ShowNode),
@@ -24,8 +26,7 @@ pub(crate) enum NodeCommand {
 #[derive(Debug, Args)]
 #[group(skip)]
 pub(crate) struct ApplyPolicies {
-    /// Manifests with SriovNetworkNodePolicy objects: a file, a directory, or - for standard input;
-    /// may be repeated
+    /// Manifests with the objects: a file, a directory, or - for standard input; may be repeated
     #[arg(short = 'f', long = "filename", value_name = "FILE", required = true)]
     pub files: Vec<PathBuf>,
     /// Print what would change, and change nothing
@@ -34,6 +35,16 @@ pub(crate) struct ApplyPolicies {
     /// File with the record of the pools [default: vf-pools.json beside the lease store]
     #[arg(long, value_name = "FILE")]
     pub pools: Option<PathBuf>,
+    /// TCP endpoint that must be reached before and after links change, otherwise they are put
+    /// back; the default gateways always are such endpoints; may be repeated
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub reach: Vec<SocketAddr>,
+    /// Seconds in which they must be reached
+    #[arg(long, value_name = "SECONDS", default_value_t = 30)]
+    pub reach_within: u64,
+    /// Directory of the journal of changes [default: as for hawser run]
+    #[arg(long, value_name = "DIR")]
+    pub runtime_dir: Option<PathBuf>,
 }
 
 /// Options of `node status`.

@@ -1,4 +1,4 @@
-//! `hawser node`: the virtual functions of this node, by policies.
+//! `hawser node`: the virtual functions and the links of this node, by policies.
 //!
 //! ```text
 //!  policies ──┐
@@ -6,9 +6,10 @@
 //!  survey  ───┘
 //! ```
 //!
-//! An administrator or a node agent runs this; a VM's process never changes the number of virtual functions.
+//! [`network`] does the same for the links. An administrator or a node agent runs this; a VM's process never changes the number of virtual functions.
 
 mod apply;
+mod network;
 mod plan;
 mod status;
 mod survey;
@@ -23,6 +24,7 @@ use crate::vf_pools::{self, Pools};
 use hawser_host::pci::Pci;
 use hawser_host::system;
 use hawser_manifest::check;
+use network::NetworkPlan;
 use std::fmt::Write as _;
 use std::path::PathBuf;
 
@@ -45,12 +47,13 @@ pub(crate) fn run(command: &NodeCommand) -> Result<(), Failure> {
 fn apply(args: &ApplyPolicies) -> Result<(), Failure> {
     startup::start_log(LOG);
     let files = validate::read_sources(&args.files)?;
-    let (policies, warnings) = check::node_policies(&files, NAMESPACE).map_err(validate::tell_rejected)?;
-    for warning in &warnings {
+    let objects = check::node_objects(&files, NAMESPACE).map_err(validate::tell_rejected)?;
+    for warning in &objects.warnings {
         log::warn!("{}", warning.without_severity());
     }
     let pci = Pci::default();
-    let plans = plan::plan(&policies, &survey::look(&pci)?).map_err(Failure::usage)?;
+    let plans = plan::plan(&objects.policies, &survey::look(&pci)?).map_err(Failure::usage)?;
+    let network = NetworkPlan::new(objects.networks, args)?;
     let mut text = String::new();
     for plan in &plans {
         let title = format!("{} ({})", plan.record.name, plan.record.pf);
@@ -63,13 +66,17 @@ fn apply(args: &ApplyPolicies) -> Result<(), Failure> {
         }
         plan.steps.iter().for_each(|step| line(step));
     }
-    if !args.dry_run {
+    network.describe(&mut text);
+    if !args.dry_run && !plans.is_empty() {
         let path = pools_file(args.pools.as_ref())?;
         let pools = Pools::read(&path)?;
         for plan in &plans {
             apply::carry_out(&pci, plan)?;
         }
         pools.record(&path, plans.into_iter().map(|plan| plan.record).collect())?;
+    }
+    if !args.dry_run {
+        network.carry_out(args)?;
     }
     output::print(&text)
 }

@@ -1,7 +1,7 @@
 use super::*;
 use hawser_host::link::Link;
 use hawser_host::pci::{Capability, Function};
-use hawser_manifest::check::node_policies;
+use hawser_manifest::check::node_objects;
 use hawser_manifest::objects::SourceFile;
 
 /// A function `eth0` with `present` of 8 virtual functions.
@@ -33,6 +33,7 @@ fn eth0(present: u32) -> Pf {
             has_carrier: false,
             is_promiscuous: false,
             default_vlan: None,
+            stp: None,
             ipvtap_mode: None,
             device: Some("0000:01:00.0".into()),
         },
@@ -58,7 +59,7 @@ fn policies(specs: &[&str]) -> Vec<NodePolicy> {
     };
     let text = specs.iter().enumerate().map(object).collect();
     let name = "p.yaml".into();
-    node_policies(&[SourceFile { name, text }], "default").unwrap().0
+    node_objects(&[SourceFile { name, text }], "default").unwrap().policies
 }
 
 fn steps_of(specs: &[&str], pf: Pf) -> Vec<String> {

@@ -1,6 +1,6 @@
 //! The supported kinds of objects, and versions of their API.
 
-use super::fields::{kubevirt, network, policy as policy_table, sriov};
+use super::fields::{kubevirt, network, node_network, policy as policy_table, sriov};
 use super::policy::PolicyKind;
 use super::reader::{Item, Object, ObjectType};
 
@@ -14,6 +14,7 @@ pub(super) enum Kind {
     ClusterUserDefined,
     Sriov,
     NodePolicy,
+    NodeNetwork,
     Service,
     EndpointSlice,
     MacPool,
@@ -87,6 +88,15 @@ static KINDS: &[KnownKind] = &[
         &["v1"],
         Kind::NodePolicy,
     ),
+    KnownKind {
+        deprecated: &["v1alpha1", "v1beta1"],
+        ..known(
+            "NodeNetworkConfigurationPolicy",
+            "nmstate.io",
+            &["v1"],
+            Kind::NodeNetwork,
+        )
+    },
     known("Service", "", &["v1"], Kind::Service),
     known("EndpointSlice", "discovery.k8s.io", &["v1"], Kind::EndpointSlice),
     // The object's name determines which ConfigMap it is.
@@ -208,6 +218,7 @@ impl Kind {
             Self::ClusterUserDefined => &network::CLUSTER_USER_DEFINED,
             Self::Sriov => &network::SRIOV_NETWORK,
             Self::NodePolicy => &sriov::NODE_POLICY,
+            Self::NodeNetwork => &node_network::NODE_NETWORK,
             Self::Service => &network::SERVICE,
             Self::EndpointSlice => &network::ENDPOINT_SLICE,
             Self::MacPool => &network::MAC_POOL,

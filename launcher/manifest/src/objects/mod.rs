@@ -27,6 +27,7 @@ pub mod metadata;
 pub mod names;
 pub mod network;
 pub mod network_data;
+pub mod node_network;
 pub mod node_policy;
 pub mod overlay;
 pub mod policy;
@@ -49,6 +50,7 @@ use mac_pool::MacPool;
 use macvtap::DevicePlugin;
 use metadata::Metadata;
 use network::NamedNetwork;
+use node_network::NodeNetwork;
 use node_policy::NodePolicy;
 use policy::Policy;
 use reader::{Item, Object, ObjectType};
@@ -83,6 +85,8 @@ pub struct Manifests {
     pub policies: Vec<Policy>,
     /// Policies for the physical functions of nodes.
     pub node_policies: Vec<NodePolicy>,
+    /// Policies for the links of nodes.
+    pub node_networks: Vec<NodeNetwork>,
     /// Labels of namespaces with a Namespace in the files.
     namespaces: BTreeMap<String, BTreeMap<String, String>>,
     /// Namespace of objects that name none.
@@ -255,6 +259,10 @@ impl Manifests {
             }
             Kind::NodePolicy => {
                 self.node_policies.extend(node_policy::read(object, namespace));
+                return report.adopt(own);
+            }
+            Kind::NodeNetwork => {
+                self.node_networks.extend(node_network::read(object, namespace));
                 return report.adopt(own);
             }
             Kind::Namespace => {

@@ -11,6 +11,7 @@ mod examples;
 mod layer2;
 mod machines;
 mod networks;
+mod node_networks;
 mod node_policies;
 mod policies;
 mod reading;

@@ -5,6 +5,7 @@ pub mod cloud_init;
 pub mod cni;
 pub mod kubevirt;
 pub mod network;
+pub mod node_network;
 pub mod policy;
 pub mod sriov;
 
@@ -98,6 +99,16 @@ pub const ALL: &[&super::reader::ObjectType] = &[
     &sriov::NODE_POLICY,
     &sriov::NODE_POLICY_SPEC,
     &sriov::NIC_SELECTOR,
+    &node_network::NODE_NETWORK,
+    &node_network::NODE_NETWORK_SPEC,
+    &node_network::DESIRED_STATE,
+    &node_network::DESIRED_LINK,
+    &node_network::DESIRED_BRIDGE,
+    &node_network::BRIDGE_OPTIONS,
+    &node_network::SPANNING_TREE,
+    &node_network::DESIRED_PORT,
+    &node_network::DESIRED_STACK,
+    &node_network::DESIRED_ADDRESS,
     &policy::NAMESPACE,
     &policy::NETWORK_POLICY,
     &policy::MULTI_NETWORK_POLICY,

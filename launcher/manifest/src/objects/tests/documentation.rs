@@ -194,6 +194,21 @@ spec:
   resourceName: r
   ipam: '{"type": "static", "addresses": [{"address": "10.0.0.2/24"}], "routes": [{"dst": "10.0.0.0/8"}]}'
 ---
+apiVersion: nmstate.io/v1
+kind: NodeNetworkConfigurationPolicy
+metadata: {name: br1}
+spec:
+  desiredState:
+    interfaces:
+    - name: br1
+      type: linux-bridge
+      state: up
+      mtu: 1500
+      mac-address: "52:54:00:00:00:01"
+      bridge: {options: {stp: {enabled: false}}, port: [{name: eth1}]}
+      ipv4: {enabled: true, dhcp: false, address: [{ip: 192.0.2.1, prefix-length: 24}]}
+      ipv6: {enabled: false, autoconf: false}
+---
 apiVersion: sriovnetwork.openshift.io/v1
 kind: SriovNetworkNodePolicy
 metadata: {name: p}

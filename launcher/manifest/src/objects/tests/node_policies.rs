@@ -1,6 +1,6 @@
 //! Tests of SriovNetworkNodePolicy.
 
-use crate::check::node_policies;
+use crate::check::node_objects;
 use crate::objects::SourceFile;
 use crate::objects::node_policy::{DeviceType, NodePolicy};
 
@@ -15,8 +15,8 @@ fn read(fields: &str) -> Result<NodePolicy, String> {
         name: "p.yaml".into(),
         text,
     };
-    match node_policies(&[file], "default") {
-        Ok((policies, _)) => Ok(policies.into_iter().next().unwrap()),
+    match node_objects(&[file], "default") {
+        Ok(found) => Ok(found.policies.into_iter().next().unwrap()),
         Err(rejected) => {
             let lines: Vec<String> = rejected.errors.iter().map(ToString::to_string).collect();
             Err(lines.join("\n"))
