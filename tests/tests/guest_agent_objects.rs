@@ -258,3 +258,37 @@ fn one_node_with_a_file_as_its_store_has_the_same_commands() -> Result<()> {
     assert_eq!(agent.sh("get udn -A -o name")?, "");
     Ok(())
 }
+
+#[test]
+fn a_vm_runs_in_the_network_namespace_that_was_made_for_it() -> Result<()> {
+    use hawser_testkit::agent::Agent;
+    use hawser_testkit::netns::Namespace;
+    use hawser_testkit::nodes::Nodes;
+    use std::os::unix::fs::{MetadataExt as _, symlink};
+    let nodes = Nodes::new(1, 1500)?;
+    let own = Namespace::new()?;
+    for line in [
+        "ip link add eth0 type veth peer name eth1",
+        "ip addr add 10.9.0.2/24 dev eth0",
+        "ip link set eth0 up",
+    ] {
+        own.run(line)?;
+    }
+    let folder = nodes.path("netns");
+    std::fs::create_dir(&folder)?;
+    symlink(own.path(), folder.join("blue.own"))?;
+    let mut agent = Agent::new(nodes.path("agent"))?;
+    let store = format!("--store={}", nodes.path("store.db").display());
+    let namespaces = format!("--netns-dir={}", folder.display());
+    agent.start(&nodes.nodes[0], "n0", &[&store, &namespaces])?;
+    let namespace_of = |agent: &mut Agent, name: &str| -> Result<u64> {
+        let manifest = vm(name).replace("binding: {name: l2bridge}", "masquerade: {}");
+        agent.describe(name, &manifest)?;
+        let pid = agent.wait_running(name)?["pid"].clone();
+        Ok(std::fs::metadata(format!("/proc/{pid}/ns/net"))?.ino())
+    };
+    assert_eq!(namespace_of(&mut agent, "own")?, std::fs::metadata(own.path())?.ino());
+    let of_node = std::fs::metadata(nodes.nodes[0].path())?.ino();
+    assert_eq!(namespace_of(&mut agent, "other")?, of_node);
+    Ok(())
+}

@@ -78,6 +78,10 @@ pub(crate) struct ServeArgs {
     /// Address at which anybody may read the node's metrics (/metrics) and a page with its state, such as 127.0.0.1:9180
     #[arg(long, value_name = "ADDR:PORT")]
     pub http: Option<SocketAddr>,
+    /// Directory of network namespaces, such as /run/netns: the process of VM NAMESPACE/NAME runs in the network namespace
+    /// NAMESPACE.NAME if that file exists when the process starts [default: all run in that of the agent]
+    #[arg(long, value_name = "DIR")]
+    pub netns_dir: Option<PathBuf>,
     /// Path of the hawser program
     #[arg(long, value_name = "PATH", default_value = "hawser")]
     pub hawser: PathBuf,

@@ -81,6 +81,8 @@ pub(crate) fn serve(args: &ServeArgs) -> Result<(), Failure> {
         state: state.clone(),
     };
     agent.enter(Instant::now())?;
+    // Whoever asks from the beginning gets the node's report.
+    agent.turn(Instant::now());
     let _api = Api::serve(&args.run_dir, own, state.clone())?;
     let _public = args.http.map(|address| Public::serve(address, state)).transpose()?;
     log::info!("node {node} serves its VMs");

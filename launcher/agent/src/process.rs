@@ -3,14 +3,16 @@
 use crate::folder::VmFolder;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::net::UnixDatagram;
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::thread;
 
 /// A running process.
 #[derive(Debug)]
@@ -25,26 +27,32 @@ pub(crate) struct Process {
 }
 
 impl Process {
-    /// Starts `program` with `arguments`. Its log is a file in `folder`.
+    /// Starts `program` with `arguments`, in a network namespace or in that of the agent. Its log is a file in `folder`.
     ///
     /// # Errors
     /// The error of the system.
-    pub(crate) fn start(program: &Path, arguments: &[OsString], folder: &VmFolder) -> io::Result<Self> {
+    pub(crate) fn start(
+        program: &Path,
+        arguments: &[OsString],
+        folder: &VmFolder,
+        namespace: Option<&File>,
+    ) -> io::Result<Self> {
         let socket = folder.reports();
         // This is the socket of an earlier process.
         let _ = fs::remove_file(&socket);
         let reports = UnixDatagram::bind(&socket)?;
         reports.set_nonblocking(true)?;
         let log = OpenOptions::new().create(true).append(true).open(folder.log())?;
-        let child = Command::new(program)
+        let mut command = Command::new(program);
+        command
             .args(arguments)
             .env("NOTIFY_SOCKET", &socket)
             .stdin(Stdio::null())
             .stdout(Stdio::from(log.try_clone()?))
             .stderr(Stdio::from(log))
             // Signals from the agent's terminal must not reach the VM.
-            .process_group(0)
-            .spawn()?;
+            .process_group(0);
+        let child = spawn_in(namespace, &mut command)?;
         let pid = Pid::from_child(&child);
         let handle = pidfd_open(pid, PidfdFlags::empty())?;
         fs::write(
@@ -129,6 +137,19 @@ impl Process {
             None => "status known to the agent that started it".to_owned(),
         }
     }
+}
+
+/// Starts a command in a network namespace. Only a thread can enter a namespace, so a thread of its own starts it.
+fn spawn_in(namespace: Option<&File>, command: &mut Command) -> io::Result<Child> {
+    let Some(namespace) = namespace else {
+        return command.spawn();
+    };
+    let start = || {
+        move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))?;
+        command.spawn()
+    };
+    let started = thread::scope(|scope| scope.spawn(start).join());
+    started.unwrap_or_else(|_| Err(io::Error::other("the thread that starts the process panicked")))
 }
 
 /// Start time of the process, in ticks since the boot (field 22 of proc_pid_stat(5)).

@@ -500,7 +500,8 @@ impl Vm {
                 fs::write(&path, "").map_err(|error| unwritable(&path, &error))?;
             }
         }
-        let started = Process::start(&site.args.hawser, &arguments, &self.folder);
+        let namespace = self.namespace(site)?;
+        let started = Process::start(&site.args.hawser, &arguments, &self.folder, namespace.as_ref());
         let process = started.map_err(|error| format!("--hawser={}: {error}", site.args.hawser.display()))?;
         log::info!("VM {}: process {} started", self.name, process.id());
         self.history
@@ -509,6 +510,19 @@ impl Vm {
         self.phase = Phase::Starting;
         self.since = now;
         Ok(())
+    }
+
+    /// The network namespace that was made for the VM, if there is one.
+    fn namespace(&self, site: &Site<'_>) -> Result<Option<fs::File>, String> {
+        let Some(folder) = &site.args.netns_dir else {
+            return Ok(None);
+        };
+        let path = folder.join(format!("{}.{}", self.name.namespace, self.name.name));
+        match fs::File::open(&path) {
+            Ok(file) => Ok(Some(file)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(format!("--netns-dir: {}: {error}", path.display())),
+        }
     }
 
     fn arguments(&self, plan: &VmPlan, site: &Site<'_>) -> Vec<OsString> {
