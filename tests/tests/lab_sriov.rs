@@ -163,6 +163,7 @@ fn after_a_kill_at_any_moment_the_next_start_puts_the_vf_back(machine: &Machine)
     let before = vfs.state()?;
     let address = vf(machine, 0)?;
     for round in 0..50 {
+        // The log of the round before could say that the VF is passed before this process has begun.
         // From before the first change on; every tenth kill comes after the last change.
         let wait = match round % 10 {
             9 => "for n in $(seq 200); do grep -q passed /run/killed.log && break; usleep 50000; done".to_owned(),
@@ -170,6 +171,7 @@ fn after_a_kill_at_any_moment_the_next_start_puts_the_vf_back(machine: &Machine)
         };
         let log = machine.sh(&format!(
             "[ -e /run/stay ] || mkfifo /run/stay\nexec 3<>/run/stay\n\
+             rm -f /run/killed.log\n\
              vf pass /run/killed {address} {TAGGED} {MAC} {UNCHECKED} {TRUSTED} <&3 >/run/killed.log 2>&1 &\n\
              {wait}\nkill -9 $!\nwait\nvf recover /run/killed\ncat /run/killed.log"
         ))?;
