@@ -294,6 +294,8 @@ counters! {
         LearnedMacsFull = "learned_macs_full",
         /// Queries for multicast groups that the gateway sent.
         GroupQueries = "group_queries",
+        /// Times the guest began to send on the standby of its failover pair, and its MAC was announced from there.
+        StandbyTaken = "standby_taken",
     }
 }
 

@@ -16,6 +16,9 @@ pub struct BridgeConfig {
     pub lease6: Option<Lease6Config>,
     /// How frames find their receiver on the segment.
     pub forwarding: Forwarding,
+    /// Place of the NIC among those that the guest uses as one.
+    #[serde(default)]
+    pub role: NicRole,
 }
 
 impl ModeProperties for BridgeConfig {
@@ -41,6 +44,17 @@ impl ModeProperties for BridgeConfig {
         let client6 = self.lease6.as_ref().map(|lease| lease.client);
         client4.or(client6)
     }
+}
+
+/// Place of a NIC among those that the guest uses as one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum NicRole {
+    /// The guest uses the NIC by itself.
+    #[default]
+    Single,
+    /// The NIC is the standby of a failover pair (VIRTIO_NET_F_STANDBY). The guest sends on it only while its primary
+    /// is away, and the segment then has to learn where the guest's MAC is.
+    Standby,
 }
 
 /// How frames find their receiver on a segment.

@@ -18,7 +18,7 @@ mod policy;
 mod ports;
 mod service;
 
-pub use bridge::{BridgeConfig, Forwarding, Lease6Config, LeaseConfig};
+pub use bridge::{BridgeConfig, Forwarding, Lease6Config, LeaseConfig, NicRole};
 pub use forward::{Families, Forward, Transport};
 pub use layer2::{Layer2Config, NetworkRole, PeerConfig, PrimaryNetwork, SecondaryNetwork, mac_of_address};
 pub use masquerade::{GATEWAY_MAC, Ipv4Link, Ipv6Link, MasqueradeConfig};

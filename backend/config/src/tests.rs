@@ -98,6 +98,7 @@ fn bridge() -> ModeConfig {
             names: NameConfig::default(),
         }),
         forwarding: Forwarding::Routed { device: client },
+        role: NicRole::Standby,
     })
 }
 

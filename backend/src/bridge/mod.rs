@@ -6,6 +6,8 @@
 //!
 //! Where the segment has no DHCP server for the guest, or no neighbour discovery, [`services`] answer in its place.
 //!
+//! A NIC may be the [`standby`] of a failover pair, whose MAC the segment has to find anew whenever the guest moves to it.
+//!
 //! The device may go down or disappear while the guest runs. Frames are then counted as
 //! [`DropReason::SegmentDown`](crate::counters::DropReason::SegmentDown) until the device is up again or a new queue is
 //! provided ([`SegmentChange`](crate::mode::SegmentChange)).
@@ -15,11 +17,13 @@ mod inbound;
 mod outbound;
 mod segment;
 mod services;
+mod standby;
 
 use crate::config::{Forwarding, VlanConfig};
 use crate::counters::Counters;
 use crate::frame::{GuestBurst, GuestCaps, GuestSink};
-use crate::mode::{Mode, ModeCommand};
+use crate::mode::{Announcement, Mode, ModeCommand};
+use crate::packet::MacAddr;
 use crate::policy::vlan::VlanRules;
 use crate::poller::{Poller, Readiness, Token};
 use crate::sys::tap::TapQueue;
@@ -29,6 +33,7 @@ use outbound::Outbound;
 use segment::Segment;
 pub use services::Leases;
 use services::Services;
+use standby::Standby;
 use std::io;
 use std::sync::Arc;
 
@@ -57,6 +62,8 @@ pub struct BridgeSetup<'a> {
     pub lease: Leases<'a>,
     /// How frames find their receiver.
     pub forwarding: Forwarding,
+    /// MAC of a failover pair whose standby this is; `None` for other NICs.
+    pub standby: Option<MacAddr>,
 }
 
 debug_fields!(BridgeSetup<'_> {});
@@ -67,6 +74,7 @@ pub struct Bridge {
     inbound: Inbound,
     outbound: Outbound,
     services: Option<Services>,
+    standby: Option<Standby>,
 }
 
 debug_fields!(Bridge {});
@@ -81,14 +89,24 @@ impl Bridge {
             counters,
             vlan,
             forwarding,
+            standby,
             ..
         } = setup;
         Ok(Self {
             segment: Segment::new(setup.queue, setup.poller)?,
             inbound: Inbound::new(Arc::clone(&counters), VlanRules::new(vlan), forwarding),
             outbound: Outbound::new(Arc::clone(&counters), VlanRules::new(vlan), forwarding),
+            standby: standby.map(|mac| Standby::new(mac, Arc::clone(&counters))),
             services: Services::new(setup.lease, forwarding, counters),
         })
+    }
+
+    /// Sends the frames of an announcement to the segment.
+    fn announce(&mut self, announcement: &Announcement) {
+        for frame in announcement::frames(announcement) {
+            let frame = announcement::as_guest_frame(&frame);
+            self.outbound.send(&mut self.segment, &[frame]);
+        }
     }
 
     /// Delivers frames as far as the guest has room.
@@ -103,6 +121,9 @@ impl Bridge {
 
 impl Mode for Bridge {
     fn on_burst(&mut self, now: Instant, burst: &GuestBurst<'_>, sink: &mut dyn GuestSink) {
+        if let Some(arrival) = self.standby.as_mut().and_then(|standby| standby.on_burst(now)) {
+            self.announce(&arrival);
+        }
         let Some(services) = &mut self.services else {
             return self.outbound.send(&mut self.segment, burst);
         };
@@ -161,10 +182,7 @@ impl Mode for Bridge {
                 }
             }
             ModeCommand::Announce(announcement) => {
-                for frame in announcement::frames(&announcement) {
-                    let frame = announcement::as_guest_frame(&frame);
-                    self.outbound.send(&mut self.segment, &[frame]);
-                }
+                self.announce(&announcement);
             }
             ModeCommand::Forwards(_) | ModeCommand::Peers(_) | ModeCommand::Services(_) | ModeCommand::Follow(_) => {
                 return Err(io::ErrorKind::Unsupported.into());

@@ -18,7 +18,7 @@ pub use resources::PortResources;
 
 use crate::bridge::{Bridge, BridgeError, BridgeSetup, Leases};
 use crate::capture::Capture;
-use crate::config::{ModeConfig, PortConfig, Rates, Resolvers};
+use crate::config::{ModeConfig, NicRole, PortConfig, Rates, Resolvers};
 use crate::counters::{Count, Counters, DropReason};
 use crate::masquerade::Masquerade;
 use crate::mode::{Mode, ModeCommand, SegmentChange};
@@ -173,6 +173,10 @@ impl Port {
                         held: context.held,
                     },
                     forwarding: mode.forwarding,
+                    standby: match mode.role {
+                        NicRole::Single => None,
+                        NicRole::Standby => port.mac,
+                    },
                 };
                 Ok(Box::new(Bridge::new(setup)?))
             }
