@@ -33,7 +33,8 @@ mod spec;
 mod tunnel;
 
 use client::{
-    CaptureArgs, ForwardCommand, LinkArgs, LogLevelArgs, PeersArgs, PlugArgs, RateArgs, StatusArgs, TopArgs, UnplugArgs,
+    AnnounceArgs, CaptureArgs, ForwardCommand, LinkArgs, LogLevelArgs, PeersArgs, PlugArgs, RateArgs, StatusArgs,
+    TopArgs, UnplugArgs,
 };
 use layer2::Layer2Args;
 use leases::Leases;
@@ -126,6 +127,9 @@ pub(crate) enum Command {
     Top(TopArgs),
     /// Show or change the rate limits of a port of a running process
     Rate(RateArgs),
+    /// Tell the segment of a port in bridge mode that its guest is there, as after the primary of its failover pair was
+    /// unplugged
+    Announce(AnnounceArgs),
     /// Show or change the log filter of a running process
     Loglevel(LogLevelArgs),
     /// Check a VM's manifests: print what is wrong with them, or what would be served
@@ -257,6 +261,10 @@ pub(crate) struct RunManifest {
         conflicts_with = "vmm"
     )]
     pub cloud_hypervisor: Option<PathBuf>,
+    /// KubeVirt's file with the VFs of the pod (/etc/podinfo/network-info), which is waited for; it decides which VF an
+    /// sriov interface gets
+    #[arg(long, value_name = "FILE", help_heading = "Virtual machine")]
+    pub network_info: Option<PathBuf>,
     /// VMM to start when the sockets are ready, with its own options; hawser adds options for
     /// memory and NICs, forwards signals, and exits with the VMM's exit status
     #[arg(last = true, value_name = "VMM OPTION", conflicts_with = "print_args")]

@@ -4,10 +4,12 @@
 use crate::attachment::Survey;
 use crate::host::Host;
 use crate::names::NameSource;
-use hawser_config::{BridgeConfig, Forward, MacCheck, MasqueradeConfig, ModeConfig, NameConfig, PortConfig, Resolvers};
+use hawser_config::{
+    BridgeConfig, Forward, MacCheck, MasqueradeConfig, ModeConfig, NameConfig, NicRole, PortConfig, Resolvers,
+};
 use hawser_manifest::forward;
 use hawser_manifest::links::{DEFAULT_IPV4, DEFAULT_IPV6, Links};
-use hawser_manifest::nic::{BridgeSpec, Family, MasqueradeSpec, ModeSpec, NicSpec};
+use hawser_manifest::nic::{BridgeSpec, Family, MasqueradeSpec, ModeSpec, NicSpec, Teaming};
 use std::net::IpAddr;
 
 mod layer2;
@@ -61,6 +63,9 @@ pub(crate) enum ConfigError {
         "frames from MACs other than the guest's must be dropped, but its MAC is not known: give --mac or macAddress"
     )]
     CheckWithoutMac,
+    /// The NIC is a standby, but its MAC is unknown.
+    #[error("a standby has the MAC of its primary, which is not known: give --mac or macAddress")]
+    StandbyWithoutMac,
     /// The NIC cannot be a port of a network that spans nodes.
     #[error(transparent)]
     Layer2(#[from] Layer2Error),
@@ -215,6 +220,12 @@ fn bridge(spec: &NicSpec, mode: &BridgeSpec, host: &Host, segment: Option<&Surve
     }
     let mut notices = Vec::new();
     let mut config = BridgeConfig::default();
+    if spec.device.teaming == Teaming::Persistent {
+        if spec.mac.is_none() {
+            return Err(ConfigError::StandbyWithoutMac);
+        }
+        config.role = NicRole::Standby;
+    }
     let mtu = spec.mtu.or_else(|| segment?.mtu()).unwrap_or(FALLBACK_MTU);
     let mac = spec.mac.or_else(|| segment?.mac());
     if let Some(segment) = segment {

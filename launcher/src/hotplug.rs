@@ -350,6 +350,7 @@ impl Operator {
         preview.apply_all(&mut plan);
         let keeper = self.setup.keeper.as_deref();
         vf::preview(&mut plan, &self.setup.store, keeper).map_err(HotplugError::Port)?;
+        vf::add_standbys(&mut plan, keeper).map_err(HotplugError::Port)?;
         let steps = self.steps_to(&plan)?;
         self.prepare(&steps)?;
         let mut changes = Changes::default();
@@ -361,6 +362,7 @@ impl Operator {
         leases::settle(&mut plan, &self.setup.store).map_err(HotplugError::Port)?;
         let keeper = self.setup.keeper.as_deref();
         vf::settle(&mut plan, &self.setup.store, keeper).map_err(HotplugError::Port)?;
+        vf::add_standbys(&mut plan, keeper).map_err(HotplugError::Port)?;
         let steps = self.steps_to(&plan)?;
         let changes = self.carry_out(&steps)?;
         self.setup.plan.absent = plan.absent;
@@ -439,6 +441,11 @@ impl Operator {
             Step::Unplug(nic) => {
                 if let Some(vmm) = vmm {
                     vmm.unplug(&nic.name, &self.setup.patience)?;
+                }
+                let standby = nic.device.teaming.standby();
+                if let Some(standby) = standby.and_then(|name| self.machine.nic(name)) {
+                    // The guest uses it from now on, and the segment still has its MAC at the primary's port.
+                    standby.announce();
                 }
                 self.machine.remove(&nic.name);
                 self.setup.plan.nics.retain(|other| other.name != nic.name);
@@ -540,7 +547,8 @@ fn merged(served: &[NicPlan], wanted: &[NicPlan], name: &str) -> Result<Vec<NicP
 /// The steps that lead from the served NICs to the desired ones.
 fn steps(served: &[NicPlan], wanted: &[NicPlan]) -> Result<Vec<Step>, HotplugError> {
     let find = |nics: &[NicPlan], name: &str| nics.iter().find(|nic| nic.name == name).cloned();
-    let gone = served.iter().filter(|nic| find(wanted, &nic.name).is_none());
+    // The primary of a failover pair follows its standby in the list, and leaves before it.
+    let gone = served.iter().rev().filter(|nic| find(wanted, &nic.name).is_none());
     let mut steps: Vec<Step> = gone.cloned().map(Step::Unplug).collect();
     for nic in wanted {
         let Some(mut now) = find(served, &nic.name) else {

@@ -85,6 +85,7 @@ fn run() -> Result<(), Failure> {
         Some(Command::Forward(args)) => client::forward::run(args),
         Some(Command::Top(args)) => client::top::run(args),
         Some(Command::Rate(args)) => client::rate::run(args),
+        Some(Command::Announce(args)) => client::announce::run(args),
         Some(Command::Loglevel(args)) => client::loglevel::run(args),
         Some(Command::Status(args)) => client::status::run(args),
         Some(Command::Peers(args)) => client::peers::run(args),

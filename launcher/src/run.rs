@@ -12,9 +12,9 @@ use crate::machine::Nic;
 use crate::mode::Mode;
 use crate::sandbox::User;
 use crate::serve::Order;
-use crate::vf::{self, Keeper};
+use crate::vf::{self, Cluster, Keeper};
 use crate::vmm::running::{Patience, VmmSocket};
-use crate::vmm::{Card, Passed, Vm};
+use crate::vmm::{Card, Flag, Passed, Vm};
 use crate::{leases, serve, startup, validate, vmm};
 use clap::ValueEnum as _;
 use hawser_host::system;
@@ -47,10 +47,11 @@ pub(crate) fn run(args: &RunManifest) -> Result<(), Failure> {
     }
     site.recover();
     let host = Host::probe();
-    let segments = survey(&checked.plan.nics, &site)?;
-    let keeper = keeper(&checked.plan, &site)?;
+    let mut segments = survey(&checked.plan.nics, &site)?;
+    let keeper = keeper(&checked.plan, &site, args)?;
     leases::settle(&mut checked.plan, &args.store)?;
     vf::settle(&mut checked.plan, &args.store, keeper.as_deref())?;
+    add_standbys(&mut checked.plan, &mut segments, &site, keeper.as_deref())?;
     let nics = resolve_all(&checked.plan, &host, segments, keeper.as_ref())?;
     let cards = cards(&nics);
     let started = vmm_socket(args)?;
@@ -93,17 +94,18 @@ pub(crate) fn run(args: &RunManifest) -> Result<(), Failure> {
 /// Implements `--print-args` and `--dry-run`. Everything is looked up and checked as for serving, but no lease, link,
 /// directory or socket is created.
 fn only_say(args: &RunManifest, mut plan: VmPlan, site: &Site) -> Result<(), Failure> {
-    let segments = survey(&plan.nics, site)?;
+    let mut segments = survey(&plan.nics, site)?;
     let preview = leases::preview(&plan, &args.store)?;
     let mut tried = plan.clone();
     preview.apply_all(&mut tried);
-    let keeper = keeper(&tried, site)?;
+    let keeper = keeper(&tried, site, args)?;
     vf::preview(&mut tried, &args.store, keeper.as_deref())?;
+    add_standbys(&mut tried, &mut segments, site, keeper.as_deref())?;
     let nics = resolve_all(&tried, &Host::probe(), segments, keeper.as_ref())?;
     let cards = cards(&nics);
     if let Some(vmm) = args.print_args {
         preview.need_macs()?;
-        return print_args(vmm, args.memory.as_deref(), &cards);
+        return print_args(vmm, args.memory.as_deref(), cards);
     }
     let started = vmm_socket(args)?;
     let vmm = vmm_words(args, started.as_ref(), cards)?;
@@ -119,7 +121,7 @@ fn only_say(args: &RunManifest, mut plan: VmPlan, site: &Site) -> Result<(), Fai
     if !args.manifest.socket_dir.is_dir() {
         line("folder", &args.manifest.socket_dir.display());
     }
-    let ports = plan.nics.iter().filter(|nic| nic.mode.sriov().is_none());
+    let ports = tried.nics.iter().filter(|nic| nic.mode.sriov().is_none());
     for socket in ports.map(|nic| &nic.socket).chain([&args.api_socket()]) {
         line("socket", &socket.display());
     }
@@ -136,6 +138,19 @@ struct Cards<'a> {
     passed: Vec<Passed<'a>>,
 }
 
+impl Cards<'_> {
+    /// Gives each NIC a root port of its own. Returns QEMU's flags for these and for spare ones.
+    fn on_root_ports(&mut self) -> Vec<Flag> {
+        let ports = vmm::qemu_root_ports(self.cards.len() + self.passed.len());
+        let buses = self.cards.iter_mut().map(|card| &mut card.bus);
+        let buses = buses.chain(self.passed.iter_mut().map(|passed| &mut passed.bus));
+        for (n, bus) in buses.enumerate() {
+            *bus = Some(vmm::root_port(n));
+        }
+        ports
+    }
+}
+
 fn cards(nics: &[Nic]) -> Cards<'_> {
     Cards {
         cards: nics.iter().filter_map(Nic::card).collect(),
@@ -145,11 +160,12 @@ fn cards(nics: &[Nic]) -> Cards<'_> {
 
 /// The process that keeps the VM's virtual functions, where the plan has any. It runs in the network namespace in which
 /// hawser was started, where the physical functions are.
-fn keeper(plan: &VmPlan, site: &Site) -> Result<Option<Arc<Keeper>>, Failure> {
+fn keeper(plan: &VmPlan, site: &Site, args: &RunManifest) -> Result<Option<Arc<Keeper>>, Failure> {
     if plan.nics.iter().all(|nic| nic.mode.sriov().is_none()) {
         return Ok(None);
     }
-    let start = || Keeper::start(&site.runtime_folder);
+    let cluster = Cluster::new(args.network_info.clone());
+    let start = || Keeper::start(&site.runtime_folder, cluster);
     let keeper = site.namespace.outside(start).map_err(Failure::runtime)??;
     Ok(Some(Arc::new(keeper)))
 }
@@ -170,14 +186,22 @@ fn resolve_all(
 const DEFAULT_MEMORY: &str = "1G";
 
 /// Prints the VMM's flags for these NICs.
-fn print_args(vmm: Vmm, memory: Option<&str>, Cards { cards, passed }: &Cards<'_>) -> Result<(), Failure> {
+fn print_args(vmm: Vmm, memory: Option<&str>, mut cards: Cards<'_>) -> Result<(), Failure> {
+    // QEMU unplugs a primary, which is possible only behind a root port.
+    let is_primary = |passed: &Passed<'_>| passed.device.teaming.standby().is_some();
+    let ports = match vmm {
+        Vmm::Qemu if cards.passed.iter().any(is_primary) => cards.on_root_ports(),
+        _ => Vec::new(),
+    };
+    let Cards { cards, passed } = &cards;
     let memory = memory.unwrap_or(DEFAULT_MEMORY);
     let vm = Vm { memory, cards, passed };
     let flags = match vmm {
-        Vmm::Qemu => vmm::qemu_args(&vm),
-        Vmm::CloudHypervisor => vmm::cloud_hypervisor_args(&vm),
+        Vmm::Qemu => vmm::qemu_flags(&vm),
+        Vmm::CloudHypervisor => vmm::cloud_hypervisor_flags(&vm),
     };
-    crate::output::print(&flags.map_err(Failure::usage)?)
+    let flags = [ports, flags.map_err(Failure::usage)?].concat();
+    crate::output::print(&vmm::line(&flags))
 }
 
 /// The kind of VMM, recognised by the name of its program.
@@ -242,11 +266,7 @@ fn vmm_socket(args: &RunManifest) -> Result<Option<VmmSocket>, Failure> {
 const API_FLAG: &str = "--api-socket";
 
 /// The VMM's command line with the flags for its memory, NICs and control socket. Empty if there is no VMM to start.
-fn vmm_words(
-    args: &RunManifest,
-    socket: Option<&VmmSocket>,
-    Cards { mut cards, mut passed }: Cards<'_>,
-) -> Result<Vec<OsString>, Failure> {
+fn vmm_words(args: &RunManifest, socket: Option<&VmmSocket>, mut cards: Cards<'_>) -> Result<Vec<OsString>, Failure> {
     let [program, arguments @ ..] = &args.vmm[..] else {
         return Ok(Vec::new());
     };
@@ -256,14 +276,9 @@ fn vmm_words(
     match kind(program)? {
         Vmm::Qemu => {
             if has_root_ports(arguments) {
-                flags.extend(vmm::qemu_root_ports(cards.len() + passed.len()));
-                let buses = cards.iter_mut().map(|card| &mut card.bus);
-                let buses = buses.chain(passed.iter_mut().map(|passed| &mut passed.bus));
-                for (n, bus) in buses.enumerate() {
-                    *bus = Some(vmm::root_port(n));
-                }
+                flags.extend(cards.on_root_ports());
             }
-            let (cards, passed) = (&cards, &passed);
+            let Cards { cards, passed } = &cards;
             flags.extend(vmm::qemu_flags(&Vm { memory, cards, passed }).map_err(Failure::usage)?);
             if let Some(VmmSocket::Qemu(path)) = socket {
                 flags.push(vmm::qemu_monitor(path).map_err(Failure::usage)?);
@@ -273,7 +288,7 @@ fn vmm_words(
             if let Some(VmmSocket::CloudHypervisor(path)) = socket {
                 flags.push((API_FLAG, vec![format!("path={}", path.display())]));
             }
-            let (cards, passed) = (&cards, &passed);
+            let Cards { cards, passed } = &cards;
             flags.extend(vmm::cloud_hypervisor_flags(&Vm { memory, cards, passed }).map_err(Failure::usage)?);
         }
     }
@@ -323,6 +338,20 @@ fn make_folder(folder: &Path, user: Option<User>) -> Result<(), Failure> {
             std::os::unix::fs::lchown(folder, Some(uid), Some(gid)).map_err(failed)
         }),
     }
+}
+
+/// Adds the standbys of failover pairs to a plan, and the surveys of their segments.
+fn add_standbys(
+    plan: &mut VmPlan,
+    segments: &mut Vec<Option<Survey>>,
+    site: &Site,
+    keeper: Option<&Keeper>,
+) -> Result<(), Failure> {
+    for at in vf::add_standbys(plan, keeper)? {
+        let found = survey(&plan.nics[at..=at], site)?;
+        segments.splice(at..at, found);
+    }
+    Ok(())
 }
 
 /// Surveys the segments of NICs, before anything is reserved for their VM.

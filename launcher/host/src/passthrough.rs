@@ -12,6 +12,7 @@ use super::vf_state::{PASSING_DRIVER, VfState};
 use super::vfio::{self, Access, Facts};
 use super::virtual_function::{Attribute, AttributeError, VirtualFunction};
 use hawser_packet::MacAddr;
+use serde::{Deserialize, Serialize};
 use std::io;
 use vfio_ioctls::VfioError;
 
@@ -186,6 +187,37 @@ const fn system(what: &'static str) -> impl FnOnce(io::Error) -> PassthroughErro
     move |source| PassthroughError::System { what, source }
 }
 
+/// The segment of a physical function.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PfSegment {
+    /// Name of the physical function.
+    pub link: String,
+    /// Name of the bridge whose port it is, if it is one.
+    pub bridge: Option<String>,
+}
+
+/// Finds the segment of a virtual function's physical function.
+///
+/// # Errors
+/// There is none in this network namespace.
+pub fn segment(pci: &Pci, netlink: &mut Netlink, vf: PciAddress) -> Result<PfSegment, PassthroughError> {
+    let parent = pci.parent(vf).map_err(system(NO_PCI))?;
+    let (pf, _) = parent.ok_or(PassthroughError::NotVirtual(vf))?;
+    let list = || system("cannot list the links");
+    let link = netlink.link_of_device(&pf.to_string()).map_err(list())?;
+    let link = link.ok_or(PassthroughError::NoLink { vf, pf })?;
+    let master = match link.master {
+        Some(index) => netlink.link(index).map_err(list())?,
+        None => None,
+    };
+    Ok(PfSegment {
+        link: link.name,
+        bridge: master.filter(|master| master.is("bridge")).map(|master| master.name),
+    })
+}
+
+const NO_PCI: &str = "cannot read PCI devices in /sys";
+
 /// Checks that a virtual function can be given these attributes and be passed to a guest. Changes nothing.
 ///
 /// # Errors
@@ -196,7 +228,7 @@ pub fn survey(
     vf: PciAddress,
     asked: &[Attribute],
 ) -> Result<Survey, PassthroughError> {
-    let read = || system("cannot read PCI devices in /sys");
+    let read = || system(NO_PCI);
     let function = pci.function(vf).map_err(read())?;
     let function = function.ok_or(PassthroughError::NoFunction(vf))?;
     let parent = pci.parent(vf).map_err(read())?;
@@ -218,22 +250,7 @@ pub fn survey(
     let all = all.map_err(system("cannot read the attributes of VFs"))?;
     check_mac(&link, &all, number, asked)?;
     let before = all.into_iter().find(|other| other.number == number).unwrap_or_default();
-    let group = function.group.ok_or(PassthroughError::NoIommu(vf))?;
-    if !pci.has_driver(PASSING_DRIVER) {
-        return Err(PassthroughError::NoDriver);
-    }
-    let members = pci.group(group).map_err(read())?;
-    if let Some(stranger) = members
-        .iter()
-        .find(|member| member.address != vf && !member.is_viable())
-    {
-        return Err(PassthroughError::Stranger {
-            vf,
-            group,
-            stranger: stranger.address,
-            driver: stranger.driver.clone().unwrap_or_default(),
-        });
-    }
+    let group = viable_group(pci, &function)?;
     let changes: Vec<Attribute> = asked
         .iter()
         .filter(|asked| before.current(asked) != Some(**asked))
@@ -257,6 +274,26 @@ pub fn survey(
         changes,
         is_running,
     })
+}
+
+/// The IOMMU group of a function, if vfio can open it.
+fn viable_group(pci: &Pci, function: &Function) -> Result<u32, PassthroughError> {
+    let vf = function.address;
+    let group = function.group.ok_or(PassthroughError::NoIommu(vf))?;
+    if !pci.has_driver(PASSING_DRIVER) {
+        return Err(PassthroughError::NoDriver);
+    }
+    let members = pci.group(group).map_err(system(NO_PCI))?;
+    let is_stranger = |member: &&Function| member.address != vf && !member.is_viable();
+    match members.iter().find(is_stranger) {
+        None => Ok(group),
+        Some(stranger) => Err(PassthroughError::Stranger {
+            vf,
+            group,
+            stranger: stranger.address,
+            driver: stranger.driver.clone().unwrap_or_default(),
+        }),
+    }
 }
 
 /// Refuses a MAC that the physical function or another virtual function has.
@@ -370,5 +407,56 @@ impl Survey {
             }
         };
         bind().map_err(|source| PassthroughError::Bind { vf, source })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+    use std::os::unix::fs::symlink;
+
+    #[test]
+    fn a_group_with_a_device_of_the_host_and_a_machine_without_an_iommu_are_refused_by_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path();
+        for (address, driver) in [("0000:01:10.0", None), ("0000:02:00.0", Some("nvme"))] {
+            let device = root.join("bus/pci/devices").join(address);
+            fs::create_dir_all(&device).unwrap();
+            for (file, text) in [("vendor", "0x8086"), ("device", "0x10ca"), ("class", "0x020000")] {
+                fs::write(device.join(file), text).unwrap();
+            }
+            if let Some(driver) = driver {
+                symlink(format!("../../../bus/pci/drivers/{driver}"), device.join("driver")).unwrap();
+            }
+        }
+        let pci = Pci::at(root);
+        let vf: PciAddress = "0000:01:10.0".parse().unwrap();
+        let refusal = || {
+            let function = pci.function(vf).unwrap().unwrap();
+            viable_group(&pci, &function).map_err(|error| error.to_string())
+        };
+        let error = refusal().unwrap_err();
+        assert!(
+            error.contains("0000:01:10.0 is in no IOMMU group") && error.contains("intel_iommu=on"),
+            "{error}"
+        );
+
+        let group = root.join("kernel/iommu_groups/4");
+        fs::create_dir_all(group.join("devices/0000:01:10.0")).unwrap();
+        symlink(
+            "../../../../kernel/iommu_groups/4",
+            root.join("bus/pci/devices/0000:01:10.0/iommu_group"),
+        )
+        .unwrap();
+        assert!(refusal().unwrap_err().contains("the kernel has no driver vfio-pci"));
+        fs::create_dir_all(root.join("bus/pci/drivers/vfio-pci")).unwrap();
+        assert_eq!(refusal(), Ok(4));
+        fs::create_dir_all(group.join("devices/0000:02:00.0")).unwrap();
+        let error = refusal().unwrap_err();
+        assert!(
+            error.contains("group 4 of 0000:01:10.0 also contains 0000:02:00.0 with the driver nvme"),
+            "{error}"
+        );
     }
 }

@@ -128,6 +128,12 @@ impl Default for Pci {
 }
 
 impl Pci {
+    /// A tree like that of sysfs.
+    #[cfg(test)]
+    pub(crate) fn at(root: &Path) -> Self {
+        Self { root: root.to_owned() }
+    }
+
     /// The directory of a function.
     pub fn path(&self, address: PciAddress) -> PathBuf {
         self.root.join("bus/pci/devices").join(address.to_string())

@@ -9,7 +9,7 @@
 
 #![forbid(unsafe_code)]
 
-use hawser_manifest::nic::AttachmentSpec;
+use hawser_manifest::nic::{AttachmentSpec, Teaming};
 use hawser_manifest::objects::cni::Segment;
 use hawser_manifest::objects::ipam::{self, Ipam};
 use hawser_manifest::objects::sriov::SriovNetwork;
@@ -90,8 +90,11 @@ pub fn claims(plan: &VmPlan) -> Vec<Claim> {
     plan.nics.iter().filter_map(|nic| claim_of(&vm, nic)).collect()
 }
 
-/// The claim of a NIC; `None` if it shares the lease of another NIC.
+/// The claim of a NIC; `None` if it shares the lease of another NIC, as the standby of a failover pair does.
 fn claim_of(vm: &VmName, nic: &NicPlan) -> Option<Claim> {
+    if nic.device.teaming == Teaming::Persistent {
+        return None;
+    }
     let (segment, addresses) = match nic.mode.lease_scope()? {
         LeaseScope::Vm => (LeaseSegment::OfVm(vm.clone()), Vec::new()),
         LeaseScope::Segment(segment) => (segment_of(segment), addresses(&segment.ipam)),

@@ -340,6 +340,33 @@ pub struct DeviceHints {
     pub boot_order: Option<u32>,
     /// `acpiIndex`
     pub acpi_index: Option<u32>,
+    /// `failover`, `teaming`
+    pub teaming: Teaming,
+}
+
+/// Place of a NIC in a failover pair, which the guest sees as one NIC. The names are those of libvirt's `<teaming>`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Teaming {
+    /// The NIC is in no pair.
+    #[default]
+    None,
+    /// The standby, which stays with the VM when it migrates.
+    Persistent,
+    /// The primary, which is unplugged when the VM migrates.
+    Transient {
+        /// Name of the standby.
+        persistent: String,
+    },
+}
+
+impl Teaming {
+    /// Name of the standby of a primary.
+    pub fn standby(&self) -> Option<&str> {
+        match self {
+            Self::Transient { persistent } => Some(persistent),
+            Self::None | Self::Persistent => None,
+        }
+    }
 }
 
 /// Positions in the manifests, as `file:line: path.to.field`, of the values that the survey of the host may reject.

@@ -12,6 +12,7 @@ pub mod options;
 mod policies;
 mod services;
 mod spec;
+mod standby;
 
 use crate::forward::{self, Kept};
 use crate::nic::{AttachmentSpec, DeviceHints, Places, Route};

@@ -7,6 +7,7 @@
 //! docs/api.md is the user's page.
 
 pub(crate) mod agent;
+pub(crate) mod announce;
 pub(crate) mod capture;
 pub(crate) mod forwards;
 pub(crate) mod http;

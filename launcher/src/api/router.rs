@@ -4,7 +4,7 @@
 use super::http::{Answer, Method, Request};
 use super::openapi::Operation;
 use super::refusal::Refusal;
-use super::{Context, capture, forwards, log, metrics, migration, openapi, peers, plug, rate, status};
+use super::{Context, announce, capture, forwards, log, metrics, migration, openapi, peers, plug, rate, status};
 
 /// One operation of the API.
 pub(crate) struct Route {
@@ -24,6 +24,7 @@ pub(crate) fn routes() -> impl Iterator<Item = &'static Route> {
         status::ROUTES,
         peers::ROUTES,
         plug::ROUTES,
+        announce::ROUTES,
         metrics::ROUTES,
         rate::ROUTES,
         forwards::ROUTES,

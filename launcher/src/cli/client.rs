@@ -253,6 +253,18 @@ fn wanted(text: &str, parse: fn(&str) -> Result<Rate, String>) -> Result<Wanted,
     }
 }
 
+/// Options of `announce`.
+#[derive(Debug, Args)]
+#[group(skip)]
+pub(crate) struct AnnounceArgs {
+    /// Selects the process and the port.
+    #[command(flatten)]
+    pub ask: AskArgs,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
 /// Options of `loglevel`.
 #[derive(Debug, Args)]
 #[group(skip)]

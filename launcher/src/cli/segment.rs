@@ -85,6 +85,10 @@ pub(crate) struct SegmentArgs {
     /// With --bridge: isolate the guest from other isolated ports of the bridge
     #[arg(long, help_heading = "Segment (--mode=bridge)")]
     pub port_isolation: bool,
+    /// Standby of a failover pair: the guest sends here while its primary, such as a VF with the same MAC, is away, and
+    /// hawser announces the MAC when it begins to; needs --mac
+    #[arg(long, help_heading = "Segment (--mode=bridge)")]
+    pub standby: bool,
 }
 
 impl SegmentArgs {

@@ -10,7 +10,7 @@ use hawser_config::{EveryPort, Otherwise};
 use hawser_host::namespace::Namespace;
 use hawser_manifest::forward;
 use hawser_manifest::nic::{
-    BridgeSpec, DeviceHints, Family, GatewaySpec, Layer2Spec, MasqueradeSpec, ModeSpec, NameSpec, NicSpec,
+    BridgeSpec, DeviceHints, Family, GatewaySpec, Layer2Spec, MasqueradeSpec, ModeSpec, NameSpec, NicSpec, Teaming,
     UnderlaySpec, VtepSpec,
 };
 use std::os::fd::{OwnedFd, RawFd};
@@ -151,7 +151,13 @@ impl PortArgs {
                 ..NameSpec::default()
             },
             link_up: true,
-            device: DeviceHints::default(),
+            device: DeviceHints {
+                teaming: match self.segment.standby {
+                    true => Teaming::Persistent,
+                    false => Teaming::None,
+                },
+                ..DeviceHints::default()
+            },
             mode,
             places: None,
         })
@@ -169,6 +175,7 @@ impl PortArgs {
             "masquerade",
             &[(!self.policy.ip_spoof_check.is_empty(), "--ip-spoof-check")],
         )?;
+        refuse("masquerade", &[(self.segment.standby, "--standby")])?;
         refuse("masquerade", &self.layer2.given())?;
         let (forwards, every_port) = forward::split(&self.ports, &self.kept.kept_ports);
         if every_port.is_none() && !self.kept.kept_ports.is_empty() {
@@ -200,6 +207,7 @@ impl PortArgs {
             MODE,
             &[
                 (every_port.is_some(), "--port=all"),
+                (self.segment.standby, "--standby"),
                 (!self.kept.kept_ports.is_empty(), "--keep-port"),
                 (!self.map_host_loopback.is_empty(), "--map-host-loopback"),
             ],

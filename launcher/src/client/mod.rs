@@ -1,6 +1,7 @@
 //! Subcommands that communicate with a running process over its API socket: one file per subcommand, and the client
 //! that they share.
 
+pub(crate) mod announce;
 pub(crate) mod capture;
 pub(crate) mod forward;
 pub(crate) mod loglevel;

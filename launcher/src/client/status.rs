@@ -2,7 +2,7 @@
 
 use super::{Client, Target, show};
 use crate::api::peers::Tunnel;
-use crate::api::status::{Driver, Interface, LinkState, Status};
+use crate::api::status::{Driver, Interface, LinkState, Status, VirtualFunction};
 use crate::cli::client::StatusArgs;
 use crate::failure::Failure;
 use std::fmt::Write as _;
@@ -48,6 +48,7 @@ fn paragraph(nic: &Interface) -> String {
             "mode",
             format!("{}, MTU {}, {} queue pairs", nic.mode.name(), nic.mtu, nic.queue_count),
         ),
+        ("VF", nic.virtual_function.as_ref().map(function).unwrap_or_default()),
         ("tunnel", nic.tunnel.as_ref().map(tunnel).unwrap_or_default()),
         ("known from", nic.info_source.clone()),
         ("warning", nic.warnings.join("; ")),
@@ -58,6 +59,17 @@ fn paragraph(nic: &Interface) -> String {
         let _ = writeln!(text, "  {what:<13} {value}");
     }
     text
+}
+
+fn function(vf: &VirtualFunction) -> String {
+    let vlan = match vf.vlan {
+        0 => String::new(),
+        id => format!(", VLAN {id}"),
+    };
+    format!(
+        "{}, number {} of {} ({}){vlan}",
+        vf.address, vf.number, vf.pf, vf.pf_driver
+    )
 }
 
 fn tunnel(tunnel: &Tunnel) -> String {

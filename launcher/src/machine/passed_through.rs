@@ -6,7 +6,7 @@ use crate::failure::Failure;
 use crate::mode::Mode;
 use crate::vf::{Keeper, Report, Vf};
 use crate::vmm::Passed;
-use hawser_backend::counters::Counters;
+use hawser_backend::counters::{Count, Counters, Gauge};
 use hawser_manifest::nic::DeviceHints;
 use hawser_packet::MacAddr;
 use std::sync::Arc;
@@ -132,13 +132,24 @@ impl PassedThrough {
         let report = self.report();
         NicMetrics {
             link_up: report.as_ref().is_ok_and(|report| report.link_up),
+            counters: report.as_ref().map(counters).unwrap_or_default(),
             failure: report.err().map(|failure| failure.to_string()),
-            counters: Counters::default(),
             peers_file: FileState::default(),
             services_file: FileState::default(),
             peers: Vec::new(),
         }
     }
+}
+
+/// What the driver of the physical function counts, under the names of ports.
+fn counters(report: &Report) -> Counters {
+    let counters = Counters::default();
+    counters.set(Gauge::QueuePairs, u64::from(report.is_used));
+    let of_driver = [Count::RxFrames, Count::RxBytes, Count::TxFrames, Count::TxBytes];
+    for (count, value) in of_driver.into_iter().zip(report.traffic.into_iter().flatten()) {
+        counters.add(count, value);
+    }
+    counters
 }
 
 impl Drop for PassedThrough {

@@ -267,6 +267,17 @@ impl ServedNic {
         }
     }
 
+    /// Tells the segment of a port that the guest is there. False if the NIC has no port.
+    pub(crate) fn announce(&self) -> bool {
+        match self {
+            Self::VhostUser { port, .. } => {
+                port.announce(port.config().mac);
+                true
+            }
+            Self::PassedThrough(_) => false,
+        }
+    }
+
     /// Sets the link up or down.
     pub(crate) fn set_link(&self, up: bool) {
         match self {

@@ -81,14 +81,17 @@ fn claims(plan: &VmPlan, keeper: &Keeper) -> Result<Vec<DeviceClaim>, Failure> {
     let mut claims = Vec::new();
     for nic in &plan.nics {
         let Some(sriov) = nic.mode.sriov() else { continue };
-        let (pool, candidates) = match (&sriov.network.device, &sriov.network.resource) {
-            (Some(device), _) => (device.clone(), vec![device.clone()]),
-            (None, Some(resource)) => {
+        let network = &sriov.network;
+        let of_cluster = keeper.cluster.candidates(&nic.name, network.resource.as_deref())?;
+        let (pool, candidates) = match (of_cluster, &network.device, &network.resource) {
+            (Some(chosen), _, resource) => (resource.clone().unwrap_or_else(|| chosen.join(", ")), chosen),
+            (None, Some(device), _) => (device.clone(), vec![device.clone()]),
+            (None, None, Some(resource)) => {
                 let pools = leases::state_folder()?.join(vf_pools::FILE);
                 let found = keeper.candidates(resource, &pools)?;
                 (resource.clone(), found.iter().map(ToString::to_string).collect())
             }
-            (None, None) => continue,
+            (None, None, None) => continue,
         };
         claims.push(DeviceClaim {
             interface: nic.name.clone(),

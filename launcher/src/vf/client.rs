@@ -1,8 +1,9 @@
 //! The connection to the keeper.
 
 use super::keeper::COMMAND;
-use super::{Answer, Report, Request, Vf};
+use super::{Answer, Cluster, Report, Request, Vf};
 use crate::failure::Failure;
+use hawser_host::passthrough::PfSegment;
 use hawser_host::pci::PciAddress;
 use std::fs::File;
 use std::io::{self, BufRead as _, BufReader, Write as _};
@@ -13,11 +14,15 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::{Mutex, PoisonError};
 
+const NO_ANSWER: &str = "the keeper of VFs does not answer";
+
 /// The keeper of a VM's virtual functions. They are put back when this is dropped.
 #[derive(Debug)]
 pub(crate) struct Keeper {
     /// A file, because its reads and writes are those that every thread of the process may make.
     line: Mutex<BufReader<File>>,
+    /// Where a cluster tells which functions the VM has.
+    pub(super) cluster: Cluster,
 }
 
 impl Keeper {
@@ -25,7 +30,7 @@ impl Keeper {
     ///
     /// # Errors
     /// The process cannot be started.
-    pub(crate) fn start(runtime_folder: &Path) -> Result<Self, Failure> {
+    pub(crate) fn start(runtime_folder: &Path, cluster: Cluster) -> Result<Self, Failure> {
         let start = || -> io::Result<File> {
             let (ours, theirs) = UnixStream::pair()?;
             let output = theirs.try_clone()?;
@@ -42,6 +47,7 @@ impl Keeper {
             start().map_err(|error| Failure::runtime(format_args!("cannot start the keeper of VFs: {error}")))?;
         Ok(Self {
             line: Mutex::new(BufReader::new(line)),
+            cluster,
         })
     }
 
@@ -58,9 +64,7 @@ impl Keeper {
         match ask() {
             Ok(Answer::Refused(why)) => Err(Failure::runtime(why)),
             Ok(answer) => Ok(answer),
-            Err(error) => Err(Failure::runtime(format_args!(
-                "the keeper of VFs does not answer: {error}"
-            ))),
+            Err(error) => Err(Failure::runtime(format_args!("{NO_ANSWER}: {error}"))),
         }
     }
 
@@ -76,6 +80,17 @@ impl Keeper {
         match self.ask(&request)? {
             Answer::Candidates(found) => Ok(found),
             _ => Ok(Vec::new()),
+        }
+    }
+
+    /// The segment of a function's physical function.
+    ///
+    /// # Errors
+    /// There is none.
+    pub(crate) fn segment(&self, vf: PciAddress) -> Result<PfSegment, Failure> {
+        match self.ask(&Request::Segment { vf })? {
+            Answer::Segment(segment) => Ok(segment),
+            _ => Err(Failure::runtime(NO_ANSWER)),
         }
     }
 

@@ -76,6 +76,10 @@ impl Server {
     fn answer(&mut self, request: Request) -> Result<Answer, String> {
         match request {
             Request::Candidates { resource, pools } => Ok(Answer::Candidates(self.candidates(&resource, &pools)?)),
+            Request::Segment { vf } => {
+                let segment = passthrough::segment(&self.pci, &mut self.netlink, vf);
+                segment.map(Answer::Segment).map_err(|error| error.to_string())
+            }
             Request::Check { vf, attributes } => {
                 let survey = passthrough::survey(&self.pci, &mut self.netlink, vf, &attributes);
                 survey.map(|_| Answer::Done).map_err(|error| error.to_string())

@@ -10,12 +10,17 @@
 
 mod choice;
 mod client;
+mod cluster;
 pub(crate) mod keeper;
+mod pair;
 
 pub(crate) use choice::{preview, settle};
 pub(crate) use client::Keeper;
+pub(crate) use cluster::Cluster;
+pub(crate) use pair::add_standbys;
 
 use crate::failure::Failure;
+use hawser_host::passthrough::PfSegment;
 use hawser_host::pci::PciAddress;
 use hawser_host::virtual_function::{Attribute, LinkMode, TagProtocol};
 use hawser_manifest::nic::DeviceHints;
@@ -105,6 +110,8 @@ fn attributes(network: &SriovNetwork, mac: Option<MacAddr>) -> Vec<Attribute> {
 enum Request {
     /// The functions of a pool that no VMM has, by number.
     Candidates { resource: String, pools: PathBuf },
+    /// Finds the segment of the physical function.
+    Segment { vf: PciAddress },
     /// Checks that a function can be passed.
     Check { vf: PciAddress, attributes: Vec<Attribute> },
     /// Passes a function.
@@ -123,6 +130,7 @@ enum Request {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 enum Answer {
     Candidates(Vec<PciAddress>),
+    Segment(PfSegment),
     Report(Box<Report>),
     Done,
     Refused(String),

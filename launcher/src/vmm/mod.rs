@@ -12,7 +12,7 @@ mod qmp;
 pub(crate) mod running;
 
 use hawser_backend::config::PortConfig;
-use hawser_manifest::nic::DeviceHints;
+use hawser_manifest::nic::{DeviceHints, Teaming};
 use std::fmt::Write as _;
 use std::path::Path;
 
@@ -115,6 +115,9 @@ pub(crate) enum VmmError {
     /// The path contains a character that the VMM's option syntax cannot express.
     #[error("--socket-path has a double quote, which cloud-hypervisor's options cannot express: choose another path")]
     QuoteInPath,
+    /// The VMM has no failover pairs.
+    #[error("failover: cloud-hypervisor has no standby NICs: leave it out, or start QEMU")]
+    NoFailover,
     /// The MTU is below the minimum of cloud-hypervisor.
     #[error("--mtu={0} is less than cloud-hypervisor's minimum of {CLOUD_HYPERVISOR_MIN_MTU} bytes: raise it")]
     MtuTooSmall(u16),
@@ -175,6 +178,12 @@ fn qemu_passed(passed: &Passed<'_>) -> String {
     if let Some(index) = passed.device.acpi_index {
         push(&mut device, format_args!(",acpi-index={index}"));
     }
+    if let Some(standby) = passed.device.teaming.standby() {
+        push(
+            &mut device,
+            format_args!(",failover_pair_id={}", QemuNames::of(standby).device),
+        );
+    }
     device
 }
 
@@ -211,6 +220,9 @@ fn qemu_card(card: &Card<'_>) -> Result<[String; 3], VmmError> {
     }
     if let Some(index) = card.device.acpi_index {
         push(&mut device, format_args!(",acpi-index={index}"));
+    }
+    if card.device.teaming == Teaming::Persistent {
+        device.push_str(",failover=on");
     }
     push(&mut device, format_args!(",host_mtu={},romfile=", card.port.mtu));
     Ok([
@@ -262,6 +274,9 @@ pub(crate) fn cloud_hypervisor_flags(vm: &Vm<'_>) -> Result<Vec<Flag>, VmmError>
 }
 
 fn cloud_hypervisor_card(card: &Card<'_>) -> Result<String, VmmError> {
+    if card.device.teaming == Teaming::Persistent {
+        return Err(VmmError::NoFailover);
+    }
     let path = utf8(card.socket)?;
     if path.contains('"') {
         return Err(VmmError::QuoteInPath);
@@ -296,7 +311,8 @@ fn utf8(path: &Path) -> Result<&str, VmmError> {
     path.to_str().ok_or(VmmError::PathNotUtf8)
 }
 
-fn line(flags: &[Flag]) -> String {
+/// The flags as one line for a shell.
+pub(crate) fn line(flags: &[Flag]) -> String {
     let mut words = Vec::new();
     for (flag, values) in flags {
         words.push((*flag).to_owned());

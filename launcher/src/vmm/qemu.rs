@@ -7,6 +7,7 @@
 use super::qmp::{Qmp, QmpError};
 use super::running::{Patience, RunningError};
 use super::{Card, Passed, QemuNames, RECONNECT_MS, ROOT_PORT, vectors};
+use hawser_manifest::nic::Teaming;
 use serde_json::{Value, json};
 use std::path::Path;
 use std::time::Instant;
@@ -80,6 +81,9 @@ impl Qemu {
         let mut device = json!({"driver": "vfio-pci", "id": names.device, "host": passed.address});
         if let Some(index) = passed.device.acpi_index {
             device["acpi-index"] = index.into();
+        }
+        if let Some(standby) = passed.device.teaming.standby() {
+            device["failover_pair_id"] = QemuNames::of(standby).device.into();
         }
         self.add_device(&device, passed.bus.as_ref())
     }
@@ -203,6 +207,9 @@ fn device(card: &Card<'_>, names: &QemuNames) -> Value {
     // The boot order concerns the firmware, which has already run.
     if let Some(index) = card.device.acpi_index {
         device["acpi-index"] = index.into();
+    }
+    if card.device.teaming == Teaming::Persistent {
+        device["failover"] = true.into();
     }
     device
 }

@@ -3,6 +3,7 @@ use crate::cli::{Cli, Command};
 use crate::config;
 use crate::host::Host;
 use clap::Parser as _;
+use hawser_manifest::nic::Teaming;
 
 /// The output of `hawser COMMAND OPTIONS` on a system without a network.
 fn flags(command: &str, options: &[&str]) -> Result<String, VmmError> {
@@ -184,4 +185,48 @@ fn a_virtual_function_is_passed_beside_the_nics() {
     let other = cloud_hypervisor_args(&vm).unwrap();
     let device = "--device id=hawser-vf,path=/sys/bus/pci/devices/0000:01:10.2";
     assert!(other.contains(device) && !other.contains("--net"), "{other}");
+}
+
+#[test]
+fn a_failover_pair_is_a_standby_and_the_function_that_names_it() {
+    let options = [
+        "hawser",
+        "--mode=bridge",
+        "--bridge=br0",
+        "--mac=02:00:00:00:00:09",
+        "--standby",
+    ];
+    let cli = Cli::try_parse_from(options).unwrap();
+    let found = config::resolve(cli.port.spec("vf-standby".into()).unwrap(), &Host::default(), None).unwrap();
+    let cards = [Card {
+        socket: Path::new("/s/standby.sock"),
+        vmm_listens: false,
+        port: &found.port,
+        device: found.spec.device.clone(),
+        bus: Some("hawser-port0".into()),
+    }];
+    let passed = [Passed {
+        name: "vf",
+        address: "0000:01:10.2".into(),
+        device: DeviceHints {
+            teaming: Teaming::Transient {
+                persistent: "vf-standby".into(),
+            },
+            ..DeviceHints::default()
+        },
+        bus: Some("hawser-port1".into()),
+    }];
+    let vm = Vm {
+        memory: "1G",
+        cards: &cards,
+        passed: &passed,
+    };
+    let qemu = qemu_args(&vm).unwrap();
+    for device in [
+        "id=hawser-nic-vf-standby,netdev=hawser-vf-standby,bus=hawser-port0,mac=02:00:00:00:00:09,failover=on,",
+        "vfio-pci,id=hawser-nic-vf,host=0000:01:10.2,bus=hawser-port1,failover_pair_id=hawser-nic-vf-standby",
+    ] {
+        assert!(qemu.contains(device), "{qemu}");
+    }
+    assert_eq!(cloud_hypervisor_args(&vm), Err(VmmError::NoFailover));
 }

@@ -4,6 +4,7 @@ use super::fields::kubevirt as table;
 use super::ports::{self, PortRange};
 use super::reader::{Item, Object};
 use super::report::Spot;
+use super::teaming;
 use crate::nic::DeviceHints;
 use crate::values;
 use hawser_packet::MacAddr;
@@ -134,6 +135,16 @@ pub fn read_all(devices: &Object<'_>, istio: bool) -> Vec<Interface> {
         }
         interfaces.push(interface);
     }
+    for interface in &interfaces {
+        if let Some(standby) = interface.device.teaming.standby()
+            && names.contains(standby)
+        {
+            let message = format!(
+                "its standby, which hawser adds, is named {standby:?} like another interface: give teaming with another name"
+            );
+            devices.error_at(&interface.spot, message);
+        }
+    }
     interfaces
 }
 
@@ -184,6 +195,7 @@ fn interface(item: &Item<'_>, istio: bool) -> Option<Interface> {
             pci_address: object.get("pciAddress").and_then(|item| item.parsed(pci_address)),
             boot_order: object.integer("bootOrder", 1..=i64::from(u32::MAX)),
             acpi_index: object.integer("acpiIndex", 1..=i64::from(u32::MAX)),
+            teaming: teaming::read(&object, &name, binding),
         },
         name,
         binding,

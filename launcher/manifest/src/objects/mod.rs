@@ -37,6 +37,7 @@ pub mod report;
 pub mod selector;
 pub mod service;
 pub mod sriov;
+mod teaming;
 pub mod topology;
 pub mod virtual_services;
 pub mod vm;

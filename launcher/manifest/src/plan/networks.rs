@@ -7,7 +7,7 @@ use crate::objects::interface::{Binding, Interface, LinkState};
 use crate::objects::metadata::DEFAULT_NAMESPACE;
 use crate::objects::network::NamedNetwork;
 use crate::objects::report::Spot;
-use crate::objects::sriov::SriovNetwork;
+use crate::objects::sriov::{SriovNetwork, VlanProtocol};
 use crate::objects::vm::NetworkSource;
 
 impl Planner<'_> {
@@ -152,6 +152,11 @@ impl Planner<'_> {
         self.no_dhcp_options(interface);
         if interface.state == LinkState::Down {
             error("state: down is not for sriov: give linkState: disable in its SriovNetwork".to_owned());
+            return None;
+        }
+        let tags_otherwise = found.vlan_proto == Some(VlanProtocol::Service);
+        if tags_otherwise && interface.device.teaming.standby().is_some() {
+            error("failover: the standby tags with 802.1q only, and the network has another vlanProto".to_owned());
             return None;
         }
         Some(SriovPlan {

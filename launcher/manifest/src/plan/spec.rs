@@ -68,6 +68,13 @@ impl NicPlan {
     }
 }
 
+/// A NIC on a segment of the node.
+impl From<Segment> for NicMode {
+    fn from(segment: Segment) -> Self {
+        Self::Bridge(segment)
+    }
+}
+
 fn masquerade(plan: &MasqueradePlan) -> MasqueradeSpec {
     let all = plan.every_port.then_some(Ports::All(None));
     let ports: Vec<Ports> = plan.forwards.iter().cloned().map(Ports::Some).chain(all).collect();

@@ -188,6 +188,15 @@ pub static INTERFACE: ObjectType = ObjectType {
             "`{}`; on the pod network the guest takes over eth0 with its MAC and addresses",
         ),
         honoured("sriov", "a VF, passed through vfio-pci"),
+        honoured(
+            "failover",
+            "of hawser: `true` gives an `sriov` interface a standby named `<name>-standby`, on which the VM migrates",
+        ),
+        honoured(
+            "teaming",
+            "of hawser, with libvirt's words: `{type: transient, persistent: NAME}` is `failover: true` with another \
+             name for the standby",
+        ),
         later("binding", "the mode layer2"),
         honoured(
             "ports",
@@ -238,6 +247,16 @@ pub static BINDING: ObjectType = ObjectType {
         "`l2bridge` and `managedtap`, which mean the same here: on `pod` the primary user-defined network of the \
          namespace, on another network as `bridge`; for others the message says what to write instead",
     )],
+};
+
+/// `teaming`
+pub static TEAMING: ObjectType = ObjectType {
+    name: "interfaces[].teaming",
+    unknown: Unknown::Refused,
+    fields: &[
+        honoured("type", "`transient`; hawser adds the `persistent` interface itself"),
+        honoured("persistent", "name of the standby"),
+    ],
 };
 
 /// `ports[]`

@@ -33,6 +33,7 @@ pub const ALL: &[&super::reader::ObjectType] = &[
     &kubevirt::DEVICES,
     &kubevirt::INTERFACE,
     &kubevirt::BINDING,
+    &kubevirt::TEAMING,
     &kubevirt::PORT,
     &kubevirt::PORT_RANGE,
     &kubevirt::DHCP_OPTIONS,

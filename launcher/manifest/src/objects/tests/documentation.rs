@@ -290,7 +290,7 @@ spec:
     devices:
       networkInterfaceMultiqueue: true
       interfaces:
-      - {name: x, binding: {name: l2bridge}}
+      - {name: x, binding: {name: l2bridge}, teaming: {type: transient, persistent: y}}
   networks:
   - {name: x, multus: {networkName: a}}
 "#;

@@ -1,6 +1,7 @@
 //! Tests of networks: the ones that concern the VM, and the messages about them.
 
 use super::{machine, planned, problems, problems_with};
+use crate::nic::{AttachmentSpec, Teaming};
 use crate::plan::options::PlanOptions;
 use crate::plan_text;
 
@@ -560,4 +561,68 @@ fn a_resource_of_macvtap_is_on_the_device_its_plugin_says() {
         problems(&(on_pod() + &of_resource("eth1") + &device_plugin("{"))),
         [""; 0]
     );
+}
+
+/// A VM bound with sriov to the network `net`, with further fields of its interface.
+fn on_vf(fields: &str) -> String {
+    machine(
+        &format!("{{name: a, sriov: {{}}{fields}}}"),
+        "{name: a, multus: {networkName: net}}",
+    )
+}
+
+#[test]
+fn the_standby_of_a_failover_pair_follows_from_the_interface_of_its_function() {
+    let standby = |fields: &str, network: &str| {
+        let checked = planned(&(on_vf(fields) + &sriov(network)), &PlanOptions::default()).unwrap();
+        let attachment = AttachmentSpec::Tap { name: "t".into() };
+        checked.plan.nics[0].standby(attachment)
+    };
+    let pair = standby(", macAddress: 02:00:00:00:00:07, failover: true", "vlan: 100").unwrap();
+    assert_eq!((&*pair.name, pair.mac.map(|mac| mac.0[5])), ("a-standby", Some(7)));
+    assert_eq!(pair.device.teaming, Teaming::Persistent);
+    let rules = pair.mode.segment().and_then(|segment| segment.rules.clone()).unwrap();
+    assert_eq!((rules.vlan, rules.mac_spoof_check), (Some(100), false));
+    assert!(pair.socket.ends_with("a-standby.sock"));
+    let named = standby(", teaming: {type: transient, persistent: ua-b}", "spoofChk: \"on\"");
+    let named = named.unwrap();
+    let rules = named.mode.segment().and_then(|segment| segment.rules.clone()).unwrap();
+    assert_eq!((&*named.name, rules.vlan, rules.mac_spoof_check), ("ua-b", None, true));
+    assert_eq!(standby(", failover: false", "vlan: 100"), None);
+}
+
+#[test]
+fn a_pair_that_cannot_be_is_refused() {
+    for (fields, network, expected) in [
+        (
+            ", failover: true, teaming: {type: transient, persistent: b}",
+            "vlan: 1",
+            "keep one of them",
+        ),
+        (
+            ", teaming: {type: persistent}",
+            "vlan: 1",
+            "hawser adds the persistent interface itself",
+        ),
+        (", teaming: {type: transient}", "vlan: 1", "name the standby"),
+        (
+            ", teaming: {type: transient, persistent: a}",
+            "vlan: 1",
+            "give teaming with another name",
+        ),
+        (
+            ", failover: true",
+            "{vlan: 1, vlanProto: 802.1ad}",
+            "the standby tags with 802.1q only",
+        ),
+    ] {
+        let network = network.trim_matches(['{', '}']).replace(", ", "\n  ");
+        let told = problems(&(on_vf(fields) + &sriov(&network)));
+        assert!(
+            told.iter().any(|problem| problem.contains(expected)),
+            "{fields}: {told:?}"
+        );
+    }
+    let other = machine("{name: a, masquerade: {}, failover: true}", "{name: a, pod: {}}");
+    assert!(problems(&other)[0].contains("failover is for interfaces bound with sriov"));
 }
