@@ -81,10 +81,13 @@ pub fn agent() -> Result<PathBuf> {
     })
 }
 
-/// The example `vf` of `hawser-host`, which passes a VF without a VM.
+/// The example `vf` of `hawser-host`, which passes a VF without a VM, or the program in `HAWSER_VF_BIN`.
 pub fn vf() -> Result<PathBuf> {
     static PATH: OnceLock<std::result::Result<PathBuf, String>> = OnceLock::new();
     once(&PATH, || {
+        if let Some(path) = env::var_os("HAWSER_VF_BIN") {
+            return Ok(path.into());
+        }
         let target = workspace().join("target");
         let mut cargo = cargo();
         cargo.args(["--package", "hawser-host", "--example", "vf", "--target-dir"]);

@@ -36,7 +36,7 @@ pub struct Monitor {
 
 impl Monitor {
     /// Connects to the monitor at `path`.
-    pub(super) fn connect(path: &Path) -> Result<Self> {
+    pub fn connect(path: &Path) -> Result<Self> {
         let stream = UnixStream::connect(path)?;
         stream.set_read_timeout(Some(PATIENCE))?;
         let mut monitor = Self {

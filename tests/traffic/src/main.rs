@@ -9,6 +9,7 @@
 
 mod agent;
 mod batch;
+mod beat;
 mod bulk;
 mod dial;
 mod flood;
@@ -52,6 +53,7 @@ hawser-traffic COMMAND [name=value]…
   marked     to=ADDR:PORT class=N               TCP and UDP with a traffic class
   flood      to=ADDR:PORT size=N [millis=T] [from=client|server]   datagrams sent and received
   burst      to=ADDR:PORT size=N count=N        datagrams that the server sends all at once
+  beat       to=ADDR:PORT [every=MILLIS]        numbered datagrams, with a report of those that came
   sweep      to=ADDR hosts=N                    echo requests of one identifier to addresses in a row
   scan       to=ADDR:PORT ports=N               connect to ports in a row, say so, wait until killed
   join       group=ADDR:PORT count=N wait=SECONDS   join a group, say so, receive; 0: hear nothing
@@ -133,6 +135,7 @@ fn run(command: &str, arguments: &Arguments) -> Report {
         "marked" => marks::marked(arguments),
         "flood" => flood::flood(arguments),
         "burst" => flood::burst(arguments),
+        "beat" => beat::beat(arguments),
         "sweep" => scan::sweep(arguments),
         "scan" => scan::scan(arguments),
         "join" => group::join(arguments),
