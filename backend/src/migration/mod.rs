@@ -29,6 +29,8 @@ pub mod leg;
 pub mod relay;
 pub mod role;
 pub mod status;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 pub mod wire;
 
 pub use role::{Handle, Migration, MigrationError, Part};

@@ -66,7 +66,7 @@ impl TcpFlows {
     /// Gives up the frozen connections, whose guest runs elsewhere now. Returns those that still exist, each as its number
     /// in the order of the values and its host socket. `None` if they are not frozen, because the guest runs here again.
     pub fn part(&mut self, poller: &Poller) -> Option<Vec<(usize, Option<Socket>)>> {
-        let order = self.following.frozen.replace(Vec::new())?;
+        let order = self.following.frozen.take()?;
         let mut sockets = Vec::with_capacity(order.len());
         for (number, key) in order.iter().enumerate() {
             let Some(slot) = self.slot_of(key) else { continue };
@@ -79,6 +79,9 @@ impl TcpFlows {
         }
         // The rest had no answer to the guest's SYN yet.
         self.drop_all();
+        // Clients that have waited are told that no guest answers.
+        self.accept_again = Some(Instant::default());
+        self.listeners.put_off_all();
         Some(sockets)
     }
 
