@@ -8,6 +8,7 @@
 
 pub mod agent;
 pub mod artifacts;
+pub mod certificates;
 pub mod cluster;
 pub mod etcd;
 pub mod frontend;

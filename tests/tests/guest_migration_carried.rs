@@ -1,9 +1,11 @@
 //! Tests of connections that go on when a real guest migrates to a hawser with another address, by QEMU. The two processes
 //! carry the connections' bytes.
 
+use hawser_testkit::certificates::certify;
 use hawser_testkit::guest::{Guest, Kind, Plan, Running};
 use hawser_testkit::hawser::Hawser;
 use hawser_testkit::nodes::{Nodes, PORT, WORLD4};
+use hawser_testkit::process::Background;
 use hawser_testkit::{Result, artifacts, failure, peers, until};
 use serde_json::Value;
 use std::io::{ErrorKind, Read as _, Write as _};
@@ -61,7 +63,7 @@ impl Setting {
         Ok(guest)
     }
 
-    /// Output of `hawser migrate WORDS…` for the process of this name.
+    /// The first channel in the output of `hawser migrate WORDS…` for the process of this name.
     fn migrate(&self, of: &str, words: &[&str]) -> Result<Value> {
         let api = self.nodes.path(&format!("{of}-api.sock"));
         let output = Command::new(artifacts::hawser()?)
@@ -72,7 +74,9 @@ impl Setting {
         if !output.status.success() {
             return Err(failure(String::from_utf8_lossy(&output.stderr)));
         }
-        Ok(serde_json::from_slice::<Value>(&output.stdout)?["channels"][0].take())
+        let mut answer: Value = serde_json::from_slice(&output.stdout)?;
+        let first = answer["channels"].get_mut(0);
+        Ok(first.map(Value::take).unwrap_or_default())
     }
 
     fn prepare(&self) -> Result<Value> {
@@ -236,6 +240,60 @@ fn a_target_that_is_killed_leaves_the_connections_at_the_source() -> Result<()> 
     let status = setting.migrate("source", &["status"])?;
     assert_eq!(status["phase"], "ended", "{status}");
     setting.source.assert_alive()
+}
+
+/// Starts `hawser-agent carry` on a node, with the certificate `name`, for peers of the authority of `node`.
+fn carry(setting: &Setting, node: usize, name: &str, arguments: &[String]) -> Result<Background> {
+    let file = |file: String| setting.nodes.path(&file).display().to_string();
+    let mut command = setting.nodes.nodes[node].command(artifacts::agent()?);
+    command.arg("carry").args(arguments);
+    command.arg(format!("--ca={}", file("node-ca.pem".to_owned())));
+    command.arg(format!("--cert={}", file(format!("{name}.pem"))));
+    command.arg(format!("--key={}", file(format!("{name}.key"))));
+    let log = setting.nodes.path(&format!("carry-{node}-{name}.log"));
+    let mut process = Background::start(command, "hawser-agent carry", log)?;
+    process.wait_until("carrying", PATIENCE, |log| log.contains("carrying migrations"))?;
+    Ok(process)
+}
+
+#[test]
+fn the_channel_crosses_nodes_only_between_those_with_certificates() -> Result<()> {
+    let setting = Setting::new(&[])?;
+    for name in ["node", "stranger"] {
+        certify(setting.nodes.path("").as_path(), name, &Nodes::vtep4(1))?;
+    }
+    let path = |name: &str| setting.nodes.path(name).display().to_string();
+    let at = format!("{}:7900", Nodes::vtep4(1));
+    let listen = [format!("--listen={at}"), format!("--to={}", path("arrivals.sock"))];
+    let far = carry(&setting, 1, "node", &listen)?;
+    let from = |name: &str| [format!("--from={}", path(name)), format!("--to={at}")];
+    let prepare = |socket: &str| setting.migrate("source", &["prepare", &format!("--to={}", path(socket))]);
+
+    let stranger = carry(&setting, 0, "stranger", &from("stranger.sock"))?;
+    let refused = prepare("stranger.sock");
+    assert!(refused.is_err(), "{refused:?}");
+    drop(stranger);
+    until("the refusal is logged", || {
+        Ok(far.log().contains("has shown no certificate of --ca"))
+    })?;
+    let nobody = setting.migrate("target", &["status"])?;
+    assert!(nobody.is_null(), "a stranger reached the target: {nobody}");
+
+    let _near = carry(&setting, 0, "node", &from("departures.sock"))?;
+    assert_eq!(prepare("departures.sock")?["phase"], "ready");
+    let mut guest = setting.boot()?;
+    let mut client = setting.client()?;
+    client.exchange("before")?;
+    let incoming = plan(setting.target.socket()).incoming(&guest)?;
+    guest.migrate(incoming)?;
+    client.exchange("after")?;
+    let status = setting.migrate("target", &["status"])?;
+    assert_eq!(
+        (&status["phase"], &status["carried"]),
+        (&"anchored".into(), &1.into()),
+        "{status}"
+    );
+    Ok(())
 }
 
 #[test]

@@ -38,6 +38,8 @@ pub(crate) enum Command {
     Move(MoveArgs),
     /// Lists the VMs that this node serves, including those of --vm-dir
     Status(StatusArgs),
+    /// Carries the channel of a migration between two nodes over mutual TLS
+    Carry(CarryArgs),
     /// Prints the completion script of a shell
     Completion {
         /// Shell that reads the script
@@ -111,6 +113,37 @@ pub(crate) struct StatusArgs {
     /// Print JSON
     #[arg(long)]
     pub json: bool,
+}
+
+/// Options of `hawser-agent carry`.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct CarryArgs {
+    /// Node of the source: Unix socket for the --to of hawser migrate prepare
+    #[arg(
+        long,
+        value_name = "PATH",
+        required_unless_present = "listen",
+        conflicts_with = "listen"
+    )]
+    pub from: Option<PathBuf>,
+    /// Node of the target: address and port for other nodes
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub listen: Option<SocketAddr>,
+    /// With --from: address and port of the other node; with --listen: the --migration-socket of hawser
+    #[arg(long, value_name = "ADDR:PORT|PATH")]
+    pub to: String,
+    /// With --from: name in the certificate of the other node [default: its address]
+    #[arg(long, value_name = "NAME", conflicts_with = "listen")]
+    pub name: Option<String>,
+    /// Certificates of the authorities that sign those of the nodes, in PEM
+    #[arg(long, value_name = "FILE")]
+    pub ca: PathBuf,
+    /// Certificate of this node, in PEM
+    #[arg(long, value_name = "FILE")]
+    pub cert: PathBuf,
+    /// Private key of this node, in PEM
+    #[arg(long, value_name = "FILE")]
+    pub key: PathBuf,
 }
 
 /// The place of the records.

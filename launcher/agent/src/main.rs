@@ -25,6 +25,7 @@
 #![forbid(unsafe_code)]
 
 mod api;
+mod carry;
 mod cli;
 mod client;
 mod cluster;
@@ -60,6 +61,7 @@ fn main() -> ExitCode {
         Command::Stop(args) => client::set_power(args, "/v1/stop", "stopped"),
         Command::Move(args) => client::relocate(args),
         Command::Status(args) => report::show(args),
+        Command::Carry(args) => carry::run(args),
         Command::Completion { shell } => {
             let mut command = cli::Cli::command();
             clap_complete::generate(*shell, &mut command, "hawser-agent", &mut std::io::stdout());
