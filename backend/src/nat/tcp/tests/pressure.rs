@@ -1,6 +1,6 @@
 //! Tests of ending connections to make room for others, with loopback sockets.
 
-use super::sockets::Bench;
+use super::sockets::{Arrived, Bench};
 use crate::counters::DropReason;
 use crate::nat::tcp::TcpFlows;
 use crate::nat::test_support::{guest, host_seen, ip};
@@ -49,16 +49,24 @@ fn ask(bench: &mut Bench, from: u16, port: u16) -> FlowId {
     bench.key
 }
 
+/// Waits until the guest gets a segment with SYN, FIN or bytes: a busy kernel reports events late.
+fn await_segment(bench: &mut Bench) {
+    let started = Instant::now();
+    let is_awaited = |segment: &Arrived| {
+        let flags = segment.header.flags;
+        flags.has(TcpFlags::SYN) || flags.has(FIN) || !segment.payload.is_empty()
+    };
+    while !bench.take().iter().any(is_awaited) {
+        assert!(started.elapsed() < PATIENCE, "the guest gets no segment");
+        bench.handle_events();
+    }
+}
+
 fn connect(bench: &mut Bench, listener: &TcpListener, from: u16) -> (Known, TcpStream) {
     let key = ask(bench, from, listener.local_addr().unwrap().port());
     let (peer, _) = listener.accept().unwrap();
-    // A busy kernel reports the connection late. Until then, the guest may get RST of a connection that was ended to
-    // make room.
-    let started = Instant::now();
-    while !bench.take().iter().any(|frame| frame.header.flags.has(TcpFlags::SYN)) {
-        assert!(started.elapsed() < PATIENCE, "no answer to the guest's SYN");
-        bench.handle_events();
-    }
+    // Until then, the guest may get RST of a connection that was ended to make room.
+    await_segment(bench);
     bench.send(ACK, b"");
     let known = Known {
         key,
@@ -111,8 +119,7 @@ fn in_a_full_table_the_oldest_half_closed_connection_gives_way_first() {
         pass(&mut bench, SECOND);
     }
     peers[2].1.shutdown(std::net::Shutdown::Write).unwrap();
-    bench.handle_events();
-    bench.take();
+    await_segment(&mut bench);
     peers[2].0.expected += 1;
     send(&mut bench, &mut peers[2].0, ACK);
     pass(&mut bench, SECOND);
@@ -137,8 +144,7 @@ fn a_half_closed_connection_in_use_is_passed_over() {
     send(&mut bench, &mut idle, FIN | ACK);
     pass(&mut bench, SECOND);
     peer.write_all(b"an answer").unwrap();
-    bench.handle_events();
-    bench.take();
+    await_segment(&mut bench);
     let (new, _) = connect(&mut bench, &listener, 40_002);
     assert!(bench.flows.has(&busy.key) && bench.flows.has(&new.key));
     assert!(!bench.flows.has(&idle.key));
@@ -174,8 +180,7 @@ fn a_connection_the_guest_does_not_answer_on_gives_way_after_those() {
     let (mut closed, _other) = connect(&mut bench, &listener, 40_002);
     send(&mut bench, &mut closed, FIN | ACK);
     peer.write_all(b"hello?").unwrap();
-    bench.handle_events();
-    bench.take();
+    await_segment(&mut bench);
     pass(&mut bench, SECOND);
     assert_eq!(bench.take().len(), 1, "sent again");
     connect(&mut bench, &listener, 40_003);

@@ -166,7 +166,7 @@ impl Bench {
         }
     }
 
-    /// The segments that the guest received; records what it acknowledges next.
+    /// The segments that the guest received; records what it acknowledges next on the current connection.
     pub(super) fn take(&mut self) -> Vec<Arrived> {
         let frames = self.around.sink.take();
         let arrived: Vec<_> = frames
@@ -180,7 +180,8 @@ impl Bench {
                 }
             })
             .collect();
-        for Arrived { header, payload } in &arrived {
+        let is_current = |segment: &&Arrived| segment.header.dst_port == self.key.guest_port;
+        for Arrived { header, payload } in arrived.iter().filter(is_current) {
             let flags = u32::from(header.flags.has(TcpFlags::SYN)) + u32::from(header.flags.has(FIN));
             self.expected = header.seq.wrapping_add(u32::try_from(payload.len()).unwrap() + flags);
             let scale = if header.flags.has(TcpFlags::SYN) { 0 } else { 7 };
