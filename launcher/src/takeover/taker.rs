@@ -81,8 +81,9 @@ impl Taker {
         }
         let mut successor = Successor::prepare(setup, nics, shared)?;
         self.wire.say(Word::Take).map_err(lost)?;
-        let (rested, sockets) = match self.load(&mut successor) {
-            Ok(loaded) => loaded,
+        let mut sockets = None;
+        let rested = match self.load(&mut successor, &mut sockets) {
+            Ok(rested) => rested,
             Err(why) => self.give_up(&why),
         };
         let begun = Instant::now();
@@ -94,7 +95,8 @@ impl Taker {
         log::info!("the guest's rings rested for {:.1} ms", rested.as_secs_f64() * 1e3);
         // If the other process has gone meanwhile, it has nothing to learn.
         let _ = self.wire.say(Word::Running);
-        let Sockets { api, takeover } = sockets;
+        let Sockets { api, takeover } =
+            sockets.ok_or_else(|| Failure::runtime("the sockets of the other process are missing"))?;
         Ok(Taken { machine, api, takeover })
     }
 
@@ -117,10 +119,9 @@ impl Taker {
     }
 
     /// Receives and loads everything, and waits until the other process has given up the guest. Returns the time for
-    /// which the guest's rings have rested, and the other sockets.
-    fn load(&mut self, successor: &mut Successor) -> Result<(Duration, Sockets), Failure> {
+    /// which the guest's rings have rested.
+    fn load(&mut self, successor: &mut Successor, sockets: &mut Option<Sockets>) -> Result<Duration, Failure> {
         let mut ports = Vec::new();
-        let mut sockets = None;
         loop {
             let Message { word, descriptors, .. } = next(&mut self.wire)?;
             match word {
@@ -136,17 +137,16 @@ impl Taker {
                     let mut descriptors = descriptors.into_iter();
                     let api = Option::take_over(api, &mut descriptors).map_err(Failure::runtime)?;
                     let takeover = ListeningSocket::take_over(takeover, &mut descriptors).map_err(Failure::runtime)?;
-                    sockets = Some(Sockets { api, takeover });
+                    *sockets = Some(Sockets { api, takeover });
                 }
                 Word::Done => break,
                 word => return Err(unexpected(&word)),
             }
         }
-        let sockets = sockets.ok_or_else(|| Failure::runtime("the running process sent no sockets"))?;
         successor.load(ports)?;
         self.wire.say(Word::Ready).map_err(lost)?;
         match next(&mut self.wire)?.word {
-            Word::Yours { rested } => Ok((rested, sockets)),
+            Word::Yours { rested } => Ok(rested),
             word => Err(unexpected(&word)),
         }
     }
