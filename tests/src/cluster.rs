@@ -108,10 +108,3 @@ pub fn address(guest: &Guest) -> Result<String> {
     let address = addresses.split_whitespace().find_map(|word| word.strip_suffix("/24"));
     Ok(address.unwrap_or_default().to_owned())
 }
-
-/// Waits until an address answers a guest.
-pub fn reaches(guest: &Guest, address: &str) -> Result<()> {
-    until(&format!("{address} answers"), || {
-        Ok(guest.run(&format!("ping -c 1 -W 1 {address}"))?.status == Some(0))
-    })
-}

@@ -21,7 +21,7 @@ impl Pings {
     /// Starts to send requests to `address`, and waits for a first reply.
     pub fn start(guest: &Shell, address: &str) -> Result<Self> {
         let running = guest.start(&format!("exec ping -i {BEAT} {address} >{OUTPUT}"), LIFETIME)?;
-        guest.sh(&format!("ping -c 1 -W 5 {address}"))?;
+        guest.reaches(address)?;
         Ok(Self { _running: running })
     }
 

@@ -1,7 +1,7 @@
 //! Tests of node agents that share etcd. VMs are started from directories, find each other, and continue without agent
 //! and etcd.
 
-use hawser_testkit::cluster::{Cluster, NIC, address, reaches, vm};
+use hawser_testkit::cluster::{Cluster, NIC, address, vm};
 use hawser_testkit::{Result, until};
 
 #[test]
@@ -15,8 +15,8 @@ fn vms_of_two_nodes_find_each_other_and_go_on_without_agent_and_etcd() -> Result
         addresses.iter().all(|address| address.starts_with("192.168.254.")),
         "{addresses:?}"
     );
-    reaches(&first, &addresses[1])?;
-    reaches(&second, &addresses[0])?;
+    first.reaches(&addresses[1])?;
+    second.reaches(&addresses[0])?;
     let table = cluster.agents[0].status()?;
     assert!(
         table.contains("blue") && table.contains("Running") && table.contains(&addresses[0]),
@@ -36,9 +36,9 @@ fn vms_of_two_nodes_find_each_other_and_go_on_without_agent_and_etcd() -> Result
     assert_eq!(cluster.agents[0].wait_running("one")?["pid"], before);
     let third = cluster.run(0, "three")?;
     let third_address = address(&third)?;
-    reaches(&second, &third_address)?;
-    reaches(&first, &third_address)?;
-    reaches(&third, &addresses[1])
+    second.reaches(&third_address)?;
+    first.reaches(&third_address)?;
+    third.reaches(&addresses[1])
 }
 
 #[test]
@@ -47,7 +47,7 @@ fn a_vm_whose_file_moves_to_another_node_keeps_its_address_and_is_found_there() 
     let stays = cluster.run(1, "stays")?;
     let moves = cluster.run(0, "moves")?;
     let before = address(&moves)?;
-    reaches(&stays, &before)?;
+    stays.reaches(&before)?;
     // The other node refuses the VM as long as it runs here.
     cluster.agents[1].describe("moves", &vm("moves"))?;
     let refused = |vm: &serde_json::Value| {
@@ -64,7 +64,7 @@ fn a_vm_whose_file_moves_to_another_node_keeps_its_address_and_is_found_there() 
     let moved = cluster.agents[1].boot("moves", NIC)?;
     moved.sh("net-up 4")?;
     assert_eq!(address(&moved)?, before);
-    reaches(&stays, &before)?;
+    stays.reaches(&before)?;
     cluster.agents[0].wait_for("moves", "gone", serde_json::Value::is_null)?;
     Ok(())
 }

@@ -1,6 +1,6 @@
 //! Tests of objects in the store of a cluster: VMs that are applied on any node, placed, moved, stopped and deleted.
 
-use hawser_testkit::cluster::{Cluster, NETWORK, address, reaches, vm, vm_on};
+use hawser_testkit::cluster::{Cluster, NETWORK, address, vm, vm_on};
 use hawser_testkit::{Result, until};
 use std::time::{Duration, Instant};
 
@@ -37,7 +37,7 @@ fn vms_applied_on_any_node_are_placed_moved_stopped_and_deleted() -> Result<()> 
     let stays = cluster.boot(1, "stays")?;
     let moves = cluster.boot(0, "moves")?;
     let before = address(&moves)?;
-    reaches(&stays, &before)?;
+    stays.reaches(&before)?;
     let table = cluster.agents[1].sh("get vms -A")?;
     let row = table.lines().find(|line| line.contains("moves")).unwrap_or_default();
     for cell in ["blue", "n0", "Running", &before] {
@@ -50,7 +50,7 @@ fn vms_applied_on_any_node_are_placed_moved_stopped_and_deleted() -> Result<()> 
     assert!(said.contains("moved to node n1"), "{said}");
     let moved = cluster.boot(1, "moves")?;
     assert_eq!(address(&moved)?, before);
-    reaches(&stays, &before)?;
+    stays.reaches(&before)?;
     assert!(!cluster.agents[0].vm_folder("blue", "moves").exists());
 
     // A VM that is stopped keeps them too.

@@ -8,7 +8,7 @@ use hawser_testkit::netns::Namespace;
 use hawser_testkit::netns::address::{POD4, WORLD4};
 use hawser_testkit::process::Background;
 use hawser_testkit::segment::{BRIDGE, HOST4, Segment};
-use hawser_testkit::{Result, failure, peers, until};
+use hawser_testkit::{Result, failure, peers};
 use std::io;
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
@@ -17,14 +17,10 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const GUEST4: &str = "192.0.2.9";
 const MAC: &str = "52:54:00:12:34:56";
 
-fn reaches(guest: &Guest, address: &str) -> Result<bool> {
-    Ok(guest.run(&format!("ping -c 1 -W 1 {address}"))?.status == Some(0))
-}
-
 /// Connects again. The neighbours must resolve each other again first.
 fn recovers(guest: &Guest) -> Result<()> {
     guest.wait_for_carrier(true)?;
-    until("the host is reached", || reaches(guest, HOST4))
+    guest.reaches(HOST4)
 }
 
 /// The only device on the host whose name begins with `prefix`.
@@ -107,16 +103,19 @@ fn macvtap_guests_meet_each_other_in_bridge_mode_and_only_the_world_in_private_m
     }
     let [a, _, c] = &guests[..] else { unreachable!() };
     for guest in &guests {
-        assert!(reaches(guest, "198.51.100.1")?, "the world");
+        guest.reaches("198.51.100.1")?;
     }
-    assert!(reaches(a, "198.51.100.3")?, "two in bridge mode");
-    assert!(!reaches(a, "198.51.100.4")?, "one in bridge mode, one in private mode");
+    a.reaches("198.51.100.3")?;
+    assert!(
+        !a.is_answered("198.51.100.4")?,
+        "one in bridge mode, one in private mode"
+    );
 
     segment.host.run("ip link set up0 down")?;
     c.wait_for_carrier(false)?;
     segment.host.run("ip link set up0 up")?;
     c.wait_for_carrier(true)?;
-    until("the world is reached again", || reaches(c, "198.51.100.1"))?;
+    c.reaches("198.51.100.1")?;
 
     // A macvtap outlives its process. The next hawser removes it.
     let [a, b, mut c] = hawsers;
@@ -204,7 +203,7 @@ fn a_guest_takes_the_place_of_its_pod_which_gets_it_back_even_after_a_kill() -> 
         assert!(lease.lines().any(|told| told == line), "{line}:\n{lease}");
     }
     assert_eq!(guest.sh("cat /sys/class/net/eth0/address")?.trim(), mac);
-    guest.sh(&format!("ping -c 1 -W 2 {WORLD4}"))?;
+    guest.reaches(WORLD4)?;
     let _server = guest.serve(&format!("0.0.0.0:{PORT}"))?;
     peers::traffic(world, &format!("send to={POD4}:{PORT} bytes=5000000"))?;
     let neighbours = world.run(&format!("ip neigh show {POD4}"))?;

@@ -65,7 +65,7 @@ fn a_capture_shows_both_directions_and_why_frames_were_dropped() -> Result<()> {
     let mut hawser = segment.hawser("vm", &options)?;
     let guest = segment.guest(Kind::Uml, &hawser)?;
     guest.sh(&format!("ip addr add {OWN}/24 dev eth0"))?;
-    guest.sh(&format!("ping -c 1 -W 2 {HOST4}"))?;
+    guest.reaches(HOST4)?;
 
     let file = segment.path("seen.pcapng");
     let mut command = Command::new(artifacts::hawser()?);
@@ -95,6 +95,6 @@ fn a_capture_shows_both_directions_and_why_frames_were_dropped() -> Result<()> {
     capture.signal(libc::SIGTERM)?;
     capture.wait(Duration::from_secs(5))?;
     // After the capture the port works as before, and another capture may start.
-    guest.sh(&format!("ping -c 1 -W 2 {HOST4}"))?;
+    guest.reaches(HOST4)?;
     hawser.assert_alive()
 }

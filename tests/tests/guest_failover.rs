@@ -81,6 +81,23 @@ impl Side {
         Self::start(segment, name, &["-incoming", &at])
     }
 
+    /// Waits until frames have crossed the segment in both directions for a while.
+    fn wait_for_traffic(&mut self, beat: &Beat, segment: &Segment) -> Result<()> {
+        beat.wait_for_traffic().map_err(|error| {
+            let guest = self
+                .guest
+                .sh("ip -s link; ip neigh; cat /run/beat.log; dmesg | tail -n 20");
+            let host = segment.host.run("bridge fdb; ip -s link; ip neigh");
+            let said = [guest, host].map(|said| said.unwrap_or_else(|error| error.to_string()));
+            let [guest, host] = said;
+            failure(format!(
+                "{error}: {}\nin the guest:\n{guest}\non its host:\n{host}\nhawser: {:?}",
+                beat.read(ToString::to_string),
+                self.hawser.counters()
+            ))
+        })
+    }
+
     /// Waits until the guest has both NICs of the pair.
     fn wait_for_primary(&self) -> Result<()> {
         let deadline = Instant::now() + PATIENCE;
@@ -140,7 +157,11 @@ impl Beat {
         });
         thread::spawn(move || {
             let mut datagram = [0; 32];
-            while receiver.recv(&mut datagram).is_ok() {
+            loop {
+                // An error is one of an earlier datagram.
+                if receiver.recv(&mut datagram).is_err() {
+                    continue;
+                }
                 got.lock().unwrap_or_else(PoisonError::into_inner).note(&datagram);
             }
         });
@@ -316,7 +337,7 @@ fn a_failover_pair_migrates_and_its_primary_comes_back_if_that_fails() -> Result
         "setsid hawser-traffic beat to={HOST4}:{BEAT} >/run/beat.log 2>&1 </dev/null &"
     ))?;
     beat.begin();
-    beat.wait_for_traffic()?;
+    source.wait_for_traffic(&beat, &segment)?;
 
     for (n, failing) in FAILING.into_iter().enumerate() {
         let at = segment.path(&format!("to{n}"));
@@ -330,7 +351,8 @@ fn a_failover_pair_migrates_and_its_primary_comes_back_if_that_fails() -> Result
         source
             .wait_for_primary()
             .map_err(|error| failure(format!("{failing:?}: {error}")))?;
-        beat.wait_for_traffic()
+        source
+            .wait_for_traffic(&beat, &segment)
             .map_err(|error| failure(format!("{failing:?}: {error}")))?;
         source
             .hawser
@@ -342,7 +364,7 @@ fn a_failover_pair_migrates_and_its_primary_comes_back_if_that_fails() -> Result
     let announced = wire.seen(ANNOUNCEMENT)?.len();
     let mut target = Side::waiting(&segment, "dst", &at)?;
     beat.begin();
-    beat.wait_for_traffic()?;
+    source.wait_for_traffic(&beat, &segment)?;
     migrate_to(&mut source.qmp, &at, 1 << 30, false)?;
     source.qmp.wait_for("UNPLUG_PRIMARY")?;
     wait_for_state(&mut source.qmp, &["active", "completed"])?;
@@ -351,7 +373,7 @@ fn a_failover_pair_migrates_and_its_primary_comes_back_if_that_fails() -> Result
     target.qmp.wait_for("RESUME")?;
     let moved = beat.begin();
     target.wait_for_primary()?;
-    beat.wait_for_traffic()?;
+    target.wait_for_traffic(&beat, &segment)?;
     let arrived = beat.begin();
     for (phase, crossed) in [
         ("the primary leaves", &unplugged),

@@ -388,7 +388,7 @@ fn a_forged_datagram_is_dropped_under_its_name_and_heard_by_no_guest() -> Result
         let mut attack = Attack::new(underlay6)?;
         let route = Route::new(&attack.nodes, underlay6)?;
         // The guest's neighbour entries: the gateway, and the guest whose address the forged claims name.
-        attack.guest.sh("ping -c 1 -W 2 10.100.0.1")?;
+        attack.guest.reaches("10.100.0.1")?;
         let known = format!("{} lladdr {}", OTHER.address4(), OTHER.mac());
         attack
             .guest

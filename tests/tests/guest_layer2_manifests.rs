@@ -165,7 +165,7 @@ fn a_vm_on_a_user_defined_network_reaches_a_vm_of_another_node_and_the_world() -
             .traffic(&format!("{command} to={SECOND}:{PORT} bytes=5000000 connections=2"))?;
     }
     for vm in [&first, &second] {
-        vm.guest.sh(&format!("ping -c 1 -W 2 {WORLD4}"))?;
+        vm.guest.reaches(WORLD4)?;
         vm.guest.traffic(&format!("receive to={WORLD4}:{PORT} bytes=2000000"))?;
     }
     // The lease outlives the process.
@@ -294,7 +294,7 @@ fn a_vm_on_two_secondary_networks_reaches_the_vm_of_another_node_on_each_and_nei
         let ping = guest.run(&format!("ping -c 1 -W 1 {far}"))?;
         assert_ne!(ping.status, Some(0), "{ping:?}");
         guest.sh(&format!("ip route del {far}/32 dev {link}"))?;
-        guest.sh(&format!("ping -c 1 -W 2 {far}"))?;
+        guest.reaches(&far)?;
     }
     first.assert_alive()?;
     second.assert_alive()
@@ -329,7 +329,7 @@ fn a_guest_of_a_manifest_sends_from_its_own_addresses_only_unless_an_option_allo
         counters.dropped("closed_family") > 0,
         "the network has no IPv6: {counters:?}"
     );
-    guest.sh("ping -c 1 -W 2 192.168.254.1")?;
+    guest.reaches("192.168.254.1")?;
     drop(guest);
     hawser.stop()?;
     let (mut hawser, guest) = serve_with(&nodes, 0, &folder, &["--ip-spoof-check=off"])?;
@@ -339,6 +339,6 @@ fn a_guest_of_a_manifest_sends_from_its_own_addresses_only_unless_an_option_allo
     for reason in ["spoofed_arp", "closed_family"] {
         assert_eq!(counters.dropped(reason), 0, "{reason}");
     }
-    guest.sh("ping -c 1 -W 2 192.168.254.1")?;
+    guest.reaches("192.168.254.1")?;
     hawser.assert_alive()
 }

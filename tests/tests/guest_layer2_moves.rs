@@ -86,7 +86,7 @@ fn a_vm_that_moves_to_another_node_keeps_its_mac_and_address_and_is_found_there(
     let of = |last: u8| (format!("0a:58:c0:a8:fe:{last:02x}"), format!("192.168.254.{last}/24"));
     assert_eq!(identity(&mover)?, of(3));
     assert_eq!(identity(&stayer)?, of(4));
-    stayer.sh("ping -c 1 -W 2 192.168.254.3")?;
+    stayer.reaches("192.168.254.3")?;
     drop(mover);
     process.stop()?;
     // No other VM gets the address in the meantime.
@@ -100,6 +100,6 @@ fn a_vm_that_moves_to_another_node_keeps_its_mac_and_address_and_is_found_there(
         let [first, second] = pings;
         Ok(first?.status == Some(0) && second?.status == Some(0))
     })?;
-    mover.sh(&format!("ping -c 1 -W 2 {WORLD4}"))?;
+    mover.reaches(WORLD4)?;
     Ok(())
 }

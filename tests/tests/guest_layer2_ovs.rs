@@ -133,7 +133,7 @@ fn ovs_drops_frames_with_the_option_that_only_a_hawser_may_get() -> Result<()> {
     let mut interop = interop(false, ",frames")?;
     // A frame that leaves no work to the receiver, such as a ping, is sent without the option.
     let heard = Sniffer::start(&interop.nodes.nodes[FAR.node], &interop.nodes.path("ovs"), "br-int")?;
-    interop.guest.sh(&format!("ping -c 1 -W 5 {}", FAR.address4()))?;
+    interop.guest.reaches(&FAR.address4())?;
     heard.wait_for(1, "icmp")?;
     let [to, _] = Interop::<Switch>::to(FAR);
     let sent = interop.hawser.counters()?.get("tunnel_sent");

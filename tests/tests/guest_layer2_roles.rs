@@ -66,7 +66,7 @@ fn guests_of_a_network_without_a_gateway_get_addresses_and_reach_each_other_and_
         guests[0].1.traffic(&format!("send to={at} bytes=5000000"))?;
         guests[0].1.traffic(&format!("udp to={at} sizes=1,1300 count=20"))?;
     }
-    guests[1].1.sh(&format!("ping -c 1 -W 2 {}", first.address4()))?;
+    guests[1].1.reaches(&first.address4())?;
     for (hawser, guest) in &mut guests {
         assert_closed(guest)?;
         let counters = hawser.counters()?;
@@ -162,7 +162,7 @@ fn the_gateway_is_at_the_address_that_was_asked_for() -> Result<()> {
         let route = guest.sh("ip route show default")?;
         assert!(route.contains("via 10.100.0.254"), "{route}");
         for gateway in ["10.100.0.254", "fd00:100::fe"] {
-            guest.sh(&format!("ping -c 1 -W 2 {gateway}"))?;
+            guest.reaches(gateway)?;
         }
         let neighbours = guest.sh("ip neigh show 10.100.0.254")?;
         assert!(neighbours.contains("0a:58:0a:64:00:fe"), "{neighbours}");

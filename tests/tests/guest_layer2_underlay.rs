@@ -197,8 +197,8 @@ fn a_third_guest_hears_no_frame_between_two_others_and_a_guest_of_another_networ
     first.sh("ip neigh replace 10.100.0.98 lladdr 52:54:00:00:09:99 dev eth0")?;
     first.run("ping -c 2 -W 1 10.100.0.98")?;
     // The captures work: the third guest sees a ping of its own, and each of the listeners sees its own frames.
-    members[2].1.sh(&format!("ping -c 1 -W 5 {}", ports[1].address4()))?;
-    other_network.sh("ping -c 1 -W 5 10.100.0.1")?;
+    members[2].1.reaches(&ports[1].address4())?;
+    other_network.reaches("10.100.0.1")?;
     until("the third guest hears its own ping", || {
         Ok(heard(&members[2].1, ports[2])?.len() >= 2)
     })?;

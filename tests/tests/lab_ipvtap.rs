@@ -178,7 +178,7 @@ fn assert_pings_and_tcp_cross(machine: &Machine, guest: &Nested) -> Result<()> {
         if card.is_routed() {
             // The host and its guest, in both directions.
             ping(guest, &card.ipv4(1))?;
-            machine.sh(&format!("ping -c 1 -W 5 {}", card.ipv4(5)))?;
+            machine.reaches(&card.ipv4(5))?;
             let neighbours = guest.sh(&format!("ip neigh show dev {}", card.interface))?;
             assert!(
                 neighbours.contains(&format!("{peer} lladdr 02:00:00:00:00:00")),

@@ -63,6 +63,16 @@ impl Shell {
         }
     }
 
+    /// True if `address`, or the host of that name, answers an echo request within a second.
+    pub fn is_answered(&self, address: &str) -> Result<bool> {
+        Ok(self.run(&format!("ping -c 1 -W 1 {address}"))?.status == Some(0))
+    }
+
+    /// Waits until `address` answers. A first request can be lost while neighbours resolve each other.
+    pub fn reaches(&self, address: &str) -> Result<()> {
+        until(&format!("{address} answers"), || self.is_answered(address))
+    }
+
     /// Starts a shell command and returns immediately. The command is ended after `limit`.
     pub fn start(&self, command: &str, limit: Duration) -> Result<Running> {
         self.channel.start(command, limit)
