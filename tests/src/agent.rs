@@ -7,6 +7,7 @@ use crate::{Result, artifacts, failure};
 use serde_json::Value;
 use std::fs;
 use std::io::{Read as _, Write as _};
+use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -147,6 +148,13 @@ impl Agent {
         let path = self.folder.join(name);
         fs::write(&path, text)?;
         Ok(path.display().to_string())
+    }
+
+    /// Writes a program for the agent, and returns its path.
+    pub fn program(&self, name: &str, text: &str) -> Result<String> {
+        let path = self.file(name, text)?;
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755))?;
+        Ok(path)
     }
 
     /// Path of the directory of a VM's sockets.

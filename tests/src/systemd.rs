@@ -1,7 +1,7 @@
-//! Runs hawser's unit, in its packaged form, under a systemd of the test.
+//! Runs the units of hawser and its agent, in their packaged form, under a systemd of the test.
 //!
 //! That systemd is the first process of its own namespaces, on a copy of this machine's root that discards writes, and
-//! has no units except hawser's. Manifests and sockets are in directories that the test also sees.
+//! has no other units. Manifests and sockets are in directories that the test also sees.
 
 use crate::netns::Namespace;
 use crate::process::Background;
@@ -78,7 +78,11 @@ impl Systemd {
         let cgroup = Cgroup::new()?;
         let folder = tempfile::Builder::new().prefix("hawser-systemd-").tempdir()?;
         let path = |name: &str| folder.path().join(name);
-        for name in ["etc", "run", "units", "units/hawser@.service.d"] {
+        let settings = ["hawser@", "hawser-agent"].map(|unit| format!("units/{unit}.service.d"));
+        for name in ["etc", "run", "agent", "units"]
+            .into_iter()
+            .chain(settings.iter().map(String::as_str))
+        {
             fs::create_dir(path(name))?;
         }
         for target in TARGETS {
@@ -90,11 +94,15 @@ impl Systemd {
             let unit = format!("[Unit]\nDefaultDependencies=no\n{wants}");
             fs::write(path(&format!("units/{target}.target")), unit)?;
         }
-        let unit = artifacts::workspace().join("launcher/dist/hawser@.service");
-        fs::copy(unit, path("units/hawser@.service"))?;
+        for unit in ["dist/hawser@.service", "agent/dist/hawser-agent.service"] {
+            let unit = artifacts::workspace().join("launcher").join(unit);
+            fs::copy(&unit, path("units").join(unit.file_name().unwrap_or_default()))?;
+        }
         // There is no journal.
         let log = "[Service]\nStandardError=append:/run/hawser/log\n";
-        fs::write(path("units/hawser@.service.d/log.conf"), log)?;
+        for folder in settings {
+            fs::write(path(&folder).join("log.conf"), log)?;
+        }
         fs::copy(artifacts::hawser()?, path("hawser"))?;
         fs::write(path("systemd.sh"), SCRIPT)?;
 
@@ -115,10 +123,31 @@ impl Systemd {
         Ok(systemd)
     }
 
+    /// Makes the agent's program available to units, and sets the agent's options.
+    pub fn add_agent(&self, options: &str) -> Result<()> {
+        // The directory of the agent is a mount that the test also sees.
+        let program = self.folder.path().join("agent/hawser-agent");
+        fs::copy(artifacts::agent()?, program)?;
+        self.must_run("ln -s /run/hawser-agent/hawser-agent /usr/bin/hawser-agent")?;
+        let conf = self.folder.path().join("etc/agent.conf");
+        Ok(fs::write(conf, format!("HAWSER_AGENT_OPTIONS={options}\n"))?)
+    }
+
+    /// The directory of the agent, as this process sees it.
+    pub fn agent_dir(&self) -> PathBuf {
+        self.folder.path().join("agent")
+    }
+
     /// Writes the manifest of the VM `name`.
     pub fn describe(&self, name: &str, manifest: &str) -> Result<()> {
         let folder = self.folder.path().join("etc");
         Ok(fs::write(folder.join(format!("{name}.yaml")), manifest)?)
+    }
+
+    /// Removes the manifest of the VM `name`.
+    pub fn forget(&self, name: &str) -> Result<()> {
+        let folder = self.folder.path().join("etc");
+        Ok(fs::remove_file(folder.join(format!("{name}.yaml")))?)
     }
 
     /// Adds an administrator's settings for the VM `name`: options of hawser, and lines of `[Service]`.
@@ -147,9 +176,14 @@ impl Systemd {
 
     /// Runs `systemctl WORDS`, which must succeed.
     pub fn must(&self, words: &str) -> Result<()> {
-        match self.run(&format!("systemctl {words}"))? {
-            (true, _) => Ok(()),
-            (false, text) => Err(failure(format!("systemctl {words}: {text}\n{}", self.log()))),
+        self.must_run(&format!("systemctl {words}")).map(|_| ())
+    }
+
+    /// The output of a command inside, which must succeed.
+    pub fn must_run(&self, line: &str) -> Result<String> {
+        match self.run(line)? {
+            (true, text) => Ok(text),
+            (false, text) => Err(failure(format!("{line}: {text}\n{}", self.log()))),
         }
     }
 

@@ -33,9 +33,10 @@ for device in null zero full random urandom tty net/tun; do
     cp -a "/dev/$device" "dev/$device"
 done
 cp "$folder/hawser" usr/bin/hawser
-mkdir -p etc/hawser run/hawser run/units
+mkdir -p etc/hawser run/hawser run/hawser-agent run/units
 mount --bind "$folder/etc" etc/hawser
 mount --bind "$folder/run" run/hawser
+mount --bind "$folder/agent" run/hawser-agent
 mount --bind "$folder/units" run/units
 pivot_root . .
 umount -l .

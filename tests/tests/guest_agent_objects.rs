@@ -259,8 +259,17 @@ fn one_node_with_a_file_as_its_store_has_the_same_commands() -> Result<()> {
     Ok(())
 }
 
+/// Gives a namespace that the agent has made an address.
+const CONNECT: &str = "#!/bin/sh
+set -eu
+[ $1 = add ] || exit 0
+nsenter --net=$3 ip link add eth0 type veth peer name eth1
+nsenter --net=$3 ip addr add 10.9.0.3/24 dev eth0
+nsenter --net=$3 ip link set eth0 up
+";
+
 #[test]
-fn a_vm_runs_in_the_network_namespace_that_was_made_for_it() -> Result<()> {
+fn a_vm_runs_in_a_network_namespace_that_is_given_or_made() -> Result<()> {
     use hawser_testkit::agent::Agent;
     use hawser_testkit::netns::Namespace;
     use hawser_testkit::nodes::Nodes;
@@ -280,7 +289,9 @@ fn a_vm_runs_in_the_network_namespace_that_was_made_for_it() -> Result<()> {
     let mut agent = Agent::new(nodes.path("agent"))?;
     let store = format!("--store={}", nodes.path("store.db").display());
     let namespaces = format!("--netns-dir={}", folder.display());
-    agent.start(&nodes.nodes[0], "n0", &[&store, &namespaces])?;
+    let program = format!("--netns-program={}", agent.program("connect", CONNECT)?);
+    let options = [store.as_str(), &namespaces, "--make-netns", &program];
+    agent.start(&nodes.nodes[0], "n0", &options)?;
     let namespace_of = |agent: &mut Agent, name: &str| -> Result<u64> {
         let manifest = vm(name).replace("binding: {name: l2bridge}", "masquerade: {}");
         agent.describe(name, &manifest)?;
@@ -288,7 +299,29 @@ fn a_vm_runs_in_the_network_namespace_that_was_made_for_it() -> Result<()> {
         Ok(std::fs::metadata(format!("/proc/{pid}/ns/net"))?.ino())
     };
     assert_eq!(namespace_of(&mut agent, "own")?, std::fs::metadata(own.path())?.ino());
-    let of_node = std::fs::metadata(nodes.nodes[0].path())?.ino();
-    assert_eq!(namespace_of(&mut agent, "other")?, of_node);
+    // Another VM has one that the agent makes, keeps, and removes with the VM.
+    let made = folder.join("blue.made");
+    let inode = namespace_of(&mut agent, "made")?;
+    assert_eq!(inode, std::fs::metadata(&made)?.ino());
+    assert_ne!(inode, std::fs::metadata(nodes.nodes[0].path())?.ino());
+    let pid = agent.vm("made")?["pid"].clone();
+    agent.kill();
+    agent.start(&nodes.nodes[0], "n0", &options)?;
+    until("the agent has found the VM", || {
+        // The report may be that of the earlier agent, which does not answer.
+        Ok(agent.sh("get nodes").is_ok() && agent.vm("made")?["phase"] == "Running")
+    })?;
+    assert_eq!(agent.vm("made")?["pid"], pid);
+    nodes.world.run(&format!("kill -9 {pid}"))?;
+    agent.wait_for("made", "running again", |vm| {
+        vm["phase"] == "Running" && vm["pid"] != pid
+    })?;
+    assert_eq!(namespace_of(&mut agent, "made")?, inode);
+    for name in ["made", "own"] {
+        agent.remove(name)?;
+        agent.wait_for(name, "gone", serde_json::Value::is_null)?;
+    }
+    assert!(!made.exists());
+    assert!(folder.join("blue.own").exists());
     Ok(())
 }

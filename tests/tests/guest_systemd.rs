@@ -1,11 +1,11 @@
-//! Tests of hawser's unit under a real systemd.
+//! Tests of the units of hawser and its agent under a real systemd.
 
 use hawser_testkit::guest::{Kind, Plan};
 use hawser_testkit::segment::{HOST4, PORT, Segment};
 use hawser_testkit::systemd::Systemd;
-use hawser_testkit::{Result, until};
+use hawser_testkit::{Result, failure, until};
 use std::fs;
-use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 
 /// A VM with a masqueraded interface, and with one on the environment's bridge that has this state.
 fn vm(state: &str) -> String {
@@ -122,5 +122,86 @@ fn systemd_starts_the_unit_reloads_it_brings_it_back_and_stops_it() -> Result<()
         .collect::<Result<_>>()?;
     assert_eq!(left, ["lock"]);
     assert_eq!(segment.host.run("ip -oneline link show master br0")?, "");
+    Ok(())
+}
+
+/// Connects a namespace that the agent has made to the bridge of the environment.
+const CONNECT: &str = "#!/bin/sh
+set -eu
+case $1 in
+add)
+    ip link add up-own type veth peer name eth0 netns $3
+    ip link set up-own master br0 up
+    nsenter --net=$3 ip addr add 192.0.2.77/24 dev eth0
+    nsenter --net=$3 ip link set eth0 up
+    ;;
+del) ip link del up-own ;;
+esac
+";
+
+/// The agent runs a VM as a unit in a namespace that it has made, and removes both. Neither the agent's end nor its start
+/// touches the VM, and a process that is killed while no agent runs is found when it is back.
+#[test]
+fn the_agent_runs_a_vm_as_a_unit_in_a_namespace_of_its_own() -> Result<()> {
+    let mut segment = Segment::new(1500)?;
+    segment.serve()?;
+    let systemd = Systemd::start(&segment.host)?;
+    let program = systemd.agent_dir().join("connect");
+    fs::write(&program, CONNECT)?;
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755))?;
+    systemd.add_agent("--node=n0 --make-netns --netns-program=/run/hawser-agent/connect")?;
+    systemd.must("start hawser-agent")?;
+    systemd.describe("vms/own", &EVERY.replace("name: every", "name: own"))?;
+    let main = || -> Result<String> {
+        let unit = systemd.unit("default.own")?;
+        let is_served = unit["ActiveState"] == "active" && unit["StatusText"] == "serving default";
+        Ok(if is_served {
+            unit["MainPID"].clone()
+        } else {
+            String::new()
+        })
+    };
+    until("the unit serves the VM", || Ok(!main()?.is_empty()))
+        .map_err(|error| failure(format!("{error}: {}", systemd.log())))?;
+    let pid = main()?;
+    let inodes = systemd.must_run(&format!("stat -L -c %i /proc/{pid}/ns/net /run/netns/default.own"))?;
+    let inodes: Vec<&str> = inodes.lines().collect();
+    assert_eq!(inodes[0], inodes[1]);
+
+    let folder = systemd.agent_dir().join("vms/default.own");
+    let guest = Plan::new(Kind::Uml, &folder.join("default.sock")).boot()?;
+    guest.sh("net-up 4")?;
+    let traffic = format!("send to={HOST4}:{PORT} bytes=1000000");
+    guest.traffic(&traffic)?;
+    systemd.must("restart hawser-agent")?;
+    assert_eq!(main()?, pid);
+    guest.traffic(&traffic)?;
+    drop(guest);
+
+    systemd.must("stop hawser-agent")?;
+    assert_eq!(main()?, pid);
+    systemd.must("kill --signal=SIGKILL hawser@default.own")?;
+    let mut again = String::new();
+    until("systemd has started it again", || {
+        again = main()?;
+        Ok(!again.is_empty() && again != pid)
+    })?;
+    systemd.must("start hawser-agent")?;
+    until("the agent has found it", || {
+        let report = systemd.must_run("hawser-agent status --json")?;
+        Ok(report.contains(&format!("\"pid\": {again},")) && report.contains("\"phase\": \"Running\""))
+    })
+    .map_err(|error| {
+        let report = systemd.run("hawser-agent status --json");
+        failure(format!("{error}: {again} {report:?} {}", systemd.log()))
+    })?;
+    assert_eq!(main()?, again);
+
+    systemd.forget("vms/own")?;
+    until("nothing is left of the VM", || Ok(!folder.exists()))?;
+    assert_eq!(systemd.unit("default.own")?["ActiveState"], "inactive");
+    assert!(!systemd.run("ls /run/netns/default.own")?.0);
+    assert!(!systemd.sockets("default.own").exists());
+    assert!(!segment.host.run("ip -oneline link")?.contains("up-own"));
     Ok(())
 }

@@ -84,6 +84,18 @@ pub(crate) struct ServeArgs {
     /// NAMESPACE.NAME if that file exists when the process starts [default: all run in that of the agent]
     #[arg(long, value_name = "DIR")]
     pub netns_dir: Option<PathBuf>,
+    /// Makes that namespace for each VM for which it does not exist, in --netns-dir or /run/netns, and removes it with the
+    /// VM
+    #[arg(long)]
+    pub make_netns: bool,
+    /// Program that connects the namespaces of --make-netns: it is run as PROGRAM add NAMESPACE.NAME PATH after one was
+    /// made, and as PROGRAM del NAMESPACE.NAME PATH before it is removed, each again if it fails
+    #[arg(long, value_name = "PROGRAM", requires = "make_netns")]
+    pub netns_program: Option<PathBuf>,
+    /// What runs the processes of VMs: systemd as hawser@NAMESPACE.NAME.service, or the agent as its children; auto is
+    /// systemd where it runs and has the packaged unit
+    #[arg(long, value_enum, default_value_t = Supervisor::Auto)]
+    pub supervisor: Supervisor,
     /// Path of the hawser program
     #[arg(long, value_name = "PATH", default_value = "hawser")]
     pub hawser: PathBuf,
@@ -102,6 +114,14 @@ pub(crate) struct ServeArgs {
     /// File with NAME:PASSWORD of the user of etcd
     #[arg(long, value_name = "FILE")]
     pub etcd_user_file: Option<PathBuf>,
+}
+
+/// What runs the processes of VMs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Supervisor {
+    Auto,
+    Systemd,
+    Agent,
 }
 
 /// Options of `hawser-agent status`.

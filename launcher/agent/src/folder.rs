@@ -57,6 +57,21 @@ impl VmFolder {
         self.0.join("notify.sock")
     }
 
+    /// The arguments of the process, if it is a unit of systemd.
+    pub(crate) fn unit(&self) -> PathBuf {
+        self.0.join("unit.env")
+    }
+
+    /// What the agent has made of the process's network namespace.
+    pub(crate) fn netns(&self) -> PathBuf {
+        self.0.join("netns.json")
+    }
+
+    /// Output of the last run of the operator's program for network namespaces.
+    pub(crate) fn netns_log(&self) -> PathBuf {
+        self.0.join("netns.log")
+    }
+
     /// Output of the last `hawser plug`.
     pub(crate) fn plug_log(&self) -> PathBuf {
         self.0.join("plug.log")

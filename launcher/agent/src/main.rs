@@ -33,6 +33,7 @@ mod desired;
 mod folder;
 mod history;
 mod moment;
+mod netns;
 mod node;
 mod objects;
 mod output;
@@ -43,6 +44,7 @@ mod process;
 mod report;
 mod resources;
 mod store;
+mod unit;
 mod vm;
 
 use clap::{CommandFactory as _, Parser as _};

@@ -8,7 +8,7 @@
 mod membership;
 
 use crate::api::{Api, NodeState, Public};
-use crate::cli::{Failure, ServeArgs};
+use crate::cli::{Failure, ServeArgs, Supervisor};
 use crate::cluster::Cluster;
 use crate::desired::{Described, Descriptions, Origin, VmDir};
 use crate::folder::VmFolder;
@@ -16,6 +16,7 @@ use crate::peers::{Ports, replace};
 use crate::placed::Placed;
 use crate::report::{Counts, NodeReport, VmReport};
 use crate::store::AgentStore;
+use crate::unit;
 use crate::vm::{Site, Vm};
 use hawser_store::VmName;
 use hawser_store::bindings::{Changes, Revision, Watch as _};
@@ -53,6 +54,7 @@ pub(crate) fn serve(args: &ServeArgs) -> Result<(), Failure> {
     fs::create_dir_all(run_dir.join("vms"))
         .map_err(|error| Failure::usage(format_args!("--run-dir={}: {error}", run_dir.display())))?;
     let _lock = lock(args)?;
+    let has_units = has_units(args)?;
     let cluster = Cluster::new(AgentStore::open(args, &node)?, node.clone());
     let stop = Arc::new(AtomicBool::new(false));
     let (wake, woken) = UnixStream::pair().map_err(Failure::runtime)?;
@@ -66,6 +68,7 @@ pub(crate) fn serve(args: &ServeArgs) -> Result<(), Failure> {
     let mut agent = Node {
         args,
         node: &node,
+        has_units,
         cluster,
         folder: VmDir::new(args.vm_dir.as_deref(), &args.shared),
         described: BTreeMap::new(),
@@ -93,6 +96,24 @@ pub(crate) fn serve(args: &ServeArgs) -> Result<(), Failure> {
         agent.pause(&woken, pause);
     }
     Ok(())
+}
+
+/// True if systemd is to run the processes of VMs.
+fn has_units(args: &ServeArgs) -> Result<bool, Failure> {
+    let obstacle = match args.supervisor {
+        Supervisor::Agent => return Ok(false),
+        Supervisor::Auto | Supervisor::Systemd => unit::obstacle(&args.run_dir, &args.hawser),
+    };
+    match obstacle {
+        Some(problem) if args.supervisor == Supervisor::Systemd => {
+            Err(Failure::usage(format_args!("--supervisor=systemd: {problem}")))
+        }
+        Some(problem) => {
+            log::info!("the processes of VMs are children of the agent: {problem}");
+            Ok(false)
+        }
+        None => Ok(true),
+    }
 }
 
 /// The host name in the kernel.
@@ -128,6 +149,8 @@ struct Network {
 struct Node<'a> {
     args: &'a ServeArgs,
     node: &'a str,
+    /// True if systemd runs the processes of VMs.
+    has_units: bool,
     cluster: Cluster,
     folder: VmDir,
     /// The descriptions of both sources, as they were read last.
@@ -201,6 +224,7 @@ impl Node<'_> {
         let mut site = Site {
             args: self.args,
             node: self.node,
+            has_units: self.has_units,
             vtep: self.args.vtep.map_or_else(source_address, Ok),
             ports: ports.collect(),
         };
@@ -220,7 +244,8 @@ impl Node<'_> {
                 .map(|wakes| PollFd::from_borrowed_fd(*wakes, PollFlags::IN)),
         );
         let processes = self.vms.values().filter_map(|vm| vm.process.as_ref());
-        waits.extend(processes.map(|process| PollFd::from_borrowed_fd(process.handle().as_fd(), PollFlags::IN)));
+        let handles = processes.filter_map(|process| process.handle());
+        waits.extend(handles.map(|handle| PollFd::from_borrowed_fd(handle.as_fd(), PollFlags::IN)));
         let timeout = Timespec::try_from(pause).ok();
         // A signal ends the wait early. The effect is the same as when the time is up.
         let _ = poll(&mut waits, timeout.as_ref());

@@ -82,7 +82,7 @@ impl VmReport {
             name: vm.name.name.clone(),
             phase: vm.phase,
             message: vm.message.clone(),
-            pid: vm.process.as_ref().map(Process::id),
+            pid: vm.process.as_ref().and_then(Process::id),
             folder: vm.folder.path().to_owned(),
             interfaces: interfaces(vm),
         }

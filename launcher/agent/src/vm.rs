@@ -4,9 +4,11 @@ use crate::cli::ServeArgs;
 use crate::desired::VmFile;
 use crate::folder::VmFolder;
 use crate::history::{EventKind, History};
+use crate::netns::{Netns, Progress};
 use crate::peers::replace;
-use crate::process::{Process, last_words};
+use crate::process::Process;
 use crate::store::AgentStore;
+use crate::unit::{Arguments, Unit};
 use hawser_manifest::plan::VmPlan;
 use hawser_packet::MacRange;
 use hawser_store::bindings::{BindError, Binding, Bound, Epoch, Epochs as _, PortId, Watch as _};
@@ -88,6 +90,8 @@ pub(crate) struct Vm {
     pub leases: Vec<Lease>,
     pub ports: Vec<OwnPort>,
     pub process: Option<Process>,
+    unit: Unit,
+    netns: Netns,
     pub phase: Phase,
     /// The reason why the VM waits, or the problem of its newest manifest.
     pub message: String,
@@ -107,6 +111,8 @@ pub(crate) struct Vm {
 enum Obstacle {
     /// Another node has one of its ports, and is about to give it up if the VM moves.
     Elsewhere(String),
+    /// The operator's program connects the namespace.
+    Connecting,
     /// Anything else.
     Failed(String),
 }
@@ -121,6 +127,8 @@ impl From<String> for Obstacle {
 pub(crate) struct Site<'a> {
     pub args: &'a ServeArgs,
     pub node: &'a str,
+    /// True if systemd runs the processes.
+    pub has_units: bool,
     pub vtep: Result<IpAddr, String>,
     /// UDP ports in use by VMs of this node.
     pub ports: BTreeSet<u16>,
@@ -129,8 +137,11 @@ pub(crate) struct Site<'a> {
 impl Vm {
     pub(crate) fn new(args: &ServeArgs, name: VmName, now: Instant) -> Self {
         let folder = VmFolder::of(&args.run_dir, &name);
+        let unit = Unit::of(&name, &folder);
         Self {
-            process: Process::find(&folder),
+            process: Process::find(&folder, unit.clone()),
+            unit,
+            netns: Netns::of(&name, &folder),
             name,
             folder,
             file: None,
@@ -179,11 +190,11 @@ impl Vm {
     pub(crate) fn step(&mut self, store: &mut AgentStore, site: &mut Site<'_>, now: Instant) -> bool {
         self.notice_end(now);
         if self.file.is_none() {
-            return self.step_to_end(store, now);
+            return self.step_to_end(store, site, now);
         }
         if self.phase == Phase::Stopping && self.process.is_some() {
             // The file is back before the process has ended.
-            return self.step_to_end(store, now);
+            return self.step_to_end(store, site, now);
         }
         let has_ports = self.has_ports();
         if let Some(process) = self.process.as_mut().filter(|_| has_ports) {
@@ -206,19 +217,27 @@ impl Vm {
         }
         let done = match self.process {
             // An earlier agent started this process.
-            Some(_) => self.prepare(store, site),
-            None => self
-                .prepare(store, site)
-                .and_then(|plan| Ok(self.start(&plan, site, now).map(|()| plan)?)),
+            Some(_) => self.prepare(store, site).map(|_| ()),
+            None => self.begin(store, site, now),
         };
         match done {
-            Ok(_) => {
+            Ok(()) => {
                 self.message.clear();
                 self.changed = false;
             }
             Err(obstacle) => self.wait(obstacle, now),
         }
         true
+    }
+
+    /// Prepares the network namespace and the records of the VM, and starts its process.
+    fn begin(&mut self, store: &mut AgentStore, site: &mut Site<'_>, now: Instant) -> Result<(), Obstacle> {
+        fs::create_dir_all(self.folder.path()).map_err(|error| unwritable(self.folder.path(), &error))?;
+        let Progress::Done(namespace) = self.netns.prepare(site.args, now)? else {
+            return Err(Obstacle::Connecting);
+        };
+        let plan = self.prepare(store, site)?;
+        Ok(self.start(&plan, namespace.as_deref(), site, now)?)
     }
 
     /// Applies changed NICs to the running process.
@@ -270,6 +289,7 @@ impl Vm {
     fn wait(&mut self, obstacle: Obstacle, now: Instant) {
         let (message, is_brief) = match obstacle {
             Obstacle::Elsewhere(message) => (message, true),
+            Obstacle::Connecting => ("its network namespace is being connected".to_owned(), true),
             Obstacle::Failed(message) => (message, false),
         };
         if self.message != message {
@@ -290,10 +310,11 @@ impl Vm {
 
     /// Handles the end of the process, if it has ended.
     fn notice_end(&mut self, now: Instant) {
-        let Some(process) = self.process.as_mut().filter(|process| process.has_ended()) else {
+        let Some(process) = self.process.as_mut() else { return };
+        if !process.has_ended(&self.folder) {
             return;
-        };
-        let status = process.reap();
+        }
+        let reason = process.reap(&self.folder);
         self.process = None;
         if self.phase == Phase::Stopping {
             return;
@@ -301,13 +322,12 @@ impl Vm {
         if now.duration_since(self.since) >= STABLE {
             self.pause = FIRST_PAUSE;
         }
-        let words = last_words(&self.folder);
-        self.history.record(EventKind::Ended, format!("{status}: {words}"));
-        self.wait(format!("its process ended ({status}): {words}").into(), now);
+        self.history.record(EventKind::Ended, reason.as_str());
+        self.wait(reason.into(), now);
     }
 
     /// Stops the process, then unbinds the ports. Leases stay until they are released.
-    fn step_to_end(&mut self, store: &mut AgentStore, now: Instant) -> bool {
+    fn step_to_end(&mut self, store: &mut AgentStore, site: &Site<'_>, now: Instant) -> bool {
         if self.end_process(now) {
             return true;
         }
@@ -320,6 +340,14 @@ impl Vm {
             self.next = now;
             return true;
         }
+        match self.netns.remove(site.args, now) {
+            Ok(Progress::Done(())) => {}
+            Ok(Progress::Pending) => return true,
+            Err(problem) => {
+                self.wait(problem.into(), now);
+                return true;
+            }
+        }
         // If this fails, a later agent finds a directory without a running process, and removes it.
         let _ = fs::remove_dir_all(self.folder.path());
         false
@@ -328,6 +356,8 @@ impl Vm {
     /// Requests the end of the process, and later enforces it. False if there is none.
     fn end_process(&mut self, now: Instant) -> bool {
         let Some(process) = &self.process else {
+            // systemd may be about to start it again.
+            self.unit.settle();
             return false;
         };
         if self.phase != Phase::Stopping {
@@ -491,8 +521,8 @@ impl Vm {
         Ok(())
     }
 
-    fn start(&mut self, plan: &VmPlan, site: &Site<'_>, now: Instant) -> Result<(), String> {
-        let arguments = self.arguments(plan, site);
+    fn start(&mut self, plan: &VmPlan, namespace: Option<&Path>, site: &Site<'_>, now: Instant) -> Result<(), String> {
+        let mut arguments = self.arguments(plan, site);
         for port in &self.ports {
             let path = self.folder.peers(&port.port.network);
             // The process needs the file to exist. The node writes its content.
@@ -500,40 +530,37 @@ impl Vm {
                 fs::write(&path, "").map_err(|error| unwritable(&path, &error))?;
             }
         }
-        let namespace = self.namespace(site)?;
-        let started = Process::start(&site.args.hawser, &arguments, &self.folder, namespace.as_ref());
-        let process = started.map_err(|error| format!("--hawser={}: {error}", site.args.hawser.display()))?;
-        log::info!("VM {}: process {} started", self.name, process.id());
-        self.history
-            .record(EventKind::Started, format!("process {}", process.id()));
+        let (process, started) = if site.has_units {
+            if let Some(path) = namespace {
+                arguments.node.extend(["--netns".into(), path.into()]);
+            }
+            let process = Process::start_unit(self.unit.clone(), &arguments, &self.folder);
+            (process.map_err(|error| error.to_string())?, self.unit.name())
+        } else {
+            let process = Process::start(&site.args.hawser, &arguments, &self.folder, namespace);
+            let process = process.map_err(|error| format!("--hawser={}: {error}", site.args.hawser.display()))?;
+            let started = format!("process {}", process.id().unwrap_or_default());
+            (process, started)
+        };
+        log::info!("VM {}: {started} started", self.name);
+        self.history.record(EventKind::Started, started);
         self.process = Some(process);
         self.phase = Phase::Starting;
         self.since = now;
         Ok(())
     }
 
-    /// The network namespace that was made for the VM, if there is one.
-    fn namespace(&self, site: &Site<'_>) -> Result<Option<fs::File>, String> {
-        let Some(folder) = &site.args.netns_dir else {
-            return Ok(None);
-        };
-        let path = folder.join(format!("{}.{}", self.name.namespace, self.name.name));
-        match fs::File::open(&path) {
-            Ok(file) => Ok(Some(file)),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(format!("--netns-dir: {}: {error}", path.display())),
-        }
-    }
-
-    fn arguments(&self, plan: &VmPlan, site: &Site<'_>) -> Vec<OsString> {
-        let mut arguments = vec![OsString::from("run"), "-f".into(), self.folder.manifests().into()];
+    fn arguments(&self, plan: &VmPlan, site: &Site<'_>) -> Arguments {
+        let mut sockets = OsString::from("--socket-dir=");
+        sockets.push(self.folder.path());
+        let vm = vec!["-f".into(), self.folder.manifests().into(), sockets];
+        let mut arguments: Vec<OsString> = Vec::new();
         let mut option = |name: &str, value: &dyn AsRef<std::ffi::OsStr>| {
             let mut argument = OsString::from(format!("--{name}="));
             argument.push(value.as_ref());
             arguments.push(argument);
         };
         option("vm", &self.name.name);
-        option("socket-dir", &self.folder.path());
         option("runtime-dir", &self.folder.path().join("journal"));
         option("store", &self.folder.store());
         if let Some(port) = self.ports.first() {
@@ -554,7 +581,7 @@ impl Vm {
             option("peers", &peers);
         }
         arguments.extend(site.args.hawser_options.iter().map(OsString::from));
-        arguments
+        Arguments { vm, node: arguments }
     }
 }
 

@@ -17,6 +17,7 @@ pub mod guest_address;
 pub mod journal;
 pub mod link;
 pub mod link_state;
+pub mod named_namespace;
 pub mod namespace;
 pub mod neighbour;
 pub mod netlink;
