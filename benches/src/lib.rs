@@ -10,6 +10,7 @@ pub mod layer2;
 pub mod machine;
 pub mod measure;
 pub mod metric;
+pub mod migration;
 pub mod numbers;
 pub mod packets;
 pub mod report;

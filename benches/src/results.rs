@@ -56,6 +56,10 @@ pub enum Bound {
     AtMostMore(f64),
     /// At most this, without another.
     AtMost(f64),
+    /// At least this, without another.
+    AtLeast(f64),
+    /// At least this in every round, without another.
+    AlwaysAtLeast(f64),
 }
 
 /// A quantity of hawser, and the quantity of a peer that it is compared with.
@@ -228,17 +232,21 @@ impl<P: Peer, M: Metric> Results<P, M> {
             Bound::AtMostTimes(times) => (format!("≤ {times}× {other}"), ratio()),
             Bound::AtMostMore(more) => (format!("≤ {more} {unit} above {other}"), difference()),
             Bound::AtMost(most) => (format!("≤ {most} {unit}"), Spread::of(ours)),
+            Bound::AtLeast(least) => (format!("≥ {least} {unit}"), Spread::of(ours)),
+            Bound::AlwaysAtLeast(least) => (format!("always ≥ {least} {unit}"), Spread::of(ours)),
         };
         let text = |spread: Spread| match bound {
             Bound::AtLeastTimes(_) | Bound::AtMostTimes(_) => spread.times(),
             Bound::AtMostMore(_) => format!("{} {unit}", spread.text(1)),
-            Bound::AtMost(_) => format!("{:.digits$} {unit}", spread.median).trim_end().to_owned(),
+            Bound::AtMost(_) | Bound::AtLeast(_) => format!("{:.digits$} {unit}", spread.median).trim_end().to_owned(),
+            Bound::AlwaysAtLeast(_) => format!("{:.digits$} {unit}", spread.min).trim_end().to_owned(),
         };
         Verdict {
             target: format!("{title}: {demand}").trim_end().to_owned(),
             measured: spread.map(text),
             is_met: spread.is_some_and(|spread| match bound {
-                Bound::AtLeastTimes(least) => spread.median >= least,
+                Bound::AtLeastTimes(least) | Bound::AtLeast(least) => spread.median >= least,
+                Bound::AlwaysAtLeast(least) => spread.min >= least,
                 Bound::AtMostTimes(most) | Bound::AtMostMore(most) | Bound::AtMost(most) => spread.median <= most,
             }),
             spread,

@@ -18,6 +18,7 @@ pub mod imports;
 pub mod interop;
 pub mod lab;
 pub mod losses;
+pub mod migrating;
 pub mod netns;
 pub mod nodes;
 pub mod ovs;

@@ -2,7 +2,7 @@
 
 use crate::guest::{Guest, Kind, Plan};
 use crate::hawser::Hawser;
-use crate::lab::{Turn, share_machine};
+use crate::lab::{Turn, have_machine, share_machine};
 use crate::netns::Namespace;
 use crate::peers;
 use crate::process::Background;
@@ -85,6 +85,14 @@ impl Nodes {
     pub fn new(count: usize, mtu: u32) -> Result<Self> {
         Ok(Self {
             _machine: Some(share_machine()?),
+            ..Self::beside(count, mtu)?
+        })
+    }
+
+    /// Waits for exclusive use of the machine, and creates nodes.
+    pub fn alone(count: usize, mtu: u32) -> Result<Self> {
+        Ok(Self {
+            _machine: Some(have_machine()?),
             ..Self::beside(count, mtu)?
         })
     }

@@ -2,122 +2,20 @@
 //! carry the connections' bytes.
 
 use hawser_testkit::certificates::certify;
-use hawser_testkit::guest::{Guest, Kind, Plan, Running};
-use hawser_testkit::hawser::Hawser;
-use hawser_testkit::nodes::{Nodes, PORT, WORLD4};
+use hawser_testkit::guest::Running;
+use hawser_testkit::migrating::{Client, Setting, plan};
+use hawser_testkit::nodes::Nodes;
 use hawser_testkit::process::Background;
-use hawser_testkit::{Result, artifacts, failure, peers, until};
-use serde_json::Value;
-use std::io::{ErrorKind, Read as _, Write as _};
-use std::net::{SocketAddr, TcpStream};
-use std::path::Path;
-use std::process::Command;
+use hawser_testkit::{Result, artifacts, peers, until};
+use std::io::{ErrorKind, Read as _};
 use std::time::Duration;
 
-const FORWARD: &str = "--port=8080:7000";
 /// Longest wait for bytes or a reset.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Time that the streams of a test should last, so that a migration lies within.
-const LASTS: f64 = 20.0;
+const LASTS: Duration = Duration::from_secs(20);
 /// Number of clients from outside that stay connected.
 const CLIENTS: usize = 100;
-
-/// Two nodes, each with a process, and a world.
-struct Setting {
-    nodes: Nodes,
-    world: SocketAddr,
-    source: Hawser,
-    target: Hawser,
-}
-
-fn plan(socket: &Path) -> Plan {
-    Plan {
-        memory_mib: 256,
-        ..Plan::new(Kind::Qemu, socket)
-    }
-}
-
-impl Setting {
-    fn new(of_target: &[&str]) -> Result<Self> {
-        let mut nodes = Nodes::new(2, 1500)?;
-        let world = nodes.serve_world(WORLD4)?;
-        let path = |name: &str| nodes.path(name).display().to_string();
-        let api = format!("--api-socket={}", path("source-api.sock"));
-        let source = Hawser::start(&nodes.nodes[0], &nodes.path("source.sock"), &[FORWARD, &api])?;
-        let api = format!("--api-socket={}", path("target-api.sock"));
-        let arrivals = format!("--migration-socket={}", path("arrivals.sock"));
-        let arguments = [&[FORWARD, &api, &arrivals], of_target].concat();
-        let target = Hawser::start(&nodes.nodes[1], &nodes.path("target.sock"), &arguments)?;
-        Ok(Self {
-            nodes,
-            world,
-            source,
-            target,
-        })
-    }
-
-    fn boot(&self) -> Result<Guest> {
-        let guest = plan(self.source.socket()).boot_to_migrate()?;
-        guest.net_up()?;
-        guest.serve(&format!("0.0.0.0:{PORT}"))?;
-        Ok(guest)
-    }
-
-    /// The first channel in the output of `hawser migrate WORDS…` for the process of this name.
-    fn migrate(&self, of: &str, words: &[&str]) -> Result<Value> {
-        let api = self.nodes.path(&format!("{of}-api.sock"));
-        let output = Command::new(artifacts::hawser()?)
-            .arg("migrate")
-            .args(words)
-            .args(["--json", &format!("--api-socket={}", api.display())])
-            .output()?;
-        if !output.status.success() {
-            return Err(failure(String::from_utf8_lossy(&output.stderr)));
-        }
-        let mut answer: Value = serde_json::from_slice(&output.stdout)?;
-        let first = answer["channels"].get_mut(0);
-        Ok(first.map(Value::take).unwrap_or_default())
-    }
-
-    fn prepare(&self) -> Result<Value> {
-        let to = format!("--to={}", self.nodes.path("arrivals.sock").display());
-        self.migrate("source", &["prepare", &to])
-    }
-
-    /// A client of the guest's server, from the world.
-    fn client(&self) -> Result<Client> {
-        let at = format!("{}:8080", Nodes::vtep4(0));
-        let mut stream = self.nodes.world.inside(|| TcpStream::connect(&at))??;
-        stream.set_read_timeout(Some(PATIENCE))?;
-        stream.write_all(b"{\"do\":\"echo\"}\n")?;
-        Ok(Client(stream))
-    }
-}
-
-/// A connection on which the guest sends everything back.
-struct Client(TcpStream);
-
-impl Client {
-    fn exchange(&mut self, text: &str) -> Result<()> {
-        self.0.write_all(text.as_bytes())?;
-        let mut back = vec![0; text.len()];
-        self.0.read_exact(&mut back)?;
-        assert_eq!(back, text.as_bytes());
-        Ok(())
-    }
-}
-
-/// Starts a stream of the guest that lasts about [`LASTS`] seconds: `command` with `count` and a number that is
-/// proportional to the time it takes.
-fn start_long(guest: &Guest, command: &str, count: &str, trial: f64) -> Result<Running> {
-    let begun = std::time::Instant::now();
-    guest.traffic(&format!("{command} {count}={trial}"))?;
-    let number = (trial * LASTS / begun.elapsed().as_secs_f64()).ceil();
-    guest.start(
-        &format!("hawser-traffic {command} {count}={number}"),
-        Duration::from_secs(300),
-    )
-}
 
 fn assert_whole(running: &Running) -> Result<()> {
     let output = running.wait(Duration::from_secs(300))?;
@@ -135,9 +33,9 @@ fn connections_go_on_although_the_address_of_the_pod_changes() -> Result<()> {
         client.exchange("before")?;
     }
     let streams = [
-        start_long(&guest, &format!("rounds to={world} bytes=700"), "count", 200.0)?,
-        start_long(&guest, &format!("send to={world}"), "bytes", 2_000_000.0)?,
-        start_long(&guest, &format!("receive to={world}"), "bytes", 2_000_000.0)?,
+        guest.traffic_lasting(&format!("rounds to={world} bytes=700"), "count", 200.0, LASTS)?,
+        guest.traffic_lasting(&format!("send to={world}"), "bytes", 2_000_000.0, LASTS)?,
+        guest.traffic_lasting(&format!("receive to={world}"), "bytes", 2_000_000.0, LASTS)?,
     ];
     assert_eq!(setting.prepare()?["phase"], "ready");
 
@@ -191,12 +89,7 @@ fn a_cancelled_migration_leaves_the_connections_at_the_source() -> Result<()> {
     let setting = Setting::new(&[])?;
     let mut guest = setting.boot()?;
     let mut client = setting.client()?;
-    let rounds = start_long(
-        &guest,
-        &format!("rounds to={} bytes=700", setting.world),
-        "count",
-        200.0,
-    )?;
+    let rounds = guest.traffic_lasting(&format!("rounds to={} bytes=700", setting.world), "count", 200.0, LASTS)?;
     setting.prepare()?;
     // The guest is stopped, and goes on in the source.
     let incoming = plan(setting.target.socket()).incoming(&guest)?;

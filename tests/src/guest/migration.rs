@@ -121,6 +121,8 @@ pub struct Incoming {
 /// What a migration took.
 #[derive(Clone, Copy, Debug)]
 pub struct Stopped {
+    /// Time of the stop since 1970.
+    pub at: Duration,
     /// Time between the stop in the source and the start in the target.
     pub time: Duration,
 }
@@ -192,6 +194,13 @@ impl Guest {
         Ok(())
     }
 
+    /// Limits the stream of a migration, in bytes per second.
+    pub fn limit_migration(&mut self, rate: u64) -> Result<()> {
+        let parameters = json!({ "max-bandwidth": rate });
+        self.monitor()?.execute("migrate-set-parameters", &parameters)?;
+        Ok(())
+    }
+
     /// Lets later migrations wait before the guest starts in the target, after it has stopped.
     pub fn pause_before_switchover(&mut self) -> Result<()> {
         let pause = json!({ "capability": "pause-before-switchover", "state": true });
@@ -225,6 +234,7 @@ impl Guest {
         let stopped = self.monitor()?.wait_for("STOP")?;
         let resumed = self.follow(target)?;
         Ok(Stopped {
+            at: stopped,
             time: resumed.saturating_sub(stopped),
         })
     }

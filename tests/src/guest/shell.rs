@@ -6,7 +6,7 @@ use serde_json::Value;
 use std::fs;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Default time limit of a command.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -98,6 +98,15 @@ impl Shell {
             )));
         }
         Ok(serde_json::from_str(&output.out)?)
+    }
+
+    /// Starts a client of `hawser-traffic` that takes about `lasts`: `count` is the argument that its duration is
+    /// proportional to, and `trial` a value with which it is tried first.
+    pub fn traffic_lasting(&self, arguments: &str, count: &str, trial: f64, lasts: Duration) -> Result<Running> {
+        let begun = Instant::now();
+        self.traffic(&format!("{arguments} {count}={trial}"))?;
+        let number = (trial * lasts.as_secs_f64() / begun.elapsed().as_secs_f64()).ceil();
+        self.start(&format!("hawser-traffic {arguments} {count}={number}"), 10 * lasts)
     }
 
     /// Starts a server of `hawser-traffic` on `at` and waits until it serves.

@@ -4,9 +4,9 @@
 //! measures gaps with its own clock, which stands still while its machine is stopped.
 
 use crate::{Arguments, Failure, Report, any};
-use std::io;
 use std::net::{SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
+use std::{io, iter};
 
 /// Length of a datagram: four numbers.
 const LEN: usize = 32;
@@ -44,6 +44,8 @@ fn numbers(datagram: &[u8; LEN]) -> [u64; 4] {
 /// round and the longest gap between them in microseconds.
 pub(crate) fn beat(arguments: &Arguments) -> Report {
     let to: SocketAddr = arguments.to()?;
+    // A second NIC of the guest, which shows what of a gap is not that of the first one.
+    let witness: Option<SocketAddr> = arguments.get_if("witness")?;
     let every = Duration::from_millis(arguments.get_or("every", 10)?);
     let socket = UdpSocket::bind(SocketAddr::new(any(to), to.port()))?;
     let mut heard = Heard {
@@ -57,7 +59,9 @@ pub(crate) fn beat(arguments: &Arguments) -> Report {
         let micros = u64::try_from(heard.longest.as_micros()).unwrap_or(u64::MAX);
         let parts = [number, heard.round, heard.count, micros].map(u64::to_be_bytes);
         // While there is no way, the datagram is lost, which the other end sees.
-        let _ = socket.send_to(parts.as_flattened(), to);
+        for to in iter::once(to).chain(witness) {
+            let _ = socket.send_to(parts.as_flattened(), to);
+        }
         next += every;
         listen(&socket, &mut heard, next)?;
     }

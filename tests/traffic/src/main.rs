@@ -53,7 +53,7 @@ hawser-traffic COMMAND [name=value]…
   marked     to=ADDR:PORT class=N               TCP and UDP with a traffic class
   flood      to=ADDR:PORT size=N [millis=T] [from=client|server]   datagrams sent and received
   burst      to=ADDR:PORT size=N count=N        datagrams that the server sends all at once
-  beat       to=ADDR:PORT [every=MILLIS]        numbered datagrams, with a report of those that came
+  beat       to=ADDR:PORT [every=MILLIS] [witness=ADDR:PORT]   numbered datagrams, with a report of those that came
   sweep      to=ADDR hosts=N                    echo requests of one identifier to addresses in a row
   scan       to=ADDR:PORT ports=N               connect to ports in a row, say so, wait until killed
   join       group=ADDR:PORT count=N wait=SECONDS   join a group, say so, receive; 0: hear nothing
@@ -94,12 +94,12 @@ impl Arguments {
         Ok(text.parse().map_err(|_| format!("'{text}' will not do for {name}"))?)
     }
 
+    fn get_if<T: FromStr>(&self, name: &str) -> Result<Option<T>, Failure> {
+        self.0.contains_key(name).then(|| self.get(name)).transpose()
+    }
+
     fn get_or<T: FromStr>(&self, name: &str, default: T) -> Result<T, Failure> {
-        if self.0.contains_key(name) {
-            self.get(name)
-        } else {
-            Ok(default)
-        }
+        Ok(self.get_if(name)?.unwrap_or(default))
     }
 
     fn to(&self) -> Result<SocketAddr, Failure> {

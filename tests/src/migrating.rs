@@ -1,0 +1,138 @@
+//! The environment of a migration that keeps connections: two nodes with a process each, and a world. The guest begins on
+//! the first node. Clients of the world are connected to it through a forward of the source.
+
+use crate::guest::{Guest, Kind, Plan};
+use crate::hawser::Hawser;
+use crate::nodes::{Nodes, PORT, WORLD4};
+use crate::{Result, artifacts, failure};
+use serde_json::Value;
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+/// Port of the first node that leads to the guest's server.
+pub const FORWARDED: u16 = 8080;
+/// Longest wait for bytes.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Two nodes, each with a process, and a world.
+#[derive(Debug)]
+pub struct Setting {
+    /// The two nodes and the world.
+    pub nodes: Nodes,
+    /// A server in the world.
+    pub world: SocketAddr,
+    /// The process that has the guest at first, on the first node.
+    pub source: Hawser,
+    /// The process that waits for it, on the second node.
+    pub target: Hawser,
+}
+
+/// Options for the guest on `socket`: the same in the source and in the target.
+pub fn plan(socket: &Path) -> Plan {
+    Plan {
+        memory_mib: 256,
+        ..Plan::new(Kind::Qemu, socket)
+    }
+}
+
+impl Setting {
+    /// Waits for a share of the machine, and starts the processes, the target with further arguments.
+    pub fn new(of_target: &[&str]) -> Result<Self> {
+        Self::on(Nodes::new(2, 1500)?, of_target)
+    }
+
+    /// Starts the processes on two nodes.
+    pub fn on(mut nodes: Nodes, of_target: &[&str]) -> Result<Self> {
+        let forward = format!("--port={FORWARDED}:{PORT}");
+        let world = nodes.serve_world(WORLD4)?;
+        let path = |name: &str| nodes.path(name).display().to_string();
+        let api = format!("--api-socket={}", path("source-api.sock"));
+        let source = Hawser::start(&nodes.nodes[0], &nodes.path("source.sock"), &[&forward, &api])?;
+        let api = format!("--api-socket={}", path("target-api.sock"));
+        let arrivals = format!("--migration-socket={}", path("arrivals.sock"));
+        let arguments = [&[forward.as_str(), &api, &arrivals], of_target].concat();
+        let target = Hawser::start(&nodes.nodes[1], &nodes.path("target.sock"), &arguments)?;
+        Ok(Self {
+            nodes,
+            world,
+            source,
+            target,
+        })
+    }
+
+    /// Boots the guest in the source, with a server.
+    pub fn boot(&self) -> Result<Guest> {
+        let guest = plan(self.source.socket()).boot_to_migrate()?;
+        guest.net_up()?;
+        guest.serve(&format!("0.0.0.0:{PORT}"))?;
+        Ok(guest)
+    }
+
+    /// The first channel in the output of `hawser migrate WORDS…` for the process of this name.
+    pub fn migrate(&self, of: &str, words: &[&str]) -> Result<Value> {
+        let api = self.nodes.path(&format!("{of}-api.sock"));
+        let output = Command::new(artifacts::hawser()?)
+            .arg("migrate")
+            .args(words)
+            .args(["--json", &format!("--api-socket={}", api.display())])
+            .output()?;
+        if !output.status.success() {
+            return Err(failure(String::from_utf8_lossy(&output.stderr)));
+        }
+        let mut answer: Value = serde_json::from_slice(&output.stdout)?;
+        let first = answer["channels"].get_mut(0);
+        Ok(first.map(Value::take).unwrap_or_default())
+    }
+
+    /// Opens the channel from the source to the target.
+    pub fn prepare(&self) -> Result<Value> {
+        let to = format!("--to={}", self.nodes.path("arrivals.sock").display());
+        self.migrate("source", &["prepare", &to])
+    }
+
+    /// A client of the guest's server, from the world.
+    pub fn client(&self) -> Result<Client> {
+        Client::connect(&self.nodes)
+    }
+}
+
+/// A connection on which the guest sends everything back.
+#[derive(Debug)]
+pub struct Client(pub TcpStream);
+
+impl Client {
+    /// Connects from the world to the guest's server through the first node.
+    pub fn connect(nodes: &Nodes) -> Result<Self> {
+        let at = format!("{}:{FORWARDED}", Nodes::vtep4(0));
+        let mut stream = nodes.world.inside(|| TcpStream::connect(&at))??;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.set_nodelay(true)?;
+        stream.write_all(b"{\"do\":\"echo\"}\n")?;
+        Ok(Self(stream))
+    }
+
+    /// Sends `text`, and waits until it comes back.
+    pub fn exchange(&mut self, text: &str) -> Result<()> {
+        self.send(text)?;
+        self.receive(text, Instant::now() + PATIENCE)
+    }
+
+    /// Sends `text`.
+    pub fn send(&mut self, text: &str) -> Result<()> {
+        Ok(self.0.write_all(text.as_bytes())?)
+    }
+
+    /// Waits until `text` comes back, for a moment at least.
+    pub fn receive(&mut self, text: &str, deadline: Instant) -> Result<()> {
+        const MOMENT: Duration = Duration::from_millis(1);
+        let left = deadline.saturating_duration_since(Instant::now());
+        self.0.set_read_timeout(Some(left.max(MOMENT)))?;
+        let mut back = vec![0; text.len()];
+        self.0.read_exact(&mut back)?;
+        assert_eq!(back, text.as_bytes());
+        Ok(())
+    }
+}
