@@ -63,7 +63,7 @@ use service::Service;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use vm::Vm;
-use yaml::Budget;
+use yaml::{Budget, Node};
 
 /// The objects in all files.
 #[derive(Debug, Default)]
@@ -116,12 +116,9 @@ pub struct SourceFile {
 /// Maximum length of a file in bytes. Manifests usually have a few kilobytes.
 pub const MAX_FILE: u64 = 1 << 20;
 
-/// Reads all documents of all files. Objects without a namespace are in `namespace`.
-pub fn read(files: &[SourceFile], namespace: &str, report: &Report) -> Manifests {
-    let mut manifests = Manifests {
-        namespace: namespace.to_owned(),
-        ..Manifests::default()
-    };
+/// Reads all documents of all files, and reports those that are not YAML. Only one tree is in memory at a time, because
+/// the objects do not refer to it.
+fn each_document(files: &[SourceFile], report: &Report, mut take: impl FnMut(Spot, &Node)) {
     let mut budget = Budget::default();
     for file in files {
         let spot = |line| Spot {
@@ -129,14 +126,24 @@ pub fn read(files: &[SourceFile], namespace: &str, report: &Report) -> Manifests
             line,
             path: String::new(),
         };
-        // Only one tree is in memory at a time, because the objects do not refer to it.
         for document in yaml::documents(&file.text, &mut budget) {
             match document {
-                Ok(root) => manifests.take(&Item::root(report, spot(root.line), &root), Inherited::default()),
+                Ok(root) => take(spot(root.line), &root),
                 Err(error) => report.error(&spot(error.line), error.message),
             }
         }
     }
+}
+
+/// Reads all documents of all files. Objects without a namespace are in `namespace`.
+pub fn read(files: &[SourceFile], namespace: &str, report: &Report) -> Manifests {
+    let mut manifests = Manifests {
+        namespace: namespace.to_owned(),
+        ..Manifests::default()
+    };
+    each_document(files, report, |spot, root| {
+        manifests.take(&Item::root(report, spot, root), Inherited::default());
+    });
     macvtap::resolve(&mut manifests.networks, &manifests.macvtap);
     for (what, (spot, count)) in &manifests.ignored {
         let all = match count {

@@ -5,10 +5,9 @@
 
 use super::kinds::{self, Scope};
 use super::report::{Problem, Report, Spot};
-use super::yaml::{self, Budget, Meaning, Node, Value};
+use super::yaml::{Meaning, Node, Value};
 use super::{SourceFile, names};
 use serde_json::{Map, Number};
-use std::rc::Rc;
 
 /// An object in a file.
 #[derive(Clone, Debug)]
@@ -31,21 +30,10 @@ pub struct Written {
 /// Texts that cannot be read, objects without a name, and kinds that hawser does not read.
 pub fn list(files: &[SourceFile], namespace: &str) -> Result<Vec<Written>, Vec<Problem>> {
     let report = Report::default();
-    let mut budget = Budget::default();
     let mut found = Vec::new();
-    for file in files {
-        let spot = |line| Spot {
-            file: Rc::from(file.name.as_str()),
-            line,
-            path: String::new(),
-        };
-        for document in yaml::documents(&file.text, &mut budget) {
-            match document {
-                Ok(root) => take(&root, &spot(root.line), namespace, &report, &mut found),
-                Err(error) => report.error(&spot(error.line), error.message),
-            }
-        }
-    }
+    super::each_document(files, &report, |spot, root| {
+        take(root, &spot, namespace, &report, &mut found);
+    });
     let (errors, _) = report.into_parts();
     if errors.is_empty() { Ok(found) } else { Err(errors) }
 }
