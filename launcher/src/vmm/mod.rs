@@ -7,6 +7,7 @@
 //! In both VMMs a NIC is named after its port, so that it can be found again.
 
 mod cloud_hypervisor;
+mod place;
 mod qemu;
 mod qmp;
 pub(crate) mod running;
@@ -90,11 +91,15 @@ const ROOT_PORT: &str = "hawser-port";
 /// QEMU flags for a root port per NIC (`cards` of them) and spare ones: nothing can be plugged into
 /// the root bus itself at run time.
 pub(crate) fn qemu_root_ports(cards: usize) -> Vec<Flag> {
-    let port = |n| {
-        let value = format!("pcie-root-port,id={},chassis={CHASSIS},slot={n}", root_port(n));
-        ("-device", vec![value])
-    };
+    let port = |n| root_port_flag(&root_port(n), "", n);
     (0..cards + SPARE_PORTS).map(port).collect()
+}
+
+/// QEMU flag for a root port; `bus` is an option for its bus, or empty for the machine's root bus.
+fn root_port_flag(name: &str, bus: &str, slot: usize) -> Flag {
+    let comma = if bus.is_empty() { "" } else { "," };
+    let value = format!("pcie-root-port,id={name}{comma}{bus},chassis={CHASSIS},slot={slot}");
+    ("-device", vec![value])
 }
 
 /// QEMU flag for a monitor at `path`.
@@ -118,6 +123,14 @@ pub(crate) enum VmmError {
     /// The VMM has no failover pairs.
     #[error("failover: cloud-hypervisor has no standby NICs: leave it out, or start QEMU")]
     NoFailover,
+    /// The guest has no such PCI address.
+    #[error(
+        "pciAddress {0}: QEMU has no such place: give 0000:00:SLOT.FUNCTION, or 0000:BUS:00.0 from 0000:20:00.0 on"
+    )]
+    PciAddress(String),
+    /// cloud-hypervisor places devices itself.
+    #[error("pciAddress: cloud-hypervisor chooses the addresses of its devices: leave it out, or start QEMU")]
+    NoPciAddress,
     /// The MTU is below the minimum of cloud-hypervisor.
     #[error("--mtu={0} is less than cloud-hypervisor's minimum of {CLOUD_HYPERVISOR_MIN_MTU} bytes: raise it")]
     MtuTooSmall(u16),
@@ -150,6 +163,9 @@ pub(crate) fn qemu_flags(vm: &Vm<'_>) -> Result<Vec<Flag>, VmmError> {
         ),
         ("-machine", vec!["memory-backend=hawser-mem".to_owned()]),
     ];
+    let devices = vm.cards.iter().map(|card| &card.device);
+    let devices = devices.chain(vm.passed.iter().map(|passed| &passed.device));
+    flags.extend(place::buses(devices)?);
     for card in vm.cards {
         let [chardev, netdev, device] = qemu_card(card)?;
         flags.extend([
@@ -158,20 +174,20 @@ pub(crate) fn qemu_flags(vm: &Vm<'_>) -> Result<Vec<Flag>, VmmError> {
             ("-device", vec![device]),
         ]);
     }
-    flags.extend(vm.passed.iter().map(|passed| ("-device", vec![qemu_passed(passed)])));
+    for passed in vm.passed {
+        flags.push(("-device", vec![qemu_passed(passed)?]));
+    }
     Ok(flags)
 }
 
 /// Value of -device for a virtual function. QEMU opens its IOMMU group itself.
-fn qemu_passed(passed: &Passed<'_>) -> String {
+fn qemu_passed(passed: &Passed<'_>) -> Result<String, VmmError> {
     let mut device = format!(
         "vfio-pci,id={},host={}",
         QemuNames::of(passed.name).device,
         passed.address
     );
-    if let Some(bus) = &passed.bus {
-        push(&mut device, format_args!(",bus={bus}"));
-    }
+    device.push_str(&place::place(&passed.device, passed.bus.as_ref())?);
     if let Some(order) = passed.device.boot_order {
         push(&mut device, format_args!(",bootindex={order}"));
     }
@@ -184,7 +200,7 @@ fn qemu_passed(passed: &Passed<'_>) -> String {
             format_args!(",failover_pair_id={}", QemuNames::of(standby).device),
         );
     }
-    device
+    Ok(device)
 }
 
 /// Directory of a virtual function, as cloud-hypervisor names it.
@@ -205,9 +221,7 @@ fn qemu_card(card: &Card<'_>) -> Result<[String; 3], VmmError> {
     let names = QemuNames::of(&card.port.name);
     let mut queues = String::new();
     let mut device = format!("virtio-net-pci,id={},netdev={}", names.device, names.netdev);
-    if let Some(bus) = &card.bus {
-        push(&mut device, format_args!(",bus={bus}"));
-    }
+    device.push_str(&place::place(&card.device, card.bus.as_ref())?);
     if let Some(mac) = card.port.mac {
         push(&mut device, format_args!(",mac={mac}"));
     }
@@ -257,6 +271,9 @@ pub(crate) fn cloud_hypervisor_args(vm: &Vm<'_>) -> Result<String, VmmError> {
 pub(crate) fn cloud_hypervisor_flags(vm: &Vm<'_>) -> Result<Vec<Flag>, VmmError> {
     let nets: Result<Vec<String>, VmmError> = vm.cards.iter().map(cloud_hypervisor_card).collect();
     let nets = nets?;
+    if vm.passed.iter().any(|passed| passed.device.pci_address.is_some()) {
+        return Err(VmmError::NoPciAddress);
+    }
     let passed = |passed: &Passed<'_>| {
         let id = cloud_hypervisor_name(passed.name);
         format!("id={id},path={}", sysfs_path(passed))
@@ -276,6 +293,9 @@ pub(crate) fn cloud_hypervisor_flags(vm: &Vm<'_>) -> Result<Vec<Flag>, VmmError>
 fn cloud_hypervisor_card(card: &Card<'_>) -> Result<String, VmmError> {
     if card.device.teaming == Teaming::Persistent {
         return Err(VmmError::NoFailover);
+    }
+    if card.device.pci_address.is_some() {
+        return Err(VmmError::NoPciAddress);
     }
     let path = utf8(card.socket)?;
     if path.contains('"') {

@@ -39,6 +39,9 @@ impl Qemu {
         if self.has_device(&names.device)? {
             return Err(RunningError::There(card.port.name.clone()));
         }
+        if card.device.pci_address.is_some() {
+            return Err(RunningError::Fixed(card.port.name.clone()));
+        }
         // This removes the remains of a NIC that the guest released after the wait had ended.
         self.sweep(&names)?;
         let made = self.make(card, &names);
@@ -77,6 +80,9 @@ impl Qemu {
         let names = QemuNames::of(passed.name);
         if self.has_device(&names.device)? {
             return Err(RunningError::There(passed.name.to_owned()));
+        }
+        if passed.device.pci_address.is_some() {
+            return Err(RunningError::Fixed(passed.name.to_owned()));
         }
         let mut device = json!({"driver": "vfio-pci", "id": names.device, "host": passed.address});
         if let Some(index) = passed.device.acpi_index {

@@ -72,6 +72,12 @@ pub(crate) enum RunningError {
     /// QEMU has no free root port.
     #[error("{0}, and no root port is free: start QEMU with more of -device pcie-root-port,id=…,chassis=…,slot=…")]
     NoPort(String),
+    /// The manifest names a place at which QEMU plugs nothing.
+    #[error(
+        "pciAddress of {0}: QEMU adds devices to a running VM only behind root ports: leave it out, or give it to a VM \
+         that starts"
+    )]
+    Fixed(String),
     /// The VM already has a NIC of this name.
     #[error("the VM already has a NIC for interface {0}; unplug it first")]
     There(String),

@@ -188,6 +188,30 @@ fn a_virtual_function_is_passed_beside_the_nics() {
 }
 
 #[test]
+fn a_pci_address_is_honoured_beside_the_boot_order_or_refused() {
+    let passed = [Passed {
+        name: "vf",
+        address: "0000:01:10.2".into(),
+        device: DeviceHints {
+            boot_order: Some(2),
+            pci_address: Some("0000:81:00.0".into()),
+            ..DeviceHints::default()
+        },
+        bus: Some("hawser-port0".into()),
+    }];
+    let vm = Vm {
+        memory: "1G",
+        cards: &[],
+        passed: &passed,
+    };
+    let qemu = qemu_args(&vm).unwrap();
+    let bus = "-device pxb-pcie,id=hawser-root80,bus=pcie.0,bus_nr=128";
+    let device = "-device vfio-pci,id=hawser-nic-vf,host=0000:01:10.2,bus=hawser-bus81,bootindex=2";
+    assert!(qemu.find(bus).unwrap() < qemu.find(device).unwrap(), "{qemu}");
+    assert_eq!(cloud_hypervisor_args(&vm).unwrap_err(), VmmError::NoPciAddress);
+}
+
+#[test]
 fn a_failover_pair_is_a_standby_and_the_function_that_names_it() {
     let options = [
         "hawser",

@@ -220,7 +220,8 @@ pub static INTERFACE: ObjectType = ObjectType {
         honoured("dhcpOptions", "on the pod network: additional DHCPv4 options"),
         honoured(
             "pciAddress",
-            "checked, and part of the plan for the VMM (`--json`): `0000:00:00.0`",
+            "the guest's PCI address; part of the flags for QEMU, as `0000:00:SLOT.FUNCTION` or `0000:BUS:00.0` from \
+             bus 20 on; refused for cloud-hypervisor, which chooses addresses itself",
         ),
         honoured("bootOrder", "1 or more, unique; part of the flags for QEMU"),
         honoured("acpiIndex", "1 or more; part of the flags for QEMU"),
