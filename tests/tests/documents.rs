@@ -60,10 +60,10 @@ fn every_test_a_document_names_exists() {
     let mut functions = BTreeSet::new();
     for (_, source) in read_all("rs") {
         for line in source.lines() {
-            let name = line
-                .trim_start()
-                .strip_prefix("fn ")
-                .and_then(|l| l.split(['(', '<']).next());
+            let line = line.trim_start();
+            // A test that its file passes to a list of tests is visible there.
+            let function = line.trim_start_matches("pub(super) ").strip_prefix("fn ");
+            let name = function.and_then(|function| function.split(['(', '<']).next());
             functions.extend(name.map(str::to_owned));
         }
     }

@@ -4,6 +4,7 @@
 //! vf pass FOLDER VF [ATTRIBUTE…]       passes the VF until standard input ends; the journal is in FOLDER
 //! vf recover FOLDER                    undoes what a killed process left
 //! vf set LINK NUMBER ATTRIBUTE…        sets attributes and reads them back
+//! vf metrics SOCKET                    prints the metrics of the hawser whose API listens there
 //! ```
 //!
 //! An attribute is written as in the journal: `{"vlan":{"id":7,"qos":3,"protocol":"customer"}}`, `{"trust":true}`.
@@ -14,9 +15,9 @@ use hawser_host::passthrough;
 use hawser_host::pci::Pci;
 use hawser_host::virtual_function::Attribute;
 use std::error::Error;
-use std::io::Read as _;
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::time::Instant;
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
@@ -35,12 +36,12 @@ fn run() -> Result<()> {
         ["pass", folder, vf, attributes @ ..] => {
             journal::recover(Path::new(folder));
             let (pci, asked) = (Pci::default(), parse(attributes)?);
-            let start = Instant::now();
+            passthrough::check_segment(&pci, &mut netlink, vf.parse()?, &asked)?;
             let survey = passthrough::survey(&pci, &mut netlink, vf.parse()?, &asked)?;
             let mut journal = Journal::begin(Path::new(folder))?;
             let passed = survey.pass(&pci, &mut netlink, &mut journal)?;
-            println!("passed in {} ms: {passed:?}", start.elapsed().as_millis());
-            std::io::stdin().read_to_end(&mut Vec::new())?;
+            println!("passed: {}", passed.times);
+            io::stdin().read_to_end(&mut Vec::new())?;
         }
         ["recover", folder] => journal::recover(Path::new(folder)),
         ["set", link, number, attributes @ ..] => {
@@ -49,6 +50,11 @@ fn run() -> Result<()> {
                 netlink.set_attribute(link.index, number.parse()?, attribute)?;
             }
             println!("{:?}", netlink.virtual_function(link.index, number.parse()?)?);
+        }
+        ["metrics", socket] => {
+            let mut api = UnixStream::connect(socket)?;
+            api.write_all(b"GET /v1/metrics HTTP/1.1\r\nHost: hawser\r\nConnection: close\r\n\r\n")?;
+            io::copy(&mut api, &mut io::stdout())?;
         }
         _ => return Err("see the comment at the top of this program".into()),
     }

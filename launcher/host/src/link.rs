@@ -13,7 +13,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::io;
 
 /// A snapshot of a link.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Link {
     /// Interface index, fixed while the link exists.
     pub index: u32,
@@ -27,6 +27,8 @@ pub struct Link {
     pub kind: String,
     /// Index of the bridge (or bond, …) of which the link is a port.
     pub master: Option<u32>,
+    /// Index of the link on which it is stacked, such as that of a macvtap.
+    pub lower: Option<u32>,
     /// True if the link is switched on (IFF_UP).
     pub is_up: bool,
     /// True if the layer below is up (IFF_LOWER_UP).
@@ -53,6 +55,7 @@ impl Link {
             mtu: 0,
             kind: String::new(),
             master: None,
+            lower: None,
             is_up: flags.contains(LinkFlags::Up),
             has_carrier: flags.contains(LinkFlags::LowerUp),
             is_promiscuous: flags.contains(LinkFlags::Promisc),
@@ -68,6 +71,7 @@ impl Link {
                 LinkAttribute::Address(bytes) => link.mac = bytes.as_slice().try_into().ok().map(MacAddr),
                 LinkAttribute::ParentDevName(device) => link.device = Some(device.clone()),
                 LinkAttribute::Controller(index) => link.master = Some(*index).filter(|index| *index != 0),
+                LinkAttribute::Link(index) => link.lower = Some(*index),
                 LinkAttribute::LinkInfo(infos) => {
                     let kind = infos.iter().find_map(|info| match info {
                         LinkInfo::Kind(kind) => Some(kind.to_string()),

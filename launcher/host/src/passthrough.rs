@@ -9,8 +9,10 @@ use super::link::Link;
 use super::netlink::Netlink;
 use super::pci::{Function, Pci, PciAddress};
 use super::vf_state::{PASSING_DRIVER, VfState};
+use super::vf_times::VfTimes;
+use super::vf_user::VfUser;
 use super::vfio::{self, Access, Facts};
-use super::virtual_function::{Attribute, AttributeError, VirtualFunction};
+use super::virtual_function::{Attribute, AttributeError, PfLimits, VirtualFunction};
 use hawser_packet::MacAddr;
 use serde::{Deserialize, Serialize};
 use std::io;
@@ -46,14 +48,14 @@ pub enum PassthroughError {
         /// Name of the physical function.
         pf: String,
         /// The driver's limitation.
-        why: &'static str,
+        why: String,
     },
-    /// Another function has the MAC.
-    #[error("mac: {mac} is already the MAC of {holder} on {pf}; give the interface another MAC")]
+    /// Another device has the MAC.
+    #[error("mac: {mac} is already the MAC of {holder} on the segment of {pf}; give the interface another MAC")]
     MacTaken {
         /// MAC that was requested.
         mac: MacAddr,
-        /// Function that has the MAC.
+        /// The device that has the MAC.
         holder: String,
         /// Name of the physical function.
         pf: String,
@@ -89,6 +91,14 @@ pub enum PassthroughError {
         vf: PciAddress,
         /// IOMMU group of the function.
         group: u32,
+    },
+    /// The host, or a program on it, uses the function.
+    #[error("{user} uses {vf}; end that, or choose another VF")]
+    OfHost {
+        /// The virtual function.
+        vf: PciAddress,
+        /// Its user.
+        user: VfUser,
     },
     /// This user may not open the file of the group.
     #[error("cannot open /dev/vfio/{group} of {vf}: {source}; run hawser as root, or give its user the file")]
@@ -160,10 +170,11 @@ pub struct Survey {
     changes: Vec<Attribute>,
     /// True if the VMM of an earlier process has the function, with all attributes as requested.
     is_running: bool,
+    times: VfTimes,
 }
 
 /// A virtual function that is ready for a VMM.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct PassedVf {
     /// Address of the function.
     pub vf: PciAddress,
@@ -181,6 +192,8 @@ pub struct PassedVf {
     pub group: u32,
     /// Properties that vfio reports. `None` if a VMM already has the function.
     pub facts: Option<Facts>,
+    /// How long its set-up took.
+    pub times: VfTimes,
 }
 
 const fn system(what: &'static str) -> impl FnOnce(io::Error) -> PassthroughError {
@@ -203,20 +216,61 @@ pub struct PfSegment {
 pub fn segment(pci: &Pci, netlink: &mut Netlink, vf: PciAddress) -> Result<PfSegment, PassthroughError> {
     let parent = pci.parent(vf).map_err(system(NO_PCI))?;
     let (pf, _) = parent.ok_or(PassthroughError::NotVirtual(vf))?;
-    let list = || system("cannot list the links");
-    let link = netlink.link_of_device(&pf.to_string()).map_err(list())?;
-    let link = link.ok_or(PassthroughError::NoLink { vf, pf })?;
-    let master = match link.master {
-        Some(index) => netlink.link(index).map_err(list())?,
-        None => None,
-    };
+    let links = netlink.links().map_err(system(NO_LINKS))?;
+    let link = link_of(&links, pf).ok_or(PassthroughError::NoLink { vf, pf })?;
+    let master = links.into_iter().find(|other| Some(other.index) == link.master);
     Ok(PfSegment {
         link: link.name,
         bridge: master.filter(|master| master.is("bridge")).map(|master| master.name),
     })
 }
 
+/// Refuses a MAC that another device has on the segment of a virtual function's physical function. A standby of hawser
+/// counts as another device: this is for a function without one.
+///
+/// # Errors
+/// [`PassthroughError::MacTaken`], or the state of the host cannot be read.
+pub fn check_segment(
+    pci: &Pci,
+    netlink: &mut Netlink,
+    vf: PciAddress,
+    asked: &[Attribute],
+) -> Result<(), PassthroughError> {
+    let Some(mac) = mac_of(asked) else { return Ok(()) };
+    let parent = pci.parent(vf).map_err(system(NO_PCI))?;
+    let (pf, _) = parent.ok_or(PassthroughError::NotVirtual(vf))?;
+    let links = netlink.links().map_err(system(NO_LINKS))?;
+    let link = link_of(&links, pf).ok_or(PassthroughError::NoLink { vf, pf })?;
+    let holder = netlink.holder_of_mac(mac, &link, &links, &vf.to_string());
+    match holder.map_err(system("cannot read the MACs of the segment"))? {
+        None => Ok(()),
+        Some(holder) => Err(PassthroughError::MacTaken {
+            mac,
+            holder,
+            pf: link.name,
+        }),
+    }
+}
+
 const NO_PCI: &str = "cannot read PCI devices in /sys";
+const NO_LINKS: &str = "cannot list the links";
+
+/// The network device of a PCI function.
+fn link_of(links: &[Link], function: PciAddress) -> Option<Link> {
+    let address = function.to_string();
+    links
+        .iter()
+        .find(|link| link.device.as_ref() == Some(&address))
+        .cloned()
+}
+
+/// The MAC among attributes, unless that is to be removed.
+fn mac_of(asked: &[Attribute]) -> Option<MacAddr> {
+    asked.iter().find_map(|attribute| match attribute {
+        Attribute::Mac(mac) if *mac != [0; 6] => Some(MacAddr(*mac)),
+        _ => None,
+    })
+}
 
 /// Checks that a virtual function can be given these attributes and be passed to a guest. Changes nothing.
 ///
@@ -228,17 +282,23 @@ pub fn survey(
     vf: PciAddress,
     asked: &[Attribute],
 ) -> Result<Survey, PassthroughError> {
+    let times = VfTimes::start();
     let read = || system(NO_PCI);
     let function = pci.function(vf).map_err(read())?;
     let function = function.ok_or(PassthroughError::NoFunction(vf))?;
     let parent = pci.parent(vf).map_err(read())?;
     let (pf, number) = parent.ok_or(PassthroughError::NotVirtual(vf))?;
-    let link = netlink.link_of_device(&pf.to_string());
-    let link = link.map_err(system("cannot list the links"))?;
-    let link = link.ok_or(PassthroughError::NoLink { vf, pf })?;
-    let pf_driver = pci.function(pf).map_err(read())?.and_then(|pf| pf.driver);
-    let pf_driver = pf_driver.unwrap_or_default();
-    if let Some((attribute, why)) = asked.iter().find_map(|a| Some((*a, a.refusal(&pf_driver)?))) {
+    let links = netlink.links().map_err(system(NO_LINKS))?;
+    let link = link_of(&links, pf).ok_or(PassthroughError::NoLink { vf, pf })?;
+    let pf_function = pci.function(pf).map_err(read())?;
+    let pf_function = pf_function.ok_or(PassthroughError::NoFunction(pf))?;
+    let pf_driver = pf_function.driver.unwrap_or_default();
+    let limits = PfLimits {
+        driver: &pf_driver,
+        device: &pf_function.device,
+        speed: pci.link_speed(pf, &link.name),
+    };
+    if let Some((attribute, why)) = asked.iter().find_map(|a| Some((*a, a.refusal(&limits)?))) {
         return Err(PassthroughError::Unsupported {
             attribute,
             driver: pf_driver,
@@ -251,6 +311,11 @@ pub fn survey(
     check_mac(&link, &all, number, asked)?;
     let before = all.into_iter().find(|other| other.number == number).unwrap_or_default();
     let group = viable_group(pci, &function)?;
+    match VfUser::of(pci, netlink, &function, &links).map_err(system(NO_LINKS))? {
+        // The VMM may be that of an earlier process for the same VM.
+        None | Some(VfUser::Vm) => {}
+        Some(user) => return Err(PassthroughError::OfHost { vf, user }),
+    }
     let changes: Vec<Attribute> = asked
         .iter()
         .filter(|asked| before.current(asked) != Some(**asked))
@@ -273,6 +338,7 @@ pub fn survey(
         before,
         changes,
         is_running,
+        times,
     })
 }
 
@@ -298,20 +364,16 @@ fn viable_group(pci: &Pci, function: &Function) -> Result<u32, PassthroughError>
 
 /// Refuses a MAC that the physical function or another virtual function has.
 fn check_mac(link: &Link, all: &[VirtualFunction], number: u32, asked: &[Attribute]) -> Result<(), PassthroughError> {
-    let mac = asked.iter().find_map(|attribute| match attribute {
-        Attribute::Mac(mac) if *mac != [0; 6] => Some(*mac),
-        _ => None,
-    });
-    let Some(mac) = mac else { return Ok(()) };
+    let Some(mac) = mac_of(asked) else { return Ok(()) };
     let others = all.iter().filter(|vf| vf.number != number);
-    let mut holders = others.filter(|vf| vf.attributes.contains(&Attribute::Mac(mac)));
-    let holder = match (link.mac == Some(MacAddr(mac)), holders.next()) {
+    let mut holders = others.filter(|vf| vf.attributes.contains(&Attribute::Mac(mac.0)));
+    let holder = match (link.mac == Some(mac), holders.next()) {
         (true, _) => "the PF itself".to_owned(),
         (false, Some(vf)) => format!("VF {}", vf.number),
         (false, None) => return Ok(()),
     };
     Err(PassthroughError::MacTaken {
-        mac: MacAddr(mac),
+        mac,
         holder,
         pf: link.name.clone(),
     })
@@ -322,7 +384,12 @@ impl Survey {
     ///
     /// # Errors
     /// The step that failed.
-    pub fn pass(self, pci: &Pci, netlink: &mut Netlink, journal: &mut Journal) -> Result<PassedVf, PassthroughError> {
+    pub fn pass(
+        mut self,
+        pci: &Pci,
+        netlink: &mut Netlink,
+        journal: &mut Journal,
+    ) -> Result<PassedVf, PassthroughError> {
         let vf = self.function.address;
         let is_bound = self.function.driver.as_deref() == Some(PASSING_DRIVER);
         if !self.changes.is_empty() || !is_bound {
@@ -331,14 +398,16 @@ impl Survey {
         }
         for change in &self.changes {
             let set = netlink.set_attribute(self.link.index, self.number, *change);
-            set.map_err(|source| self.attribute_error(Some(change.field()), source))?;
+            let took = set.map_err(|source| self.attribute_error(Some(change.field()), source))?;
+            self.times.add(change.field(), took);
         }
         if !is_bound {
-            self.bind(pci)?;
+            self.times.of_driver("bind", || bind(pci, vf))?;
         }
+        let check = || vfio::check(&pci.path(vf));
         let facts = match self.is_running {
             true => None,
-            false => Some(vfio::check(&pci.path(vf)).map_err(|source| match source {
+            false => Some(self.times.of_driver("vfio", check).map_err(|source| match source {
                 VfioError::ContainerSetIOMMU(errno) if errno.errno() == libc::EPERM => {
                     PassthroughError::NoInterruptRemapping(vf)
                 }
@@ -358,6 +427,7 @@ impl Survey {
                 return Err(self.attribute_error(Some(asked.field()), source));
             }
         }
+        self.times.end();
         Ok(PassedVf {
             vf,
             pf: self.pf,
@@ -367,6 +437,7 @@ impl Survey {
             number: self.number,
             group: self.group,
             facts,
+            times: self.times,
         })
     }
 
@@ -391,23 +462,22 @@ impl Survey {
             source,
         }
     }
+}
 
-    fn bind(&self, pci: &Pci) -> Result<(), PassthroughError> {
-        let vf = self.function.address;
-        let bind = || {
-            pci.set_driver_override(vf, Some(PASSING_DRIVER))?;
-            pci.unbind(vf)?;
-            pci.probe(vf)?;
-            match pci.function(vf)?.and_then(|function| function.driver) {
-                Some(driver) if driver == PASSING_DRIVER => Ok(()),
-                found => Err(io::Error::other(format!(
-                    "the kernel left it with {}",
-                    found.unwrap_or_else(|| "no driver".to_owned())
-                ))),
-            }
-        };
-        bind().map_err(|source| PassthroughError::Bind { vf, source })
-    }
+fn bind(pci: &Pci, vf: PciAddress) -> Result<(), PassthroughError> {
+    let bind = || {
+        pci.set_driver_override(vf, Some(PASSING_DRIVER))?;
+        pci.unbind(vf)?;
+        pci.probe(vf)?;
+        match pci.function(vf)?.and_then(|function| function.driver) {
+            Some(driver) if driver == PASSING_DRIVER => Ok(()),
+            found => Err(io::Error::other(format!(
+                "the kernel left it with {}",
+                found.unwrap_or_else(|| "no driver".to_owned())
+            ))),
+        }
+    };
+    bind().map_err(|source| PassthroughError::Bind { vf, source })
 }
 
 #[cfg(test)]

@@ -248,13 +248,16 @@ impl Pci {
             .map(|(number, _)| (pf, *number)))
     }
 
-    /// The network devices of a function in the network namespace from which sysfs was mounted.
-    pub fn network_devices(&self, address: PciAddress) -> Vec<String> {
-        let entries = fs::read_dir(self.path(address).join("net")).into_iter().flatten();
-        let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
-        let mut names: Vec<String> = names.collect();
-        names.sort_unstable();
-        names
+    /// True if the driver of a function has made a network device of it, in whichever network namespace that is.
+    pub fn is_network_device(&self, address: PciAddress) -> bool {
+        self.path(address).join("net").exists()
+    }
+
+    /// Speed of a function's link in Mbit/s; `None` if the link is down, or its driver does not say.
+    pub fn link_speed(&self, address: PciAddress, link: &str) -> Option<u32> {
+        // The file holds -1, or cannot be read, while the link is down.
+        let speed = read(&self.path(address).join("net").join(link).join("speed")).ok()?;
+        speed.parse().ok().filter(|speed| *speed != 0)
     }
 
     /// True if the kernel has the driver.

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::io;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Attempts to set an attribute, and the pause between them: as many as sriov-cni makes.
 const ATTEMPTS: u32 = 20;
@@ -29,6 +29,23 @@ pub enum TagProtocol {
     Customer,
     /// 802.1ad
     Service,
+}
+
+/// PCI device ids of the 82576, the only card of the driver igb with transmit rates for VFs.
+const CARDS_WITH_RATES_OF_IGB: [&str; 8] = ["10c9", "10e6", "10e7", "10e8", "150a", "150d", "1518", "1526"];
+/// The only link speed, and the highest rate below all valid ones, with which ixgbe sets rates. In Mbit/s.
+const SPEED_FOR_RATES_OF_IXGBE: u32 = 10_000;
+const BELOW_RATES_OF_IXGBE: u32 = 10;
+
+/// What limits the attributes that a physical function can set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PfLimits<'a> {
+    /// Driver of the function.
+    pub driver: &'a str,
+    /// PCI device id of the function, four hexadecimal digits.
+    pub device: &'a str,
+    /// Speed of its link in Mbit/s; `None` while that is down.
+    pub speed: Option<u32>,
 }
 
 /// Link state of a virtual function.
@@ -86,8 +103,16 @@ impl Attribute {
         }
     }
 
-    /// The reason why a driver never accepts this value, if it is known from the kernel's source (Linux 7.1).
-    pub fn refusal(&self, driver: &str) -> Option<&'static str> {
+    /// The reason why a driver does not accept this value, if it is known from the kernel's source (Linux 7.1).
+    pub fn refusal(&self, pf: &PfLimits<'_>) -> Option<String> {
+        let limit = match self {
+            Self::Rate { max: max @ 1.., .. } => rate_limit(*max, pf),
+            _ => None,
+        };
+        self.never(pf.driver).map(str::to_owned).or(limit)
+    }
+
+    fn never(&self, driver: &str) -> Option<&'static str> {
         let service_tags = matches!(
             self,
             Self::Vlan {
@@ -104,6 +129,25 @@ impl Attribute {
             }
             _ => None,
         }
+    }
+}
+
+/// The reason why a driver does not accept a maximum rate on the present link.
+fn rate_limit(max: u32, pf: &PfLimits<'_>) -> Option<String> {
+    match (pf.driver, pf.speed) {
+        ("igb", _) if !CARDS_WITH_RATES_OF_IGB.contains(&pf.device) => Some(format!(
+            "of its cards only the 82576 has rates, and this is {}",
+            pf.device
+        )),
+        ("igb", None) => Some("it sets rates only while the link is up".to_owned()),
+        ("ixgbe", speed) if speed != Some(SPEED_FOR_RATES_OF_IXGBE) => {
+            Some("it sets rates only while the link has 10 Gbit/s".to_owned())
+        }
+        ("ixgbe", _) if max <= BELOW_RATES_OF_IXGBE => {
+            Some(format!("its rates are above {BELOW_RATES_OF_IXGBE} Mbit/s"))
+        }
+        ("igb" | "ixgbe", Some(speed)) if max > speed => Some(format!("the link has {speed} Mbit/s")),
+        _ => None,
     }
 }
 
@@ -299,12 +343,12 @@ impl Netlink {
     }
 
     /// Sets an attribute of a virtual function and reads it back. Attempts are repeated while the driver is busy, or
-    /// has another value: the function may be in a reset.
+    /// has another value: the function may be in a reset. Returns the time until the driver had set it.
     ///
     /// # Errors
     /// [`AttributeError`]
-    pub fn set_attribute(&mut self, pf: u32, number: u32, asked: Attribute) -> Result<(), AttributeError> {
-        let mut failure = None;
+    pub fn set_attribute(&mut self, pf: u32, number: u32, asked: Attribute) -> Result<Duration, AttributeError> {
+        let (start, mut failure) = (Instant::now(), None);
         for attempt in 0..ATTEMPTS {
             if attempt > 0 {
                 thread::sleep(PAUSE);
@@ -317,9 +361,10 @@ impl Netlink {
                 }
                 Err(source) => return Err(AttributeError::Refused { asked, source }),
             }
+            let took = start.elapsed();
             let found = self.virtual_function(pf, number)?.current(&asked);
             if found == Some(asked) {
-                return Ok(());
+                return Ok(took);
             }
             failure = Some(AttributeError::Ignored { asked, found });
         }
@@ -353,5 +398,65 @@ impl Netlink {
         message.header.index = pf;
         message.attributes = vec![LinkAttribute::VfInfoList(vec![LinkVfInfo(vec![info])])];
         self.request(RouteNetlinkMessage::SetLink(message), 0).map(drop)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_driver_cannot_set_is_known_before_it_is_asked() {
+        let igb = PfLimits {
+            driver: "igb",
+            device: "10c9",
+            speed: Some(1_000),
+        };
+        let ixgbe = PfLimits {
+            driver: "ixgbe",
+            device: "10fb",
+            speed: Some(10_000),
+        };
+        let rate = |min, max| Attribute::Rate { min, max };
+        let service = Attribute::Vlan {
+            id: 7,
+            qos: 0,
+            protocol: TagProtocol::Service,
+        };
+        let slow = PfLimits {
+            speed: Some(1_000),
+            ..ixgbe
+        };
+        let i350 = PfLimits { device: "1521", ..igb };
+        let unplugged = PfLimits { speed: None, ..igb };
+        for (attribute, pf, why) in [
+            (rate(1, 20), igb, "it has no minimum rate"),
+            (rate(0, 1_001), igb, "the link has 1000 Mbit/s"),
+            (rate(0, 20), unplugged, "it sets rates only while the link is up"),
+            (
+                rate(0, 20),
+                i350,
+                "of its cards only the 82576 has rates, and this is 1521",
+            ),
+            (rate(0, 20), slow, "it sets rates only while the link has 10 Gbit/s"),
+            (rate(0, 10), ixgbe, "its rates are above 10 Mbit/s"),
+            (service, igb, "it tags with 802.1q only"),
+            (Attribute::Link(LinkMode::Disable), igb, "it has no link state of VFs"),
+        ] {
+            assert_eq!(attribute.refusal(&pf).as_deref(), Some(why), "{attribute} by {pf:?}");
+        }
+        let mlx5 = PfLimits {
+            driver: "mlx5_core",
+            device: "101d",
+            speed: None,
+        };
+        for (attribute, pf) in [
+            (rate(0, 1_000), igb),
+            (rate(0, 0), unplugged),
+            (rate(10, 20), mlx5),
+            (Attribute::Link(LinkMode::Auto), igb),
+        ] {
+            assert_eq!(attribute.refusal(&pf), None, "{attribute} by {pf:?}");
+        }
     }
 }

@@ -62,7 +62,7 @@ fn take(pci: &Pci, plan: &PfPlan, step: &Step) -> io::Result<()> {
         Step::Mtu { to, .. } => link(Netlink::set_mtu, *to),
         Step::Bind { pool } => {
             let found = survey::look(pci).map_err(|failure| io::Error::other(failure.to_string()))?;
-            let found: Option<&Pf> = found.iter().find(|found| found.function.address == pf);
+            let found: Option<&Pf> = found.here.iter().find(|found| found.function.address == pf);
             let members = found.into_iter().flat_map(|found| &found.vfs);
             for vf in members.filter(|vf| (pool.first..=pool.last).contains(&vf.number) && needs_driver(vf, pool)) {
                 let address = vf.function.address;

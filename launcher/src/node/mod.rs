@@ -52,7 +52,15 @@ fn apply(args: &ApplyPolicies) -> Result<(), Failure> {
         log::warn!("{}", warning.without_severity());
     }
     let pci = Pci::default();
-    let plans = plan::plan(&objects.policies, &survey::look(&pci)?).map_err(Failure::usage)?;
+    let recorded = match objects.policies.is_empty() {
+        true => None,
+        false => {
+            let path = pools_file(args.pools.as_ref())?;
+            Some((Pools::read(&path)?, path))
+        }
+    };
+    let known = recorded.iter().flat_map(|(pools, _)| &pools.functions);
+    let plans = plan::plan(&objects.policies, &survey::look(&pci)?, known).map_err(Failure::usage)?;
     let network = NetworkPlan::new(objects.networks, args)?;
     let mut text = String::new();
     for plan in &plans {
@@ -67,9 +75,9 @@ fn apply(args: &ApplyPolicies) -> Result<(), Failure> {
         plan.steps.iter().for_each(|step| line(step));
     }
     network.describe(&mut text);
-    if !args.dry_run && !plans.is_empty() {
-        let path = pools_file(args.pools.as_ref())?;
-        let pools = Pools::read(&path)?;
+    if !args.dry_run
+        && let Some((pools, path)) = recorded
+    {
         for plan in &plans {
             apply::carry_out(&pci, plan)?;
         }
@@ -83,7 +91,7 @@ fn apply(args: &ApplyPolicies) -> Result<(), Failure> {
 
 fn show(args: &ShowNode) -> Result<(), Failure> {
     let pools = Pools::read(&pools_file(args.pools.as_ref())?)?;
-    let state = status::state(&system::node_name(), &pools, &survey::look(&Pci::default())?);
+    let state = status::state(&system::node_name(), &pools, &survey::look(&Pci::default())?.here);
     output::print(&match args.json {
         true => format!("{state:#}\n"),
         false => status::yaml(&state),

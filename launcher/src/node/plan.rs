@@ -1,8 +1,10 @@
 //! Determines from policies how the physical functions of a node must change. Nothing here changes the node.
 
-use super::survey::{Pf, Vf};
+use super::survey::{Pf, Survey, Vf};
 use crate::vf_pools::{PfRecord, Pool};
+use hawser_host::pci::{Function, PciAddress};
 use hawser_host::vf_state::PASSING_DRIVER;
+use hawser_host::vf_user::VfUser;
 use hawser_manifest::objects::node_policy::{DeviceType, NodePolicy};
 use std::fmt;
 use std::ops::RangeInclusive;
@@ -17,6 +19,27 @@ pub(super) enum PolicyError {
     /// A policy selects no physical function.
     #[error("{0}: nicSelector selects no PF of this node; hawser node status lists the PFs")]
     NoPf(String),
+    /// The network device of the selected function is not visible.
+    #[error(
+        "{place}: the PF {pf} (driver {driver}) matches nicSelector, but has no network device in this network namespace; \
+         run this where the PF is, or move the PF back (ip link set NAME netns PID)"
+    )]
+    Elsewhere {
+        place: String,
+        pf: PciAddress,
+        driver: String,
+    },
+    /// A policy of an earlier command covers the same physical function.
+    #[error(
+        "{place}: VFs {range} of {pf} belong to the policy {policy}, which was applied before and is not among these \
+         objects; give all policies of a PF in one command, or end {policy} first (numVfs: 0)"
+    )]
+    Earlier {
+        place: String,
+        pf: String,
+        policy: String,
+        range: String,
+    },
     /// The physical function has fewer virtual functions.
     #[error("{place}: numVfs {asked} is above the {most} VFs of {pf} ({driver}); lower it")]
     TooMany {
@@ -76,7 +99,7 @@ pub(super) enum PolicyError {
         pf: String,
         number: u32,
         address: String,
-        user: &'static str,
+        user: Box<VfUser>,
     },
 }
 
@@ -134,22 +157,74 @@ impl Part<'_> {
 ///
 /// # Errors
 /// The first contradiction.
-pub(super) fn plan(policies: &[NodePolicy], pfs: &[Pf]) -> Result<Vec<PfPlan>, PolicyError> {
-    if let Some(policy) = policies
-        .iter()
-        .find(|policy| !pfs.iter().any(|pf| part(policy, pf).is_some()))
-    {
-        return Err(PolicyError::NoPf(policy.spot.to_string()));
+pub(super) fn plan<'a>(
+    policies: &[NodePolicy],
+    survey: &Survey,
+    recorded: impl Iterator<Item = &'a PfRecord> + Clone,
+) -> Result<Vec<PfPlan>, PolicyError> {
+    let mut plans = Vec::new();
+    for policy in policies {
+        let place = || policy.spot.to_string();
+        if survey.here.iter().any(|pf| part(policy, pf).is_some()) {
+            continue;
+        }
+        return Err(match survey.elsewhere.iter().find(|pf| may_select(policy, pf)) {
+            None => PolicyError::NoPf(place()),
+            Some(pf) => PolicyError::Elsewhere {
+                place: place(),
+                pf: pf.address,
+                driver: pf.driver.clone().unwrap_or_default(),
+            },
+        });
     }
-    let plans = pfs.iter().map(|pf| plan_one(policies, pf));
-    plans.filter_map(Result::transpose).collect()
+    for pf in &survey.here {
+        let Some(plan) = plan_one(policies, pf)? else { continue };
+        let earlier = recorded.clone().filter(|record| record.pf == plan.record.pf);
+        check_earlier(policies, pf, earlier.flat_map(|record| &record.pools))?;
+        plans.push(plan);
+    }
+    Ok(plans)
+}
+
+/// True if a policy selects a physical function, as far as that is known without its network device.
+fn may_select(policy: &NodePolicy, pf: &Function) -> bool {
+    let selector = &policy.selector;
+    let address = pf.address.to_string();
+    let is_root = selector.roots.is_empty() || selector.roots.iter().any(|part| part.of == address);
+    // The name is that of a network device which cannot be seen.
+    is_root && selector.names.is_empty() && has_ids(policy, pf)
+}
+
+/// True if a physical function has the ids that a policy names.
+fn has_ids(policy: &NodePolicy, pf: &Function) -> bool {
+    let id = |asked: &Option<String>, found: &str| asked.as_deref().is_none_or(|asked| asked == found);
+    id(&policy.selector.vendor, &pf.vendor) && id(&policy.selector.device, &pf.device)
+}
+
+/// Refuses policies for a physical function that also has pools of a policy which is not among them: its pools would be
+/// lost.
+fn check_earlier<'a>(
+    policies: &[NodePolicy],
+    pf: &Pf,
+    mut pools: impl Iterator<Item = &'a Pool>,
+) -> Result<(), PolicyError> {
+    let is_given = |pool: &Pool| policies.iter().any(|policy| policy.name == pool.policy);
+    let Some(pool) = pools.find(|pool| !is_given(pool)) else {
+        return Ok(());
+    };
+    let place = policies.iter().find(|policy| part(policy, pf).is_some());
+    Err(PolicyError::Earlier {
+        place: place.map(|policy| policy.spot.to_string()).unwrap_or_default(),
+        pf: pf.link.name.clone(),
+        policy: pool.policy.clone(),
+        range: format!("{}-{}", pool.first, pool.last),
+    })
 }
 
 /// The part of a policy for a physical function; `None` if the policy does not select it.
 fn part<'a>(policy: &'a NodePolicy, pf: &Pf) -> Option<Part<'a>> {
     let selector = &policy.selector;
-    let id = |asked: &Option<String>, found: &str| asked.as_deref().is_none_or(|asked| asked == found);
-    if !id(&selector.vendor, &pf.function.vendor) || !id(&selector.device, &pf.function.device) {
+    if !has_ids(policy, &pf.function) {
         return None;
     }
     let address = pf.function.address.to_string();
@@ -276,7 +351,7 @@ fn steps(pf: &Pf, record: &PfRecord, place: &str) -> Result<Vec<Step>, PolicyErr
     let (from, to) = (pf.capability.present, record.num_vfs);
     let is_new = from != to;
     if is_new {
-        if let Some((vf, user)) = pf.vfs.iter().find_map(|vf| Some((vf, vf.user()?))) {
+        if let Some((vf, user)) = pf.vfs.iter().find_map(|vf| Some((vf, vf.user.clone()?))) {
             return Err(PolicyError::InUse {
                 place: place.to_owned(),
                 asked: to,
@@ -284,7 +359,7 @@ fn steps(pf: &Pf, record: &PfRecord, place: &str) -> Result<Vec<Step>, PolicyErr
                 pf: record.name.clone(),
                 number: vf.number,
                 address: vf.function.address.to_string(),
-                user,
+                user: Box::new(user),
             });
         }
         if pf.capability.autoprobe {
@@ -321,7 +396,7 @@ fn steps(pf: &Pf, record: &PfRecord, place: &str) -> Result<Vec<Step>, PolicyErr
 pub(super) fn needs_driver(vf: &Vf, pool: &Pool) -> bool {
     let is_passed = vf.function.driver_override.as_deref() == Some(PASSING_DRIVER);
     match pool.device_type == DeviceType::VfioPci.name() {
-        true => vf.function.driver.as_deref() != Some(PASSING_DRIVER) && vf.user().is_none(),
+        true => vf.function.driver.as_deref() != Some(PASSING_DRIVER) && vf.user.is_none(),
         false => vf.function.driver.is_none() && !is_passed,
     }
 }

@@ -29,6 +29,7 @@ fn eth0(present: u32) -> Pf {
             mtu: 1500,
             kind: String::new(),
             master: None,
+            lower: None,
             is_up: false,
             has_carrier: false,
             is_promiscuous: false,
@@ -43,6 +44,7 @@ fn eth0(present: u32) -> Pf {
                 function: function(&format!("0000:01:10.{number}"), None),
                 attributes: None,
                 link: None,
+                user: None,
             })
             .collect(),
     }
@@ -62,13 +64,25 @@ fn policies(specs: &[&str]) -> Vec<NodePolicy> {
     node_objects(&[SourceFile { name, text }], "default").unwrap().policies
 }
 
+fn here(pf: Pf) -> Survey {
+    Survey {
+        here: vec![pf],
+        elsewhere: Vec::new(),
+    }
+}
+
+/// Plans policies on a node without a record of earlier ones.
+fn plan_all(policies: &[NodePolicy], survey: Survey) -> Result<Vec<PfPlan>, PolicyError> {
+    plan(policies, &survey, [].iter())
+}
+
 fn steps_of(specs: &[&str], pf: Pf) -> Vec<String> {
-    let plans = plan(&policies(specs), &[pf]).unwrap();
+    let plans = plan_all(&policies(specs), here(pf)).unwrap();
     plans[0].steps.iter().map(ToString::to_string).collect()
 }
 
 fn refusal(specs: &[&str], pf: Pf) -> String {
-    plan(&policies(specs), &[pf]).unwrap_err().to_string()
+    plan_all(&policies(specs), here(pf)).unwrap_err().to_string()
 }
 
 const ALL: &str = "numVfs: 4, nicSelector: {pfNames: [eth0]}";
@@ -120,7 +134,7 @@ fn ranges_of_two_policies_share_a_function_and_the_lower_priority_number_holds()
     let mut policies = policies(&specs);
     policies[0].priority = 10;
     policies[1].priority = 10;
-    let plans = plan(&policies, &[eth0(0)]).unwrap();
+    let plans = plan_all(&policies, here(eth0(0))).unwrap();
     let record = &plans[0].record;
     assert_eq!(record.num_vfs, 8);
     let pools: Vec<(&str, u32, u32)> = record.pools.iter().map(|p| (&*p.resource, p.first, p.last)).collect();
@@ -181,8 +195,8 @@ fn what_contradicts_the_node_or_another_policy_is_refused() {
 #[test]
 fn vfs_in_use_keep_their_number() {
     let mut pf = eth0(2);
-    // The function is bound to a driver of the host, but its network device is in another namespace.
     pf.vfs[1].function.driver = Some("igbvf".into());
+    pf.vfs[1].user = Some(VfUser::Namespace);
     let refusal = refusal(&[ALL], pf.clone());
     assert!(
         refusal.contains("another network namespace uses VF 1 (0000:01:10.1)"),
@@ -192,4 +206,43 @@ fn vfs_in_use_keep_their_number() {
         steps_of(&["numVfs: 2, nicSelector: {pfNames: [eth0]}"], pf),
         ["link down -> up", "VFs 0-1 to netdevice"]
     );
+}
+
+#[test]
+fn a_pf_of_another_network_namespace_is_named() {
+    let elsewhere = || Survey {
+        here: vec![eth0(0)],
+        elsewhere: vec![Function {
+            address: "0000:02:00.0".parse().unwrap(),
+            device: "1572".into(),
+            driver: Some("i40e".into()),
+            ..eth0(0).function
+        }],
+    };
+    let refusal = |specs| plan_all(&policies(specs), elsewhere()).unwrap_err().to_string();
+    let named = refusal(&["numVfs: 1, nicSelector: {deviceID: \"1572\"}"]);
+    assert!(
+        named.contains("PF 0000:02:00.0 (driver i40e) matches nicSelector, but has no network device"),
+        "{named}"
+    );
+    let unknown = refusal(&["numVfs: 1, nicSelector: {pfNames: [eth7]}"]);
+    assert!(unknown.contains("nicSelector selects no PF of this node"), "{unknown}");
+}
+
+#[test]
+fn a_policy_does_not_displace_one_of_an_earlier_command() {
+    let first = "numVfs: 8, nicSelector: {pfNames: [\"eth0#0-3\"]}";
+    let second = "numVfs: 8, nicSelector: {pfNames: [\"eth0#2-7\"]}";
+    let record = plan_all(&policies(&[first]), here(eth0(0))).unwrap().remove(0).record;
+    let mut later = policies(&[second]);
+    later[0].name = "later".into();
+    let refusal = plan(&later, &here(eth0(8)), [&record].into_iter())
+        .unwrap_err()
+        .to_string();
+    assert!(refusal.contains("VFs 0-3 of eth0 belong to the policy a"), "{refusal}");
+    // The same policy may change, and what was given up may be used by another policy.
+    plan(&policies(&[second]), &here(eth0(8)), [&record].into_iter()).unwrap();
+    let none = "numVfs: 0, nicSelector: {pfNames: [eth0]}";
+    let ended = plan(&policies(&[none]), &here(eth0(8)), [&record].into_iter()).unwrap();
+    plan(&later, &here(eth0(0)), [&ended[0].record].into_iter()).unwrap();
 }

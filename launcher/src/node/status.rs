@@ -90,7 +90,7 @@ fn virtual_function(vf: &Vf, record: Option<&PfRecord>) -> Value {
     put("vendor", vf.function.vendor.clone().into());
     put("vfID", vf.number.into());
     put("iommuGroup", vf.function.group.into());
-    put("usedBy", vf.user().into());
+    put("usedBy", vf.user.as_ref().map(ToString::to_string).into());
     let pool = record.and_then(|record| {
         record
             .pools

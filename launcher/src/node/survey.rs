@@ -4,8 +4,7 @@ use crate::failure::Failure;
 use hawser_host::link::Link;
 use hawser_host::netlink::Netlink;
 use hawser_host::pci::{Capability, Function, Pci, PciAddress};
-use hawser_host::vf_state::PASSING_DRIVER;
-use hawser_host::vfio::{self, Access};
+use hawser_host::vf_user::VfUser;
 use hawser_host::virtual_function::VirtualFunction;
 use std::io;
 
@@ -33,38 +32,37 @@ pub(super) struct Vf {
     pub attributes: Option<VirtualFunction>,
     /// Network device of the virtual function in this network namespace.
     pub link: Option<Link>,
+    /// The user of the function; `None` if it is free.
+    pub user: Option<VfUser>,
 }
 
-impl Vf {
-    /// The user of the function; `None` if it is free.
-    pub(super) fn user(&self) -> Option<&'static str> {
-        let driver = self.function.driver.as_deref()?;
-        let group = self.function.group;
-        match driver {
-            PASSING_DRIVER if group.is_some_and(|group| matches!(vfio::access(group), Access::Taken)) => Some("a VM"),
-            PASSING_DRIVER => None,
-            // The function has a driver, but its network device is not here, so it was moved to a pod.
-            _ if self.link.is_none() => Some("another network namespace"),
-            _ if self.link.as_ref().is_some_and(|link| link.master.is_some()) => Some("a bridge or bond"),
-            _ => None,
-        }
-    }
+/// The physical functions of this node.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Survey {
+    /// Those with a network device in this network namespace.
+    pub here: Vec<Pf>,
+    /// The others, which policies cannot change from here.
+    pub elsewhere: Vec<Function>,
 }
 
 /// Finds the physical functions.
 ///
 /// # Errors
 /// The kernel refuses to list them.
-pub(super) fn look(pci: &Pci) -> Result<Vec<Pf>, Failure> {
-    let look = || -> io::Result<Vec<Pf>> {
+pub(super) fn look(pci: &Pci) -> Result<Survey, Failure> {
+    let look = || -> io::Result<Survey> {
         let mut netlink = Netlink::open()?;
         let links = netlink.links()?;
-        let mut found = Vec::new();
+        let mut found = Survey::default();
         for address in pci.functions()? {
             let Some(capability) = pci.capability(address)? else {
                 continue;
             };
-            let (Some(function), Some(link)) = (pci.function(address)?, link_of(&links, address)) else {
+            let Some(function) = pci.function(address)? else {
+                continue;
+            };
+            let Some(link) = link_of(&links, address) else {
+                found.elsewhere.push(function);
                 continue;
             };
             let attributes = netlink.virtual_functions(link.index)?;
@@ -75,12 +73,13 @@ pub(super) fn look(pci: &Pci) -> Result<Vec<Pf>, Failure> {
                 };
                 vfs.push(Vf {
                     number,
+                    user: VfUser::of(pci, &mut netlink, &function, &links)?,
                     function,
                     attributes: attributes.iter().find(|vf| vf.number == number).cloned(),
                     link: link_of(&links, address),
                 });
             }
-            found.push(Pf {
+            found.here.push(Pf {
                 function,
                 capability,
                 link,

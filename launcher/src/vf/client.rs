@@ -102,6 +102,7 @@ impl Keeper {
         let request = Request::Check {
             vf: vf.address,
             attributes: vf.attributes.clone(),
+            is_paired: vf.device.teaming.standby().is_some(),
         };
         self.ask(&request).map(drop).map_err(|failure| placed(&failure, vf))
     }
@@ -116,7 +117,11 @@ impl Keeper {
             vf: vf.address,
             attributes: vf.attributes.clone(),
         };
-        self.ask(&request).map(drop).map_err(|failure| placed(&failure, vf))
+        match self.ask(&request).map_err(|failure| placed(&failure, vf))? {
+            Answer::Passed(times) => log::info!("interface {}: VF {} is {times}", vf.name, vf.address),
+            _ => log::warn!("interface {}: {NO_ANSWER}", vf.name),
+        }
+        Ok(())
     }
 
     /// Puts a function back.

@@ -3,9 +3,10 @@
 use super::{Answer, Report, Request};
 use crate::failure::Failure;
 use crate::vf_pools::Pools;
+use hawser_host::claim::Claim;
 use hawser_host::journal::{self, Journal};
 use hawser_host::netlink::Netlink;
-use hawser_host::passthrough::{self, PassedVf};
+use hawser_host::passthrough::{self, PassedVf, PassthroughError};
 use hawser_host::pci::{Pci, PciAddress};
 use hawser_host::vfio::{self, Access};
 use hawser_host::virtual_function::{Attribute, LinkMode};
@@ -15,9 +16,16 @@ use std::io::{self, BufRead as _, BufReader, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::thread;
+use std::time::{Duration, Instant};
 
 /// Name of the hidden subcommand.
 pub(crate) const COMMAND: &str = "vf-keeper";
+
+/// Longest wait for the keeper of a killed process, which waits for its VMM before it puts a function back.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Interval at which the claim is tried.
+const PAUSE: Duration = Duration::from_millis(20);
 
 /// Serves requests on standard input and output until the other end closes.
 ///
@@ -68,8 +76,32 @@ struct Server {
     pci: Pci,
     netlink: Netlink,
     folder: PathBuf,
-    /// By the name of the interface. Dropping a journal puts the function back.
-    passed: BTreeMap<String, (PassedVf, Journal)>,
+    /// By the name of the interface.
+    passed: BTreeMap<String, Kept>,
+}
+
+/// A passed function. The fields are dropped in this order: no other keeper touches a function that is being put back.
+struct Kept {
+    passed: PassedVf,
+    /// Puts the function back when it is dropped.
+    _journal: Journal,
+    _claim: Claim,
+}
+
+/// Claims a function among the keepers of this network namespace.
+fn claim(vf: PciAddress) -> Result<Claim, String> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match Claim::on(&vf.to_string()) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && Instant::now() < deadline => thread::sleep(PAUSE),
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+                return Err(format!(
+                    "another hawser has {vf} for its VM; end it, or choose another VF"
+                ));
+            }
+            claimed => return claimed.map_err(|error| format!("cannot claim {vf}: {error}")),
+        }
+    }
 }
 
 impl Server {
@@ -80,9 +112,14 @@ impl Server {
                 let segment = passthrough::segment(&self.pci, &mut self.netlink, vf);
                 segment.map(Answer::Segment).map_err(|error| error.to_string())
             }
-            Request::Check { vf, attributes } => {
-                let survey = passthrough::survey(&self.pci, &mut self.netlink, vf, &attributes);
-                survey.map(|_| Answer::Done).map_err(|error| error.to_string())
+            Request::Check {
+                vf,
+                attributes,
+                is_paired,
+            } => {
+                let _claim = claim(vf)?;
+                let checked = self.check(vf, &attributes, is_paired);
+                checked.map(|()| Answer::Done).map_err(|error| error.to_string())
             }
             Request::Pass { name, vf, attributes } => self.pass(name, vf, &attributes),
             Request::GiveBack { name } => {
@@ -110,18 +147,33 @@ impl Server {
         Ok(found)
     }
 
+    fn check(&mut self, vf: PciAddress, attributes: &[Attribute], is_paired: bool) -> Result<(), PassthroughError> {
+        passthrough::survey(&self.pci, &mut self.netlink, vf, attributes)?;
+        match is_paired {
+            true => Ok(()),
+            false => passthrough::check_segment(&self.pci, &mut self.netlink, vf, attributes),
+        }
+    }
+
     fn pass(&mut self, name: String, vf: PciAddress, attributes: &[Attribute]) -> Result<Answer, String> {
+        let claim = claim(vf)?;
         let survey = passthrough::survey(&self.pci, &mut self.netlink, vf, attributes);
         let survey = survey.map_err(|error| error.to_string())?;
         let mut journal = Journal::begin(&self.folder).map_err(|error| error.to_string())?;
         let passed = survey.pass(&self.pci, &mut self.netlink, &mut journal);
-        self.passed
-            .insert(name, (passed.map_err(|error| error.to_string())?, journal));
-        Ok(Answer::Done)
+        let kept = Kept {
+            passed: passed.map_err(|error| error.to_string())?,
+            _journal: journal,
+            _claim: claim,
+        };
+        let times = kept.passed.times.to_string();
+        self.passed.insert(name, kept);
+        Ok(Answer::Passed(times))
     }
 
     fn report(&mut self, name: &str) -> Result<Report, String> {
-        let (passed, _) = self.passed.get(name).ok_or_else(|| format!("{name} has no VF"))?;
+        let kept = self.passed.get(name);
+        let Kept { passed, .. } = kept.ok_or_else(|| format!("{name} has no VF"))?;
         let text = |error: io::Error| error.to_string();
         let link = self.netlink.link(passed.pf_index).map_err(text)?;
         let link = link.ok_or_else(|| format!("{} is gone", passed.pf_link))?;

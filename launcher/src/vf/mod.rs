@@ -113,7 +113,12 @@ enum Request {
     /// Finds the segment of the physical function.
     Segment { vf: PciAddress },
     /// Checks that a function can be passed.
-    Check { vf: PciAddress, attributes: Vec<Attribute> },
+    Check {
+        vf: PciAddress,
+        attributes: Vec<Attribute>,
+        /// True if a standby may have the MAC already.
+        is_paired: bool,
+    },
     /// Passes a function.
     Pass {
         name: String,
@@ -132,6 +137,8 @@ enum Answer {
     Candidates(Vec<PciAddress>),
     Segment(PfSegment),
     Report(Box<Report>),
+    /// How long the set-up took.
+    Passed(String),
     Done,
     Refused(String),
 }

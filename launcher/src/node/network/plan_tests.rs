@@ -14,6 +14,7 @@ fn found(index: u32, name: &str, kind: &str, master: Option<u32>) -> Found {
             mtu: 1500,
             kind: kind.into(),
             master,
+            lower: None,
             is_up: true,
             has_carrier: true,
             is_promiscuous: false,

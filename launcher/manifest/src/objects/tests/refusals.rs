@@ -451,6 +451,15 @@ fn sriov_networks_are_checked_without_a_vm_on_them() {
             "vm.yaml:9: spec.linkState: \"up\": choose one of \"auto\", \"enable\", \"disable\"",
         ]
     );
+    let untagged = "apiVersion: sriovnetwork.openshift.io/v1\nkind: SriovNetwork\nmetadata: {name: s}\n\
+                    spec: {resourceName: r, vlanQoS: 3, vlanProto: 802.1ad}\n";
+    assert_eq!(
+        problems(untagged),
+        [
+            "vm.yaml:4: spec: vlanQoS needs a vlan: give one from 1 to 4094, or leave out vlanQoS",
+            "vm.yaml:4: spec: vlanProto needs a vlan: give one from 1 to 4094, or leave out vlanProto",
+        ]
+    );
 }
 
 #[test]
