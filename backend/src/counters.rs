@@ -180,6 +180,8 @@ counters! {
         TunnelCongestion = "tunnel_congestion",
         /// A frame is larger than the tunnel's path can carry.
         TunnelTooBig = "tunnel_too_big",
+        /// A frame of or for a guest that has moved to another endpoint of the tunnel.
+        MovedAway = "moved_away",
         /// The host's send buffer of the tunnel is full.
         TunnelFull = "tunnel_full",
         /// The host has no route to the peer.
@@ -265,6 +267,8 @@ counters! {
         TunnelSent = "tunnel_sent",
         /// Datagrams received through the tunnel.
         TunnelReceived = "tunnel_received",
+        /// Datagrams passed on to the endpoint to which the guest has moved.
+        TunnelPassedOn = "tunnel_passed_on",
         /// Times the host did not split a batch of datagrams (EIO: no checksum offload); the peer gets them one by one
         /// from then on.
         TunnelCutIo = "tunnel_cut_eio",

@@ -304,6 +304,7 @@ fn a_configured_peer_has_its_addresses_at_its_first_mac() {
         addresses: addresses.iter().map(|address| ip(address)).collect(),
         name: None,
         knows_frame_option: false,
+        is_moved: false,
     };
     let peers = [
         peer("127.0.0.2:6081", &[2], &["10.0.0.2", "fd00::2"]),

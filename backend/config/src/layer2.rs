@@ -77,6 +77,10 @@ pub struct PeerConfig {
     /// with hawser's Geneve option, which every other endpoint drops.
     #[serde(default)]
     pub knows_frame_option: bool,
+    /// True if the guest has moved to this endpoint from the process that reads this. Processes of other guests take no
+    /// notice.
+    #[serde(default)]
+    pub is_moved: bool,
 }
 
 impl ModeProperties for Layer2Config {

@@ -14,6 +14,7 @@ use super::claims::{Claims, has_no_claim};
 use super::groups::Groups;
 use super::learned::View;
 use super::outbound::transport_checksum;
+use super::residence::Residence;
 use super::view::{self, LastSender, Peers};
 use super::wire::{Outer, Wire};
 use crate::capture::Capture;
@@ -143,7 +144,7 @@ impl Inbound {
         network: &mut Network<'_>,
         sink: &mut dyn GuestSink,
     ) -> Result<(), NoRoom> {
-        self.deliver(network, sink)?;
+        self.dispatch(socket, network, sink)?;
         for _ in 0..CALLS_PER_TURN {
             if !self.readable {
                 break;
@@ -155,13 +156,45 @@ impl Inbound {
                     self.readable = count == MESSAGES;
                     (self.count, self.at, self.unshown) = (count, Cursor::default(), (0, 0));
                     self.take_in(network);
-                    self.deliver(network, sink)?;
+                    self.dispatch(socket, network, sink)?;
                 }
                 // This is an ICMP error for an earlier datagram. The next call continues to read.
                 Err(_) => self.counters.count_drop(DropReason::SocketError),
             }
         }
         Ok(())
+    }
+
+    /// Delivers the messages from the cursor onwards, or passes them on if the guest has moved.
+    fn dispatch(&mut self, socket: &Socket, network: &mut Network<'_>, sink: &mut dyn GuestSink) -> Result<(), NoRoom> {
+        if network.residence.is_elsewhere() {
+            self.pass_on(socket, network);
+            return Ok(());
+        }
+        self.deliver(network, sink)
+    }
+
+    /// Passes the guest's datagrams on to the endpoint where it is now, as they are, and drops all others.
+    #[cold]
+    fn pass_on(&mut self, socket: &Socket, network: &Network<'_>) {
+        for index in self.at.message..self.count {
+            let message = self.batch.message(index);
+            let size = message.segment.map_or(message.len, usize::from).max(1);
+            let from = if index == self.at.message { self.at.offset } else { 0 };
+            let bytes = &self.batch.spilled(index)[from..];
+            for datagram in bytes.chunks(size) {
+                let way = network.way_on(message.source.map(|source| source.ip()), datagram);
+                let sent = way.and_then(|to| {
+                    let sent = socket.send_to(datagram, &to.into());
+                    sent.map_err(|_| DropReason::MovedAway)
+                });
+                match sent {
+                    Ok(_) => self.counters.add(Count::TunnelPassedOn, 1),
+                    Err(reason) => self.counters.count_drop(reason),
+                }
+            }
+        }
+        (self.count, self.at) = (0, Cursor::default());
     }
 
     /// Counts the datagrams of the last system call, copies congestion marks from routers on the way into the inner
@@ -357,6 +390,7 @@ pub(super) struct Network<'a> {
     pub(super) peers: &'a Peers,
     pub(super) groups: &'a mut Groups,
     pub(super) claims: &'a Claims,
+    pub(super) residence: &'a Residence,
     pub(super) balancer: &'a mut Balancer,
     pub(super) learned: &'a mut View,
     /// Where answers to probes are collected.
@@ -402,6 +436,22 @@ impl Network<'_> {
         Ok(Some(arrival))
     }
 
+    /// The endpoint to which a datagram for a guest that has moved is passed on.
+    fn way_on(&self, source: Option<IpAddr>, datagram: &[u8]) -> Result<SocketAddr, DropReason> {
+        let packet = GenevePacket::parse(datagram, datagram.len()).map_err(reason)?;
+        let frame = &datagram[packet.frame().map_err(reason)?..];
+        if packet.vni != self.table.vni() {
+            return Err(DropReason::TunnelOtherNetwork);
+        }
+        let mac = |at: Range<usize>| frame.get(at).and_then(<[u8]>::first_chunk).map(|mac| MacAddr(*mac));
+        let (to, from) = (mac(EthernetHeader::DST), mac(EthernetHeader::SRC));
+        let (to, from) = to.zip(from).ok_or(DropReason::TunnelMalformed)?;
+        let source = source.ok_or(DropReason::TunnelUnknownPeer)?;
+        self.table.admit(source, from, packet.frame_option.as_ref())?;
+        let way = self.residence.way_on(self.now, source);
+        way.filter(|_| self.residence.is_of(to)).ok_or(DropReason::MovedAway)
+    }
+
     fn decapsulate<'b>(
         &mut self,
         source: Option<IpAddr>,
@@ -417,7 +467,16 @@ impl Network<'_> {
         let mac = frame.get(EthernetHeader::SRC).and_then(<[u8]>::first_chunk);
         let mac = MacAddr(*mac.ok_or(DropReason::TunnelMalformed)?);
         let source = source.ok_or(DropReason::TunnelUnknownPeer)?;
-        let admitted = self.table.admit(source, mac, packet.frame_option.as_ref());
+        let mut admitted = self.table.admit(source, mac, packet.frame_option.as_ref());
+        if matches!(
+            admitted,
+            Err(DropReason::TunnelSpoofedMac | DropReason::TunnelUnknownPeer)
+        ) && self.residence.takes_late_from(self.now, source)
+            && self.table.endpoint_of(mac).is_some()
+        {
+            // The former endpoint of the guest has checked the sender.
+            admitted = Ok(Admitted::Known);
+        }
         match admitted {
             Ok(_) if self.claims.is_own(mac) => return Err(DropReason::TunnelSpoofedMac),
             Ok(_) if self.groups.is_gateway(mac) && !self.groups.is_query_of_gateway(mac, frame) => {

@@ -27,6 +27,7 @@ mod name_server;
 mod outbound;
 mod paths;
 mod probe;
+mod residence;
 mod sender;
 mod services;
 mod view;
@@ -59,6 +60,7 @@ use local::Local;
 use name_server::NameServer;
 use outbound::{Outbound, Refusal};
 use probe::{ProbeSocket, Probes, Verdict};
+use residence::Residence;
 use sender::{Limit, Sender, sending_socket};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use std::io;
@@ -99,6 +101,7 @@ pub struct Overlay {
     groups: Groups,
     learned: learned::View,
     claims: Claims,
+    residence: Residence,
     local: Local,
     balancer: Balancer,
     /// On worker 0 of a network with a gateway.
@@ -182,6 +185,7 @@ impl Overlay {
             learned: learned::View::new(learned, Arc::clone(&counters)),
             groups: Groups::new(memberships, mode.station_mac(), setup.worker, Arc::clone(&counters)),
             claims: Claims::new(mode, port.mac),
+            residence: Residence::new(port.mac, Instant::default(), &table),
             outbound: Outbound::new(sender, Probes::new(probes), port.mtu, Arc::clone(&counters)),
             balancer: Balancer::new(Arc::clone(&balancing), setup.worker, Arc::clone(&counters)),
             local: Local::new(setup, &table, balancing, dns_stream)?,
@@ -221,7 +225,9 @@ impl Overlay {
         {
             self.groups.on_new_endpoints(now);
         }
-        self.local.announce(table.moved_since(known), sink);
+        let others = table.moved_since(known).filter(|(_, mac)| !self.residence.is_of(*mac));
+        self.local.announce(others, sink);
+        self.residence.set_table(now, &table);
         self.peers = Arc::new(Peers::follow(Arc::clone(&table), Some(&self.peers)));
         self.outbound.set_peers(Arc::clone(&self.peers));
         self.inbound.forget_sender();
@@ -237,6 +243,7 @@ impl Overlay {
             peers: &self.peers,
             groups: &mut self.groups,
             claims: &self.claims,
+            residence: &self.residence,
             balancer: &mut self.balancer,
             learned: &mut self.learned,
             answers: &mut self.answers,
@@ -323,6 +330,9 @@ impl Overlay {
 
     /// Sends the gateway's queries for multicast groups that are due.
     fn send_queries(&mut self, now: Instant, sink: &mut dyn GuestSink) {
+        if self.residence.is_elsewhere() {
+            return;
+        }
         while let Some((query, is_for_endpoints)) = self.groups.take_query() {
             let (bytes, len) = query.frame();
             let frame = &bytes[..len];
@@ -421,6 +431,12 @@ fn endpoint(local: SocketAddr, shared: bool) -> io::Result<Socket> {
 
 impl Mode for Overlay {
     fn on_burst(&mut self, now: Instant, burst: &GuestBurst<'_>, sink: &mut dyn GuestSink) {
+        if self.residence.is_elsewhere() {
+            burst
+                .iter()
+                .for_each(|_| self.counters.count_drop(DropReason::MovedAway));
+            return;
+        }
         let mut rest = burst;
         while let Some(first) = rest.first() {
             let receiver = self.receiver(now, first);

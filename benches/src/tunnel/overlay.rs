@@ -301,6 +301,7 @@ pub(super) fn station_config(
         addresses: vec![Ipv4Addr::new(10, 0, 0, far.0[5]).into()],
         name: None,
         knows_frame_option,
+        is_moved: false,
     };
     let more = (0..peers).map(|number| {
         let [a, b, c, d] = number.to_be_bytes();
@@ -310,6 +311,7 @@ pub(super) fn station_config(
             addresses: vec![Ipv4Addr::new(10, 1, c, d).into()],
             name: None,
             knows_frame_option: false,
+            is_moved: false,
         }
     });
     Ok(Layer2Config {

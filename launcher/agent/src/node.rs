@@ -19,7 +19,7 @@ use crate::store::AgentStore;
 use crate::unit;
 use crate::vm::{Site, Vm};
 use hawser_store::VmName;
-use hawser_store::bindings::{Changes, Revision, Watch as _};
+use hawser_store::bindings::{Changes, PortId, Revision, Watch as _};
 use membership::Membership;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use signal_hook::consts::{SIGINT, SIGTERM};
@@ -144,6 +144,8 @@ fn lock(args: &ServeArgs) -> Result<fs::File, Failure> {
 struct Network {
     ports: Ports,
     revision: Revision,
+    /// Ports of this node whose processes have the current peers.
+    written: BTreeSet<PortId>,
 }
 
 struct Node<'a> {
@@ -329,15 +331,25 @@ impl Node<'_> {
                     network.revision = revision;
                     for change in changes {
                         network.ports.apply(change);
+                        network.written.clear();
                     }
                 }
                 Changes::Gap => *network = list(store, name)?,
             }
-            let text = network.ports.text();
-            let on_it = |vm: &&Vm| vm.ports.iter().any(|port| port.port.network == *name);
-            for vm in self.vms.values().filter(on_it) {
+            let here = self.vms.values().filter_map(|vm| {
+                let own = vm.ports.iter().find(|port| port.port.network == *name)?;
+                Some((&own.port, vm))
+            });
+            let here: BTreeMap<&PortId, &Vm> = here.collect();
+            network.written.retain(|port| here.contains_key(port));
+            for (own, vm) in here {
+                if network.written.contains(own) {
+                    continue;
+                }
                 let path = vm.folder.peers(name);
+                let text = network.ports.text(self.node, own);
                 replace(&path, &text).map_err(|error| format!("{}: {error}", path.display()))?;
+                network.written.insert(own.clone());
             }
         }
         Ok(())
@@ -370,7 +382,12 @@ impl Node<'_> {
 fn list(store: &AgentStore, name: &str) -> Result<Network, String> {
     let (bound, revision) = store.bindings(name).map_err(|error| error.to_string())?;
     let ports = Ports::listed(bound);
-    Ok(Network { ports, revision })
+    let written = BTreeSet::new();
+    Ok(Network {
+        ports,
+        revision,
+        written,
+    })
 }
 
 /// The source address of the default route, IPv4 first.

@@ -40,9 +40,9 @@ impl Ports {
         }
     }
 
-    /// The text of the file. If two ports have the same MAC or address, only the first counts. The store does not allow
-    /// such ports.
-    pub(crate) fn text(&self) -> String {
+    /// The text of the file for the process of a port of `node`. If that port is bound at another node, the process is
+    /// silent. If two ports have the same MAC or address, only the first counts. The store does not allow such ports.
+    pub(crate) fn text(&self, node: &str, own: &PortId) -> String {
         let mut text =
             String::from("# Written by hawser-agent, which replaces it when a port of the network changes.\n");
         let mut macs = BTreeMap::new();
@@ -56,6 +56,9 @@ impl Ports {
                 let _ = write!(text, ",{address}");
             }
             let _ = write!(text, "@{},frames", binding.vtep);
+            if port == own && binding.process.node != node {
+                text.push_str(",moved");
+            }
             // Names with dots have no entry in the network's DNS.
             if let Ok(name) = hostname(&port.holder.vm.name) {
                 let _ = write!(text, ",name={name}");
@@ -112,7 +115,7 @@ mod tests {
     #[test]
     fn hawser_reads_the_file_and_finds_the_ports_in_it() {
         let ports = Ports::listed(vec![bound("db", "02:00:00:00:00:05", 1)]);
-        let text = ports.text();
+        let text = ports.text("n1", &bound("web", "02:00:00:00:00:06", 1).port);
         let listed = peers::parse(&text).unwrap();
         let peer = &listed[0].peer;
         assert_eq!(listed.len(), 1);
@@ -130,15 +133,31 @@ mod tests {
     }
 
     #[test]
+    fn the_process_of_a_port_that_is_bound_at_another_node_reads_that_its_guest_has_moved() {
+        let ports = Ports::listed(vec![
+            bound("db", "02:00:00:00:00:05", 2),
+            bound("web", "02:00:00:00:00:06", 1),
+        ]);
+        let moved = |node: &str, own: &str| {
+            let own = bound(own, "02:00:00:00:00:05", 1).port;
+            let text = ports.text(node, &own).replace("10.1.0.5,fd00::5", "");
+            text.lines().filter(|line| line.ends_with("moved")).count()
+                + text.lines().filter(|line| line.contains(",moved,")).count()
+        };
+        assert_eq!([moved("n1", "db"), moved("n2", "db"), moved("n2", "other")], [0, 1, 0]);
+    }
+
+    #[test]
     fn an_older_change_does_not_replace_a_newer_one() {
         let mut ports = Ports::listed(vec![bound("db", "02:00:00:00:00:05", 3)]);
         assert!(!ports.apply(Change::Bound(bound("db", "02:00:00:00:00:06", 2))));
-        assert!(ports.text().contains("02:00:00:00:00:05"));
+        let text = |ports: &Ports| ports.text("n1", &bound("web", "02:00:00:00:00:09", 1).port);
+        assert!(text(&ports).contains("02:00:00:00:00:05"));
         assert!(ports.apply(Change::Bound(bound("db", "02:00:00:00:00:06", 4))));
-        assert!(ports.text().contains("02:00:00:00:00:06"));
+        assert!(text(&ports).contains("02:00:00:00:00:06"));
         let port = bound("db", "02:00:00:00:00:06", 4).port;
         assert!(ports.apply(Change::Unbound { port, epoch: Epoch(4) }));
-        assert_eq!(peers::parse(&ports.text()).unwrap(), []);
+        assert_eq!(peers::parse(&text(&ports)).unwrap(), []);
     }
 
     #[test]

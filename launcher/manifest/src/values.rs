@@ -289,25 +289,29 @@ pub fn underlay(text: &str) -> Parsed<UnderlaySpec> {
 
 /// Property of a peer: it supports hawser's frame option.
 const FRAMES: &str = "frames";
+/// Property of a peer: the guest of the process itself, which has moved there.
+const MOVED: &str = "moved";
 /// Property of a peer: the name of its guest.
 const NAME: &str = "name=";
 
 /// Parses `--peer`: a MAC or `any`, addresses, `@`, address and port of the endpoint, and properties. These are whether
-/// the endpoint supports hawser's frame option, and the name of its guest.
+/// the endpoint supports hawser's frame option, whether it is where the guest of this process has moved to, and the name
+/// of its guest.
 pub fn peer(text: &str) -> Parsed<PeerConfig> {
     let (station, endpoint) = text.split_once('@').ok_or(
         "give MAC[,ADDR…]@ADDR[:PORT][,frames][,name=NAME], such as 02:00:00:00:00:05,10.1.0.5@192.0.2.2".to_owned(),
     )?;
     let mut properties = endpoint.split(',');
     let vtep = vtep_address(properties.next().unwrap_or_default())?;
-    let (mut knows_frame_option, mut name) = (false, None);
+    let (mut knows_frame_option, mut is_moved, mut name) = (false, false, None);
     for property in properties {
         match property.strip_prefix(NAME) {
             Some(label) if name.is_none() => name = Some(hostname(label)?),
             None if property == FRAMES && !knows_frame_option => knows_frame_option = true,
+            None if property == MOVED && !is_moved => is_moved = true,
             _ => {
                 return Err(format!(
-                    "{property} is not a property of an endpoint, or is given twice: give {FRAMES} or {NAME}NAME"
+                    "{property} is not a property of an endpoint, or is given twice: give {FRAMES}, {MOVED} or {NAME}NAME"
                 ));
             }
         }
@@ -322,9 +326,10 @@ pub fn peer(text: &str) -> Parsed<PeerConfig> {
     if macs.is_empty() && !addresses.is_empty() {
         return Err("any has no address of its own: give the MAC that has this address".into());
     }
-    if macs.is_empty() && knows_frame_option {
+    if macs.is_empty() && (knows_frame_option || is_moved) {
+        let property = if is_moved { MOVED } else { FRAMES };
         return Err(format!(
-            "{FRAMES} is for a hawser process, whose MAC is known: give the MAC"
+            "{property} is for a hawser process, whose MAC is known: give the MAC"
         ));
     }
     if addresses.is_empty() && name.is_some() {
@@ -336,6 +341,7 @@ pub fn peer(text: &str) -> Parsed<PeerConfig> {
         addresses,
         name,
         knows_frame_option,
+        is_moved,
     })
 }
 

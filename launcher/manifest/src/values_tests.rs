@@ -217,6 +217,8 @@ fn a_peer_is_a_mac_its_addresses_and_the_endpoint_it_is_behind() {
     assert!(v6.knows_frame_option && v6.addresses.is_empty());
     let named = peer("02:00:00:00:00:05,10.1.0.5@192.0.2.2,name=db-1,frames").unwrap();
     assert_eq!((named.name.as_deref(), named.knows_frame_option), (Some("db-1"), true));
+    let moved = peer("02:00:00:00:00:05,10.1.0.5@192.0.2.2,moved").unwrap();
+    assert!(moved.is_moved && !named.is_moved);
     let other = peer("any@192.0.2.2").unwrap();
     assert!(other.macs.is_empty() && !other.knows_frame_option);
     refused(
@@ -232,6 +234,7 @@ fn a_peer_is_a_mac_its_addresses_and_the_endpoint_it_is_behind() {
             ("02:00:00:00:00:05,10.1.0.5@192.0.2.2,name=a.b", "one label"),
             ("02:00:00:00:00:05@192.0.2.2,name=a", "a name needs addresses"),
             ("any@192.0.2.2,frames", "give the MAC"),
+            ("any@192.0.2.2,moved", "give the MAC"),
             ("any,10.1.0.5@192.0.2.2", "any has no address"),
             ("02:00:00:00:00:05@0.0.0.0", "cannot receive datagrams"),
         ],

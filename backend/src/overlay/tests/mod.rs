@@ -3,6 +3,7 @@
 mod claims;
 mod frame_option;
 mod gateway;
+mod moves;
 mod multicast;
 mod peers;
 mod probes;
@@ -47,6 +48,7 @@ fn peer(vtep: SocketAddr, mac: MacAddr, address: [u8; 4]) -> PeerConfig {
         addresses: vec![address.into()],
         name: None,
         knows_frame_option: false,
+        is_moved: false,
     }
 }
 
@@ -101,11 +103,16 @@ impl Station {
 
     /// Waits until `done` is true, and returns the frames that the guest has received.
     fn until(&mut self, done: impl Fn(&Self) -> bool) -> Vec<Delivered> {
+        self.until_at(Instant::from_nanos(1), done)
+    }
+
+    /// Does the same at the time `now` of the mode.
+    fn until_at(&mut self, now: Instant, done: impl Fn(&Self) -> bool) -> Vec<Delivered> {
         let started = Clock::now();
         while !done(self) {
             assert!(started.elapsed() < PATIENCE, "{:?}", self.sink.frames.len());
             self.mode.inbound.expect_datagrams();
-            self.mode.receive(Instant::from_nanos(1), &mut self.sink);
+            self.mode.receive(now, &mut self.sink);
         }
         self.sink.take()
     }

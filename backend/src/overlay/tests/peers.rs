@@ -9,7 +9,7 @@ const THIRD: MacAddr = MacAddr([2, 0, 0, 0, 0, 5]);
 
 impl Station {
     /// Replaces the peers, as the port does.
-    fn set_peers(&mut self, vni: u32, own: SocketAddr, peers: &[PeerConfig]) {
+    pub(super) fn set_peers(&mut self, vni: u32, own: SocketAddr, peers: &[PeerConfig]) {
         let (table, errors) = Table::new(Vni::new(vni).unwrap(), own, peers);
         assert_eq!(errors, []);
         let command = ModeCommand::Peers(Arc::new(table));
@@ -18,7 +18,7 @@ impl Station {
     }
 }
 
-fn to(mac: MacAddr) -> OwnedFrame {
+pub(super) fn to(mac: MacAddr) -> OwnedFrame {
     let mut frame = Udp::new(&[3; 40]).bytes();
     frame[..6].copy_from_slice(&mac.0);
     OwnedFrame::new(frame)

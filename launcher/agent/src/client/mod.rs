@@ -187,7 +187,9 @@ pub(crate) fn relocate(args: &MoveArgs) -> Result<(), Failure> {
             vm.is_some_and(is_settled)
         })?;
     }
-    print(&format!("virtualmachine/{name} moved to node {node}\n"))
+    print(&format!(
+        "virtualmachine/{name} moved to node {node}: start its VMM there, on the sockets in the folder of its status\n"
+    ))
 }
 
 fn agent(args: &AgentArgs) -> Agent {

@@ -231,6 +231,13 @@ impl PeerRules {
             return Err(PeerFault::Loopback { peer: vtep, own });
         }
         forwarding::check_endpoint(own, vtep)?;
+        if peer.is_moved && peer.macs == [self.mac] {
+            // This is the NIC's own guest, and these are its addresses.
+            return seen
+                .place
+                .replace(vtep)
+                .map_or(Ok(()), |_| Err(PeerFault::MacTwice(self.mac)));
+        }
         if let Some(mac) = peer.macs.iter().find(|mac| !seen.macs.insert(**mac)) {
             return Err(PeerFault::MacTwice(*mac));
         }
@@ -312,6 +319,8 @@ impl PeerSource {
 
 /// MACs, addresses and names that already belong to a guest or the gateway.
 struct Seen {
+    /// Endpoint of the NIC's own guest, if it is elsewhere.
+    place: Option<SocketAddr>,
     macs: HashSet<MacAddr>,
     addresses: HashSet<IpAddr>,
     names: HashSet<String>,
@@ -320,6 +329,7 @@ struct Seen {
 impl Seen {
     fn new(rules: &PeerRules) -> Self {
         Self {
+            place: None,
             macs: HashSet::from([rules.mac]),
             addresses: rules.addressing.guests().chain(rules.addressing.gateways()).collect(),
             names: HashSet::new(),
