@@ -7,7 +7,7 @@ use hawser_testkit::guest::Machine;
 use hawser_testkit::{Result, artifacts, failure};
 use libtest_mimic::{Arguments, Failed, Trial};
 use passing::{
-    a_vf_gets_its_attributes_and_vfio_and_is_put_back_at_the_end,
+    a_vf_gets_its_attributes_and_vfio_and_is_put_back_at_the_end, a_vf_is_ready_soon_besides_the_time_of_the_drivers,
     after_a_kill_at_any_moment_the_next_start_puts_the_vf_back, every_attribute_that_a_driver_has_is_set_and_read_back,
 };
 use policies::a_policy_is_applied_once_and_shown_and_taken_back;
@@ -24,6 +24,7 @@ use vms::{
     a_vm_of_the_manuals_gets_its_vf_and_keeps_it_and_gives_it_back,
     of_two_vms_that_start_at_once_a_hundred_times_one_gets_the_last_vf,
     of_two_vms_that_start_at_once_one_gets_the_last_vf,
+    the_standby_of_a_vf_is_on_its_pf_and_gets_the_frames_for_its_mac,
 };
 
 #[path = "lab_sriov/passing.rs"]
@@ -65,6 +66,7 @@ macro_rules! tests {
 const TESTS: &[(&str, Test)] = tests![
     the_lab_has_virtual_functions_in_groups_of_their_own_that_vfio_pci_takes,
     a_vf_gets_its_attributes_and_vfio_and_is_put_back_at_the_end,
+    a_vf_is_ready_soon_besides_the_time_of_the_drivers,
     after_a_kill_at_any_moment_the_next_start_puts_the_vf_back,
     what_cannot_work_is_refused_before_anything_changes,
     a_vf_that_is_used_is_refused,
@@ -75,6 +77,7 @@ const TESTS: &[(&str, Test)] = tests![
     a_vm_of_the_manuals_gets_its_vf_and_keeps_it_and_gives_it_back,
     of_two_vms_that_start_at_once_one_gets_the_last_vf,
     a_pf_that_goes_down_and_a_vf_that_is_taken_away_are_told,
+    the_standby_of_a_vf_is_on_its_pf_and_gets_the_frames_for_its_mac,
 ];
 
 /// Tests for `hack/test --long`.

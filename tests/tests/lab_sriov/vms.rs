@@ -225,6 +225,91 @@ fn wait_for(machine: &Machine, what: &str, command: &str) -> Result<()> {
     Ok(())
 }
 
+/// PCI address of the second PF, which is on the segment of the first one.
+const OTHER_PF: &str = "0000:02:00.0";
+
+pub(super) fn the_standby_of_a_vf_is_on_its_pf_and_gets_the_frames_for_its_mac(machine: &Machine) -> Result<()> {
+    let vm = only_a_vf("paired").replace("sriov: {}", "sriov: {}\n            failover: true");
+    machine.sh(&format!(
+        "mkdir -p /root /var/lib/hawser\ncat >/root/paired.yaml <<'END'\n{vm}END\ncat >/usr/bin/qemu-stand-in <<'END'\n{VMM}END\n\
+         chmod 755 /usr/bin/qemu-stand-in; rm -f /run/qemu.up; ip link set $(ls /sys/bus/pci/devices/{OTHER_PF}/net) up"
+    ))?;
+    machine.sh(&format!("hawser node apply -f - <<'END'\n{}END", policy(1)))?;
+    let name = |pf: &str| {
+        Ok::<_, hawser_testkit::Failure>(
+            machine
+                .sh(&format!("ls /sys/bus/pci/devices/{pf}/net"))?
+                .trim()
+                .to_owned(),
+        )
+    };
+    let (pf, other) = (name(PF)?, name(OTHER_PF)?);
+    for link in [&pf, &other] {
+        wait_for(
+            machine,
+            "the link of a PF",
+            &format!("grep -q 1 /sys/class/net/{link}/carrier"),
+        )?;
+    }
+    machine.start(
+        "echo $$ >/run/told.pid; exec hawser run -f /root/paired.yaml --socket-dir=/run/paired --runtime-dir=/run/hawser \
+         --store=/run/paired.db -- /usr/bin/qemu-stand-in -M q35 >/run/told.log 2>&1",
+        LIFETIME,
+    )?;
+    wait_for(machine, "the VMM", "[ -e /run/qemu.up ]")?;
+    let arguments = machine.sh("cat /run/qemu.args")?;
+    for words in [",failover=on", "vfio-pci,", "failover_pair_id=hawser-nic-nic-standby"] {
+        assert!(arguments.contains(words), "{words}: {arguments}");
+    }
+    let links = machine.sh(&format!("ip -o -d link show type macvtap; ip link show dev {pf}"))?;
+    let standby = links
+        .lines()
+        .find(|line| line.contains(&format!("@{pf}:")))
+        .unwrap_or_default();
+    let mac = standby
+        .split_once("link/ether ")
+        .and_then(|(_, rest)| rest.split(' ').next())
+        .unwrap_or_default();
+    assert!(
+        !mac.is_empty() && links.contains(&format!("vf 0     link/ether {mac}")),
+        "{links}"
+    );
+    let link = standby.split([' ', '@']).nth(1).unwrap_or_default();
+    // The PF gives its own link the frames for the MAC, although that is the administrative MAC of the VF.
+    let received = || {
+        Ok::<u32, hawser_testkit::Failure>(
+            machine
+                .sh(&format!("cat /sys/class/net/{link}/statistics/rx_packets"))?
+                .trim()
+                .parse()?,
+        )
+    };
+    let before = received()?;
+    machine.sh(&format!(
+        "set -e\nip addr add 10.7.0.1/24 dev {other}\nip neigh replace 10.7.0.2 lladdr {mac} dev {other}"
+    ))?;
+    wait_for(
+        machine,
+        "frames for the standby",
+        &format!(
+            "ping -c 1 -W 1 10.7.0.2 >/dev/null; [ $(cat /sys/class/net/{link}/statistics/rx_packets) -gt {} ]",
+            before + 3
+        ),
+    )?;
+    machine.sh(
+        "kill -TERM $(cat /run/told.pid); kill -9 $(pidof qemu-stand-in) 2>/dev/null\n\
+         for n in $(seq 100); do pidof hawser >/dev/null || exit 0; usleep 100000; done; ps; exit 1",
+    )?;
+    assert_eq!(machine.sh("ip -o link show type macvtap")?, "", "the standby is gone");
+    apply(machine, &policy(0), "")?;
+    machine
+        .sh(&format!(
+            "ip addr flush dev {other}; ip link set {other} down\n\
+             cd /sys/bus/pci/devices/{PF}; echo 1 >sriov_drivers_autoprobe; ip link set {pf} mtu 1500 down"
+        ))
+        .map(drop)
+}
+
 pub(super) fn a_pf_that_goes_down_and_a_vf_that_is_taken_away_are_told(machine: &Machine) -> Result<()> {
     machine.sh(&format!(
         "mkdir -p /root /var/lib/hawser\ncat >/root/told.yaml <<'END'\n{}END\ncat >/usr/bin/qemu-stand-in <<'END'\n{VMM}END\n\
