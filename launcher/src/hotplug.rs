@@ -350,7 +350,7 @@ impl Operator {
         preview.apply_all(&mut plan);
         let keeper = self.setup.keeper.as_deref();
         vf::preview(&mut plan, &self.setup.store, keeper).map_err(HotplugError::Port)?;
-        vf::add_standbys(&mut plan, keeper).map_err(HotplugError::Port)?;
+        vf::add_ports(&mut plan, keeper).map_err(HotplugError::Port)?;
         let steps = self.steps_to(&plan)?;
         self.prepare(&steps)?;
         let mut changes = Changes::default();
@@ -362,7 +362,7 @@ impl Operator {
         leases::settle(&mut plan, &self.setup.store).map_err(HotplugError::Port)?;
         let keeper = self.setup.keeper.as_deref();
         vf::settle(&mut plan, &self.setup.store, keeper).map_err(HotplugError::Port)?;
-        vf::add_standbys(&mut plan, keeper).map_err(HotplugError::Port)?;
+        vf::add_ports(&mut plan, keeper).map_err(HotplugError::Port)?;
         let steps = self.steps_to(&plan)?;
         let changes = self.carry_out(&steps)?;
         self.setup.plan.absent = plan.absent;

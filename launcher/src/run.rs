@@ -12,7 +12,7 @@ use crate::machine::Nic;
 use crate::mode::Mode;
 use crate::sandbox::User;
 use crate::serve::Order;
-use crate::vf::{self, Cluster, Keeper};
+use crate::vf::{self, Cluster, Keeper, PortChange};
 use crate::vmm::running::{Patience, VmmSocket};
 use crate::vmm::{Card, Flag, Passed, Vm};
 use crate::{leases, serve, startup, validate, vmm};
@@ -51,7 +51,7 @@ pub(crate) fn run(args: &RunManifest) -> Result<(), Failure> {
     let keeper = keeper(&checked.plan, &site, args)?;
     leases::settle(&mut checked.plan, &args.store)?;
     vf::settle(&mut checked.plan, &args.store, keeper.as_deref())?;
-    add_standbys(&mut checked.plan, &mut segments, &site, keeper.as_deref())?;
+    add_ports(&mut checked.plan, &mut segments, &site, keeper.as_deref())?;
     let nics = resolve_all(&checked.plan, &host, segments, keeper.as_ref())?;
     let cards = cards(&nics);
     let started = vmm_socket(args)?;
@@ -100,7 +100,7 @@ fn only_say(args: &RunManifest, mut plan: VmPlan, site: &Site) -> Result<(), Fai
     preview.apply_all(&mut tried);
     let keeper = keeper(&tried, site, args)?;
     vf::preview(&mut tried, &args.store, keeper.as_deref())?;
-    add_standbys(&mut tried, &mut segments, site, keeper.as_deref())?;
+    add_ports(&mut tried, &mut segments, site, keeper.as_deref())?;
     let nics = resolve_all(&tried, &Host::probe(), segments, keeper.as_ref())?;
     let cards = cards(&nics);
     if let Some(vmm) = args.print_args {
@@ -340,16 +340,20 @@ fn make_folder(folder: &Path, user: Option<User>) -> Result<(), Failure> {
     }
 }
 
-/// Adds the standbys of failover pairs to a plan, and the surveys of their segments.
-fn add_standbys(
+/// Adds the NICs on the segments of physical functions to a plan, and the surveys of these segments.
+fn add_ports(
     plan: &mut VmPlan,
     segments: &mut Vec<Option<Survey>>,
     site: &Site,
     keeper: Option<&Keeper>,
 ) -> Result<(), Failure> {
-    for at in vf::add_standbys(plan, keeper)? {
+    for change in vf::add_ports(plan, keeper)? {
+        let (at, replaced) = match change {
+            PortChange::Added(at) => (at, at..at),
+            PortChange::Replaced(at) => (at, at..at + 1),
+        };
         let found = survey(&plan.nics[at..=at], site)?;
-        segments.splice(at..at, found);
+        segments.splice(replaced, found);
     }
     Ok(())
 }

@@ -22,6 +22,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use vms::{
     a_pf_that_goes_down_and_a_vf_that_is_taken_away_are_told,
     a_vm_of_the_manuals_gets_its_vf_and_keeps_it_and_gives_it_back,
+    a_vm_that_asks_for_it_gets_a_macvtap_where_no_vf_is_left,
     of_two_vms_that_start_at_once_a_hundred_times_one_gets_the_last_vf,
     of_two_vms_that_start_at_once_one_gets_the_last_vf,
     the_standby_of_a_vf_is_on_its_pf_and_gets_the_frames_for_its_mac,
@@ -78,6 +79,7 @@ const TESTS: &[(&str, Test)] = tests![
     of_two_vms_that_start_at_once_one_gets_the_last_vf,
     a_pf_that_goes_down_and_a_vf_that_is_taken_away_are_told,
     the_standby_of_a_vf_is_on_its_pf_and_gets_the_frames_for_its_mac,
+    a_vm_that_asks_for_it_gets_a_macvtap_where_no_vf_is_left,
 ];
 
 /// Tests for `hack/test --long`.

@@ -359,6 +359,16 @@ pub enum Teaming {
     },
 }
 
+/// What an interface with a virtual function gets if its pool has none left.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Shortage {
+    /// Nothing: the VM does not start.
+    #[default]
+    Refused,
+    /// A macvtap on the physical function.
+    Macvtap,
+}
+
 impl Teaming {
     /// Name of the standby of a primary.
     pub fn standby(&self) -> Option<&str> {

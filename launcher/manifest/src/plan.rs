@@ -15,7 +15,7 @@ mod spec;
 mod standby;
 
 use crate::forward::{self, Kept};
-use crate::nic::{AttachmentSpec, DeviceHints, Places, Route};
+use crate::nic::{AttachmentSpec, DeviceHints, Places, Route, Shortage};
 use crate::objects::Manifests;
 use crate::objects::cni::Segment;
 use crate::objects::interface::{Binding, DhcpOptions, Interface, LinkState};
@@ -134,6 +134,8 @@ pub struct SriovPlan {
     pub network: SriovNetwork,
     /// PCI address of the virtual function, once it is chosen.
     pub device: Option<String>,
+    /// What the interface gets if none can be chosen.
+    pub shortage: Shortage,
 }
 
 /// The scope in which the MAC and the addresses of a NIC must be unique.

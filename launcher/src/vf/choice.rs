@@ -5,8 +5,9 @@ use crate::failure::Failure;
 use crate::leases::args::{StoreArgs, StorePlace};
 use crate::leases::{self, open};
 use crate::vf_pools;
-use hawser_manifest::plan::VmPlan;
-use hawser_store::sqlite::{Access, DeviceClaim, DeviceLease};
+use hawser_host::pci::PciAddress;
+use hawser_manifest::plan::{NicPlan, VmPlan};
+use hawser_store::sqlite::{Access, DeviceClaim, DeviceError, DeviceLease};
 use hawser_store::{Holder, VmName};
 
 /// Chooses the virtual functions of a plan. An interface keeps its function over restarts.
@@ -15,13 +16,22 @@ use hawser_store::{Holder, VmName};
 /// No function is left, or the store fails.
 pub(crate) fn settle(plan: &mut VmPlan, args: &StoreArgs, keeper: Option<&Keeper>) -> Result<(), Failure> {
     let Some(keeper) = keeper else { return Ok(()) };
-    let claims = claims(plan, keeper)?;
+    let mut claims = claims(plan, keeper)?;
     if args.store == Some(StorePlace::Off) {
         return Ok(());
     }
     let mut store = open(args, Access::Make)?;
-    let given = store.claim_devices(&vm_of(plan), &claims, &plan.absent);
-    for lease in given.map_err(Failure::runtime)? {
+    let may_lack = |name: &str| plan.nics.iter().any(|nic| nic.name == name && nic.lacks_function());
+    let given = loop {
+        match store.claim_devices(&vm_of(plan), &claims, &plan.absent) {
+            Err(DeviceError::None { interface, pool, .. }) if may_lack(&interface) => {
+                log::warn!("interface {interface}: no VF of {pool} is left: it gets a macvtap");
+                claims.retain(|claim| claim.interface != interface);
+            }
+            given => break given.map_err(Failure::runtime)?,
+        }
+    };
+    for lease in given {
         log::info!(
             "interface {}: VF {} of {}",
             lease.holder.interface,
@@ -77,6 +87,18 @@ fn write(plan: &mut VmPlan, lease: &DeviceLease) {
     }
 }
 
+/// The virtual functions of an interface's pool, whether or not they are free.
+///
+/// # Errors
+/// The record of the node, or the choice of the cluster, cannot be read.
+pub(super) fn candidates(nic: &NicPlan, keeper: &Keeper) -> Result<Vec<PciAddress>, Failure> {
+    let resource = nic.mode.sriov().and_then(|sriov| sriov.network.resource.as_deref());
+    match resource {
+        Some(resource) => keeper.candidates(resource, &leases::state_folder()?.join(vf_pools::FILE)),
+        None => Ok(Vec::new()),
+    }
+}
+
 fn claims(plan: &VmPlan, keeper: &Keeper) -> Result<Vec<DeviceClaim>, Failure> {
     let mut claims = Vec::new();
     for nic in &plan.nics {
@@ -87,8 +109,7 @@ fn claims(plan: &VmPlan, keeper: &Keeper) -> Result<Vec<DeviceClaim>, Failure> {
             (Some(chosen), _, resource) => (resource.clone().unwrap_or_else(|| chosen.join(", ")), chosen),
             (None, Some(device), _) => (device.clone(), vec![device.clone()]),
             (None, None, Some(resource)) => {
-                let pools = leases::state_folder()?.join(vf_pools::FILE);
-                let found = keeper.candidates(resource, &pools)?;
+                let found = candidates(nic, keeper)?;
                 (resource.clone(), found.iter().map(ToString::to_string).collect())
             }
             (None, None, None) => continue,

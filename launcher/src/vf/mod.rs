@@ -17,7 +17,7 @@ mod pair;
 pub(crate) use choice::{preview, settle};
 pub(crate) use client::Keeper;
 pub(crate) use cluster::Cluster;
-pub(crate) use pair::add_standbys;
+pub(crate) use pair::{PortChange, add_ports};
 
 use crate::failure::Failure;
 use hawser_host::passthrough::PfSegment;

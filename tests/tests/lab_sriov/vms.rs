@@ -203,12 +203,7 @@ fn race(machine: &Machine, rounds: u32) -> Result<()> {
         assert!(reason.contains("no VF of nics is left"), "round {round}: {reason}");
     }
     println!("{rounds} rounds, won by {winners:?}");
-    apply(machine, &policy(0), "")?;
-    machine
-        .sh(&format!(
-            "cd /sys/bus/pci/devices/{PF}; echo 1 >sriov_drivers_autoprobe; ip link set $(ls net) mtu 1500 down"
-        ))
-        .map(drop)
+    take_back(machine)
 }
 
 /// Waits until a command in the lab succeeds.
@@ -296,16 +291,80 @@ pub(super) fn the_standby_of_a_vf_is_on_its_pf_and_gets_the_frames_for_its_mac(m
             before + 3
         ),
     )?;
-    machine.sh(
-        "kill -TERM $(cat /run/told.pid); kill -9 $(pidof qemu-stand-in) 2>/dev/null\n\
-         for n in $(seq 100); do pidof hawser >/dev/null || exit 0; usleep 100000; done; ps; exit 1",
-    )?;
+    end_vm(machine)?;
     assert_eq!(machine.sh("ip -o link show type macvtap")?, "", "the standby is gone");
     apply(machine, &policy(0), "")?;
     machine
         .sh(&format!(
             "ip addr flush dev {other}; ip link set {other} down\n\
              cd /sys/bus/pci/devices/{PF}; echo 1 >sriov_drivers_autoprobe; ip link set {pf} mtu 1500 down"
+        ))
+        .map(drop)
+}
+
+pub(super) fn a_vm_that_asks_for_it_gets_a_macvtap_where_no_vf_is_left(machine: &Machine) -> Result<()> {
+    machine.sh(&format!(
+        "mkdir -p /root /var/lib/hawser\ncat >/root/first.yaml <<'END'\n{}END\ncat >/root/second.yaml <<'END'\n{}END\n\
+         cat >/usr/bin/qemu-stand-in <<'END'\n{VMM}END\nprintf '#!/bin/sh\\n' >/usr/bin/qemu-that-ends\n\
+         chmod 755 /usr/bin/qemu-*; rm -f /run/qemu.up",
+        only_a_vf("first"),
+        only_a_vf("second").replace("sriov: {}", "sriov: {}\n            fallback: macvtap"),
+    ))?;
+    machine.sh(&format!("hawser node apply -f - <<'END'\n{}END", policy(1)))?;
+    let pf = machine
+        .sh(&format!("ls /sys/bus/pci/devices/{PF}/net"))?
+        .trim()
+        .to_owned();
+    let run = "--runtime-dir=/run/hawser --store=/run/short.db";
+    // The VF stays leased to the first VM.
+    machine.sh(&format!(
+        "hawser run -f /root/first.yaml --socket-dir=/run/first {run} -- qemu-that-ends"
+    ))?;
+    machine.start(
+        &format!(
+            "echo $$ >/run/told.pid; exec hawser run -f /root/second.yaml --socket-dir=/run/second {run} \
+             -- /usr/bin/qemu-stand-in >/run/told.log 2>&1"
+        ),
+        LIFETIME,
+    )?;
+    wait_for(machine, "the VMM", "[ -e /run/qemu.up ]")?;
+    let arguments = machine.sh("cat /run/qemu.args")?;
+    assert!(
+        arguments.contains("virtio-net-pci,id=hawser-nic-nic,") && !arguments.contains("vfio-pci"),
+        "{arguments}"
+    );
+    let mac = arguments
+        .split_once(",mac=")
+        .and_then(|(_, rest)| rest.split(',').next())
+        .unwrap_or_default();
+    let links = machine.sh("ip -o -d link show type macvtap")?;
+    assert!(
+        links.contains(&format!("@{pf}:")) && links.contains(&format!("link/ether {mac} ")),
+        "{mac}: {links}"
+    );
+    let status: Value = serde_json::from_str(&machine.sh("hawser status --json --socket-dir=/run/second")?)?;
+    assert_eq!(status["interfaces"][0]["mode"], "bridge", "{status}");
+    end_vm(machine)?;
+    assert_eq!(machine.sh("ip -o link show type macvtap")?, "", "the macvtap is gone");
+    take_back(machine)
+}
+
+/// Ends the VM whose hawser is in `/run/told.pid`.
+fn end_vm(machine: &Machine) -> Result<()> {
+    machine
+        .sh(
+            "kill -TERM $(cat /run/told.pid); kill -9 $(pidof qemu-stand-in) 2>/dev/null\n\
+             for n in $(seq 100); do pidof hawser >/dev/null || exit 0; usleep 100000; done; ps; exit 1",
+        )
+        .map(drop)
+}
+
+/// Removes the VFs of [`policy`].
+fn take_back(machine: &Machine) -> Result<()> {
+    apply(machine, &policy(0), "")?;
+    machine
+        .sh(&format!(
+            "cd /sys/bus/pci/devices/{PF}; echo 1 >sriov_drivers_autoprobe; ip link set $(ls net) mtu 1500 down"
         ))
         .map(drop)
 }
@@ -364,14 +423,6 @@ pub(super) fn a_pf_that_goes_down_and_a_vf_that_is_taken_away_are_told(machine: 
     wait_for(machine, "the reason", &told(1, &words))?;
     assert!(status()?["warnings"].to_string().contains(&words), "{}", status()?);
     wait_for(machine, "the metric", &metrics(r#"hawser_port_failed{port="nic"} 1"#))?;
-    machine.sh(
-        "kill -TERM $(cat /run/told.pid); kill -9 $(pidof qemu-stand-in) 2>/dev/null\n\
-         for n in $(seq 100); do pidof hawser >/dev/null || exit 0; usleep 100000; done; ps; exit 1",
-    )?;
-    apply(machine, &policy(0), "")?;
-    machine
-        .sh(&format!(
-            "cd /sys/bus/pci/devices/{PF}; echo 1 >sriov_drivers_autoprobe; ip link set $(ls net) mtu 1500 down"
-        ))
-        .map(drop)
+    end_vm(machine)?;
+    take_back(machine)
 }

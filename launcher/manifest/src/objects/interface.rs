@@ -5,7 +5,7 @@ use super::ports::{self, PortRange};
 use super::reader::{Item, Object};
 use super::report::Spot;
 use super::teaming;
-use crate::nic::DeviceHints;
+use crate::nic::{DeviceHints, Shortage};
 use crate::values;
 use hawser_packet::MacAddr;
 use std::collections::BTreeSet;
@@ -30,6 +30,8 @@ pub struct Interface {
     pub dhcp: DhcpOptions,
     /// Settings that only the VMM needs.
     pub device: DeviceHints,
+    /// `fallback`
+    pub shortage: Shortage,
 }
 
 impl Interface {
@@ -44,6 +46,7 @@ impl Interface {
             state: LinkState::Up,
             dhcp: DhcpOptions::default(),
             device: DeviceHints::default(),
+            shortage: Shortage::default(),
         }
     }
 }
@@ -197,6 +200,7 @@ fn interface(item: &Item<'_>, istio: bool) -> Option<Interface> {
             acpi_index: object.integer("acpiIndex", 1..=i64::from(u32::MAX)),
             teaming: teaming::read(&object, &name, binding),
         },
+        shortage: shortage(&object, binding),
         name,
         binding,
     })
@@ -258,6 +262,17 @@ fn binding_plugin(name: &str) -> Result<Binding, String> {
         }
     };
     Err(instead.into())
+}
+
+/// Reads what the interface gets if no virtual function is left.
+fn shortage(object: &Object<'_>, binding: Option<Binding>) -> Shortage {
+    let Some(item) = object.get("fallback") else {
+        return Shortage::default();
+    };
+    if binding.is_some_and(|binding| binding != Binding::Sriov) {
+        item.error("it is for interfaces bound with sriov, which may find no VF: leave it out");
+    }
+    item.choice(&[("macvtap", Shortage::Macvtap)]).unwrap_or_default()
 }
 
 /// Parses a PCI address such as `0000:81:01.0`

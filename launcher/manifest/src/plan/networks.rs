@@ -1,13 +1,13 @@
 //! Resolves the networks that interfaces name, as seen from the VM's namespace, and selects the mode.
 
 use super::{Planner, SriovPlan};
-use crate::nic::Places;
+use crate::nic::{Places, Shortage};
 use crate::objects::cni::{Medium, Segment, UnservedMode};
 use crate::objects::interface::{Binding, Interface, LinkState};
 use crate::objects::metadata::DEFAULT_NAMESPACE;
 use crate::objects::network::NamedNetwork;
 use crate::objects::report::Spot;
-use crate::objects::sriov::{SriovNetwork, VlanProtocol};
+use crate::objects::sriov::{SriovNetwork, VfLinkState, VlanProtocol};
 use crate::objects::vm::NetworkSource;
 
 impl Planner<'_> {
@@ -159,9 +159,23 @@ impl Planner<'_> {
             error("failover: the standby tags with 802.1q only, and the network has another vlanProto".to_owned());
             return None;
         }
+        if interface.shortage == Shortage::Macvtap {
+            if interface.device.teaming.standby().is_some() {
+                error("failover and fallback are both given: keep one of them".to_owned());
+                return None;
+            }
+            if let Some(field) = only_of_functions(found) {
+                error(format!(
+                    "fallback: a macvtap has no {field}, which its network {:?} gives: leave out one of the two",
+                    network.name
+                ));
+                return None;
+            }
+        }
         Some(SriovPlan {
             network: SriovNetwork::clone(found),
             device: found.device.clone(),
+            shortage: interface.shortage,
         })
     }
 
@@ -188,4 +202,21 @@ impl Planner<'_> {
             added: self.vm.default_interface,
         }
     }
+}
+
+/// The first setting of a network that a virtual function has and a macvtap does not.
+fn only_of_functions(network: &SriovNetwork) -> Option<&'static str> {
+    let is_rate = |rate: Option<u32>| rate.is_some_and(|rate| rate != 0);
+    [
+        ("vlanQoS", network.vlan_qos.is_some_and(|qos| qos != 0)),
+        ("vlanProto 802.1ad", network.vlan_proto == Some(VlanProtocol::Service)),
+        ("minTxRate", is_rate(network.min_tx_rate)),
+        ("maxTxRate", is_rate(network.max_tx_rate)),
+        (
+            "linkState",
+            network.link_state.is_some_and(|state| state != VfLinkState::Auto),
+        ),
+    ]
+    .into_iter()
+    .find_map(|(field, is_given)| is_given.then_some(field))
 }

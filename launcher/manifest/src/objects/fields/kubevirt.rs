@@ -197,6 +197,10 @@ pub static INTERFACE: ObjectType = ObjectType {
             "of hawser, with libvirt's words: `{type: transient, persistent: NAME}` is `failover: true` with another \
              name for the standby",
         ),
+        honoured(
+            "fallback",
+            "of hawser: `macvtap` gives an `sriov` interface a macvtap on the PF if its pool has no VF left",
+        ),
         later("binding", "the mode layer2"),
         honoured(
             "ports",

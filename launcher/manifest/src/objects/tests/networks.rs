@@ -626,3 +626,39 @@ fn a_pair_that_cannot_be_is_refused() {
     let other = machine("{name: a, masquerade: {}, failover: true}", "{name: a, pod: {}}");
     assert!(problems(&other)[0].contains("failover is for interfaces bound with sriov"));
 }
+
+#[test]
+fn an_interface_without_a_function_gets_a_port_of_its_network_if_it_asks_for_one() {
+    let plan = |fields: &str| {
+        let checked = planned(&(on_vf(fields) + &sriov("vlan: 100")), &PlanOptions::default()).unwrap();
+        checked.plan.nics[0].clone()
+    };
+    assert!(!plan("").lacks_function());
+    let nic = plan(", macAddress: 02:00:00:00:00:07, bootOrder: 1, fallback: macvtap");
+    assert!(nic.lacks_function());
+    let port = nic
+        .in_place_of_function(AttachmentSpec::Tap { name: "t".into() })
+        .unwrap();
+    assert_eq!((&port.name, port.mac, &port.device), (&nic.name, nic.mac, &nic.device));
+    let rules = port.mode.segment().and_then(|segment| segment.rules.clone()).unwrap();
+    assert_eq!(rules.vlan, Some(100));
+    for (fields, network, expected) in [
+        (", fallback: bridge", "vlan: 1", "choose one of \"macvtap\""),
+        (", fallback: macvtap, failover: true", "vlan: 1", "keep one of them"),
+        (", fallback: macvtap", "maxTxRate: 9", "a macvtap has no maxTxRate"),
+        (
+            ", fallback: macvtap",
+            "{vlan: 1, vlanQoS: 2}",
+            "a macvtap has no vlanQoS",
+        ),
+    ] {
+        let network = network.trim_matches(['{', '}']).replace(", ", "\n  ");
+        let told = problems(&(on_vf(fields) + &sriov(&network)));
+        assert!(
+            told.iter().any(|problem| problem.contains(expected)),
+            "{fields}: {told:?}"
+        );
+    }
+    let other = machine("{name: a, masquerade: {}, fallback: macvtap}", "{name: a, pod: {}}");
+    assert!(problems(&other)[0].contains("it is for interfaces bound with sriov"));
+}

@@ -56,7 +56,7 @@ fn every_field_of_an_interface_is_checked_and_every_problem_reported() {
         ),
         (
             "macAdress: x",
-            ".macAdress: there is no such field in spec.domain.devices.interfaces[]; its fields are name, masquerade, bridge, sriov, failover, teaming, binding, ports, portRanges, macAddress, model, state, dhcpOptions, pciAddress, bootOrder, acpiIndex",
+            ".macAdress: there is no such field in spec.domain.devices.interfaces[]; its fields are name, masquerade, bridge, sriov, failover, teaming, fallback, binding, ports, portRanges, macAddress, model, state, dhcpOptions, pciAddress, bootOrder, acpiIndex",
         ),
         (
             "passt: {}",
