@@ -3,8 +3,9 @@
 //! Run by `hack/bench --cluster`.
 
 use clap::Parser;
-use hawser_benches::cluster::{Size, run};
+use hawser_benches::cluster::{Size, run, run_one};
 use std::process::ExitCode;
+use std::time::Duration;
 
 /// Measures a real etcd with the store clients of many agents and with simulated VMs.
 #[derive(Debug, Parser)]
@@ -21,6 +22,12 @@ struct Options {
     /// Number of changes whose way to all watchers is measured
     #[arg(long, default_value_t = 300)]
     samples: usize,
+    /// Measure one real agent with this number of VMs instead, with their processes (root)
+    #[arg(long, value_name = "VMS")]
+    one_agent: Option<usize>,
+    /// Time in seconds for which that agent is left alone
+    #[arg(long, default_value_t = 60, requires = "one_agent")]
+    idle: u64,
 }
 
 fn main() -> ExitCode {
@@ -31,7 +38,11 @@ fn main() -> ExitCode {
         agents: options.agents,
         samples: options.samples,
     };
-    hawser_benches::exit(run(size).map(|rows| {
+    let rows = match options.one_agent {
+        Some(vms) => run_one(vms, Duration::from_secs(options.idle)),
+        None => run(size),
+    };
+    hawser_benches::exit(rows.map(|rows| {
         for row in rows {
             println!("| {} | {} |", row.what, row.figure);
         }

@@ -5,9 +5,11 @@
 //! all VMs start at once; single VMs are bound again while the agents of their network watch; a tenth of the nodes is
 //! evacuated; etcd is killed and started again.
 
+mod agent;
 mod etcd;
 mod machine;
 
+pub use agent::run_one;
 use etcd::Member;
 use hawser_testkit::{Result, failure};
 use machine::{Agent, Simulated};
