@@ -31,12 +31,14 @@ pub(super) fn a_vf_gets_its_attributes_and_vfio_and_is_put_back_at_the_end(machi
 
 /// Longest time, besides that of the drivers, until a VF is ready. In milliseconds.
 const SOON: u32 = 200;
+/// Number of attempts.
+const ATTEMPTS: u32 = 10;
 
 pub(super) fn a_vf_is_ready_soon_besides_the_time_of_the_drivers(machine: &Machine) -> Result<()> {
     let _vfs = Vfs::new(machine, 1)?;
     let address = vf(machine, 0)?;
-    let mut all = Vec::new();
-    for _ in 0..5 {
+    // The machine may be busy with other tests, and the processor of the lab is an emulated one.
+    for _ in 0..ATTEMPTS {
         let shown = machine.sh(&format!(
             "vf pass /run/vf {address} {TAGGED} {MAC} {UNCHECKED} {TRUSTED} </dev/null"
         ))?;
@@ -44,14 +46,12 @@ pub(super) fn a_vf_is_ready_soon_besides_the_time_of_the_drivers(machine: &Machi
         let own = shown
             .split_once(": hawser ")
             .and_then(|(_, rest)| rest.split(' ').next());
-        all.push(
-            own.and_then(|own| own.parse::<u32>().ok())
-                .ok_or_else(|| failure(shown.clone()))?,
-        );
+        let own: u32 = own.ok_or_else(|| failure(shown.clone()))?.parse()?;
+        if own <= SOON {
+            return Ok(());
+        }
     }
-    // The machine may be busy with other tests, and the processor of the lab is an emulated one.
-    assert!(all.iter().min().is_some_and(|own| *own <= SOON), "{all:?}");
-    Ok(())
+    Err(failure(format!("hawser took more than {SOON} ms {ATTEMPTS} times")))
 }
 
 pub(super) fn after_a_kill_at_any_moment_the_next_start_puts_the_vf_back(machine: &Machine) -> Result<()> {

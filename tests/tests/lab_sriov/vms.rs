@@ -166,7 +166,7 @@ fn only_a_vf(name: &str) -> String {
 }
 
 pub(super) fn of_two_vms_that_start_at_once_one_gets_the_last_vf(machine: &Machine) -> Result<()> {
-    race(machine, 5)
+    race(machine, 3)
 }
 
 pub(super) fn of_two_vms_that_start_at_once_a_hundred_times_one_gets_the_last_vf(machine: &Machine) -> Result<()> {
