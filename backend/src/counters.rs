@@ -3,6 +3,8 @@
 //! Each counter has one writer (the worker) and many readers (status, metrics). So the packet path uses plain relaxed
 //! stores, without locks or read-modify-write operations.
 
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
@@ -390,6 +392,14 @@ impl PeerCounters {
     }
 }
 
+/// Counters by name, while they move between two processes.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct SavedCounters {
+    drops: BTreeMap<String, u64>,
+    counts: BTreeMap<String, u64>,
+}
+
 /// The counters of one worker.
 #[derive(Debug)]
 pub struct Counters {
@@ -462,6 +472,32 @@ impl Counters {
         }
         for &gauge in Gauge::ALL {
             bump(&self.gauges[gauge as usize], other.level(gauge));
+        }
+    }
+
+    /// The values that are not zero, for another process. Gauges are measured again there.
+    pub fn save(&self) -> SavedCounters {
+        let drops = DropReason::ALL
+            .iter()
+            .map(|&reason| (reason.name(), self.dropped(reason)));
+        let counts = Count::ALL.iter().map(|&count| (count.name(), self.count(count)));
+        let kept = |(name, value): (&str, u64)| (value != 0).then(|| (name.to_owned(), value));
+        SavedCounters {
+            drops: drops.filter_map(kept).collect(),
+            counts: counts.filter_map(kept).collect(),
+        }
+    }
+
+    /// Adds the values of another process. A counter that only one of two versions has starts at zero. Call this before
+    /// the writer starts.
+    pub fn load(&self, saved: &SavedCounters) {
+        for &reason in DropReason::ALL {
+            let value = saved.drops.get(reason.name()).copied();
+            bump(&self.drops[reason as usize], value.unwrap_or_default());
+        }
+        for &count in Count::ALL {
+            let value = saved.counts.get(count.name()).copied();
+            self.add(count, value.unwrap_or_default());
         }
     }
 

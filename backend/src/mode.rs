@@ -3,7 +3,7 @@
 
 use crate::balance::ServiceTable;
 use crate::config::handover::{Descriptors, Handover, HandoverError, next_of};
-use crate::config::payload::{Payload, Sealed};
+use crate::config::payload::{Payload, PayloadError, Sealed};
 use crate::config::{Resolvers, Transport};
 use crate::forwarding::Table;
 use crate::frame::{GuestBurst, GuestCaps, GuestSink};
@@ -49,6 +49,19 @@ pub struct ForwardSocket {
     pub at: SocketAddr,
     /// Port of the guest.
     pub guest_port: GuestPort,
+}
+
+impl ForwardSocket {
+    /// A copy with a duplicated descriptor.
+    ///
+    /// # Errors
+    /// No descriptor is left.
+    pub fn share(&self) -> io::Result<Self> {
+        Ok(Self {
+            socket: self.socket.try_clone()?,
+            ..*self
+        })
+    }
 }
 
 /// A port forward whose sockets are open. The thread that requests a forward opens them, so a port in use is reported
@@ -133,6 +146,8 @@ pub enum ModeCommand {
     Announce(Announcement),
     /// A step of a migration, for the flows of the guest.
     Follow(Follow),
+    /// Handles what other workers of the port have passed to this one.
+    TakeIn,
 }
 
 /// A step by which the flows of a guest follow it to another process, while their host sockets stay where they are.
@@ -161,6 +176,48 @@ pub struct FollowingFlow {
     pub payload: Vec<u8>,
     /// A socket in place of its host socket.
     pub socket: Option<OwnedFd>,
+}
+
+/// Where the state of a mode comes from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Origin {
+    /// The configuration: the mode opens its sockets.
+    #[default]
+    New,
+    /// Another process, which passes it on later. Until then, the mode has no sockets of its own.
+    Successor,
+}
+
+/// The state of a mode on one worker, between two processes.
+#[derive(Debug, Default)]
+pub struct SavedMode {
+    /// A payload of the mode.
+    pub payload: Vec<u8>,
+    /// The descriptors that it names, in order.
+    pub descriptors: Vec<OwnedFd>,
+}
+
+/// The reason why a mode cannot continue in another process.
+#[derive(Debug, thiserror::Error)]
+pub enum HandoffError {
+    /// The mode keeps state that it cannot pass on.
+    #[error("this mode cannot be handed to another process: restart hawser instead")]
+    Unsupported,
+    /// The descriptors cannot be duplicated.
+    #[error("cannot duplicate the sockets of the guest: {0}; raise the limit on open files (RLIMIT_NOFILE)")]
+    System(#[from] io::Error),
+    /// The payload is not one that this process reads.
+    #[error(transparent)]
+    Payload(#[from] PayloadError),
+    /// The payload contains something that cannot be continued.
+    #[error(transparent)]
+    State(Box<dyn std::error::Error + Send + Sync>),
+    /// A descriptor is missing.
+    #[error(transparent)]
+    Descriptor(#[from] HandoverError),
+    /// The worker has ended.
+    #[error("a worker of the port has ended")]
+    Ended,
 }
 
 /// What a segment has to know about a guest that came from another place.
@@ -273,6 +330,34 @@ pub trait Mode: Send {
     /// Called when the front end has gone, perhaps together with the guest. The call follows
     /// [`on_link_down`](Self::on_link_down).
     fn on_front_end_gone(&mut self, _now: Instant, _departure: Departure) {}
+
+    /// Duplicates of the descriptors with which the mode was created, for the same mode in another process.
+    ///
+    /// # Errors
+    /// [`HandoffError`]
+    fn share(&self) -> Result<Vec<OwnedFd>, HandoffError> {
+        Err(HandoffError::Unsupported)
+    }
+
+    /// Converts the mode to a payload and duplicated descriptors, for a process that continues it. The guest's driver is
+    /// down. No other method is called until it is certain that no process continues it.
+    ///
+    /// # Errors
+    /// [`HandoffError`]
+    fn save(&mut self, _now: Instant) -> Result<SavedMode, HandoffError> {
+        Err(HandoffError::Unsupported)
+    }
+
+    /// Continues a mode of another process. This mode was created for that: it has no flows and listens to nothing.
+    ///
+    /// # Errors
+    /// [`HandoffError`]. The mode is dropped then, after [`leave`](Self::leave).
+    fn load(&mut self, _now: Instant, _saved: SavedMode, _sink: &mut dyn GuestSink) -> Result<(), HandoffError> {
+        Err(HandoffError::Unsupported)
+    }
+
+    /// Called before the mode is dropped because another process has its descriptors too. It then ends nothing.
+    fn leave(&mut self) {}
 
     /// Called when the guest's driver is gone or about to be replaced. No frame can be sent until the next
     /// [`on_link_up`](Self::on_link_up).

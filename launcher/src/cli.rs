@@ -30,6 +30,7 @@ mod plan_args;
 pub(crate) mod policy;
 mod segment;
 mod spec;
+mod takeover;
 mod tunnel;
 
 use client::{
@@ -45,6 +46,7 @@ use plan_args::PlanArgs;
 use policy::PolicyArgs;
 use segment::SegmentArgs;
 pub(crate) use spec::OptionError;
+pub(crate) use takeover::TakeoverArgs;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -283,6 +285,12 @@ impl RunManifest {
         let given = self.run.api_socket.clone();
         given.unwrap_or_else(|| self.manifest.socket_dir.join(API_SOCKET))
     }
+
+    /// Path of the socket on which the process can be taken over.
+    pub(crate) fn takeover_socket(&self) -> PathBuf {
+        let given = self.run.takeover.socket.clone();
+        given.unwrap_or_else(|| self.manifest.socket_dir.join(takeover::SOCKET))
+    }
 }
 
 /// VMM whose flags `--print-args` prints.
@@ -478,6 +486,9 @@ pub(crate) struct RunArgs {
         value_parser = logging::parse_filter
     )]
     pub log: String,
+    /// Options of the takeover from another process.
+    #[command(flatten)]
+    pub takeover: TakeoverArgs,
     /// Options of the sandbox.
     #[command(flatten)]
     pub sandbox: SandboxArgs,

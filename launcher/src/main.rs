@@ -38,6 +38,7 @@ mod serve;
 mod service_manager;
 mod signals;
 mod startup;
+mod takeover;
 mod validate;
 mod vf;
 mod vf_pools;
@@ -76,6 +77,13 @@ fn run() -> Result<(), Failure> {
         Err(shown) if !shown.use_stderr() => return shown.print().map_err(Failure::standard_output),
         Err(error) => return Err(Failure::from_clap(&error)),
     };
+    let process = match &cli.command {
+        Some(Command::Run(args)) => &args.run,
+        _ => &cli.run,
+    };
+    if process.takeover.detach {
+        return takeover::detach();
+    }
     match &cli.command {
         Some(Command::QemuArgs(args)) => print_flags(args, vmm::qemu_args),
         Some(Command::CloudHypervisorArgs(args)) => print_flags(args, vmm::cloud_hypervisor_args),

@@ -192,6 +192,11 @@ impl Migrations {
         self.ends().iter().map(report).collect()
     }
 
+    /// True if a channel is open.
+    pub(crate) fn is_open(&self) -> bool {
+        self.ends().iter().any(|end| !end.thread.is_finished())
+    }
+
     /// Closes the channels of a port.
     pub(crate) fn abort(&self, port: &str) {
         let ends = self.ends();

@@ -4,7 +4,7 @@
 //! are checked, completed and attached in the same way.
 
 use crate::attachment::{self, Site, Survey};
-use crate::cli::{RunArgs, RunManifest, Vmm};
+use crate::cli::{RunArgs, RunManifest, TakeoverArgs, Vmm};
 use crate::failure::Failure;
 use crate::host::Host;
 use crate::hotplug::HotplugSetup;
@@ -65,6 +65,10 @@ pub(crate) fn run(args: &RunManifest) -> Result<(), Failure> {
     let mut run = RunArgs {
         api_socket: Some(args.api_socket()),
         store: leases::file(&args.store),
+        takeover: TakeoverArgs {
+            socket: Some(args.takeover_socket()),
+            ..args.run.takeover.clone()
+        },
         ..args.run.clone()
     };
     if run.plug_mode.is_empty() {

@@ -4,7 +4,8 @@
 //! descriptor could get their numbers. Signals are caught before there is something to clean up.
 //! The API's socket exists before the sockets of the NICs, so a client that finds one of these can
 //! connect to the API. The ports of a NIC are bound before its socket exists. The VMM is started before
-//! the process drops privileges. Readiness is reported last.
+//! the process drops privileges. Readiness is reported last. A process that takes over from another one gets the sockets
+//! of the API and of the NICs from it, and opens its other files first.
 
 use crate::api::agent::GuestAgent;
 use crate::api::{Api, Context};
@@ -21,7 +22,9 @@ use crate::sandbox::{Access, Needs, Reach, Sandbox, ThreadKind, resolv_conf};
 use crate::service_manager;
 use crate::signals::SignalWatch;
 use crate::startup;
+use crate::takeover::{self, Giver, GiverSetup, Obstacle, Taken, Taker};
 use crate::vmm_process::VmmProcess;
+use hawser_backend::sys::listening_socket::ListeningSocket;
 use hawser_backend::vhost_user::Lifetime;
 use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::iterator::Signals;
@@ -73,18 +76,18 @@ pub(crate) fn serve(order: Order<'_>) -> Result<(), Failure> {
         },
         names_interfaces: nics.len() > 1,
     };
-    let api_socket = run.api_socket.as_deref();
-    let api_socket = api_socket.map(|path| Api::listen(path, &sandbox)).transpose()?;
     let arrivals = run.migration_socket.as_deref();
     let arrivals = arrivals.map(|path| Migrations::listen(path, &sandbox)).transpose()?;
-    let machine = Arc::new(Machine::start(setup, nics)?);
+    let events = run.event_log.as_deref();
+    let events = events.map(|path| EventFile::open(path, &sandbox)).transpose()?;
+    let Begun {
+        machine,
+        api_socket,
+        takeover,
+    } = begin(run, setup, nics)?;
+    let machine = Arc::new(machine);
     let migrations = Migrations::new(Arc::clone(&machine));
     let watch = SignalWatch::start(signals, Arc::clone(&machine), &sandbox)?;
-    let events = run
-        .event_log
-        .as_deref()
-        .map(|path| EventFile::open(path, &sandbox))
-        .transpose()?;
     // A NIC that is plugged later may follow resolv.conf.
     let follows = hotplug.is_some() || machine.follows_resolv_conf();
     let resolv = follows.then(|| resolv_watch::follow(&machine, &sandbox)).transpose()?;
@@ -118,12 +121,20 @@ pub(crate) fn serve(order: Order<'_>) -> Result<(), Failure> {
         machine: Arc::clone(&machine),
         agent: run.guest_agent.clone().map(GuestAgent::new).map(Arc::new),
     };
+    let api_copy = api_socket.as_ref().map(ListeningSocket::share).transpose();
     let api = api_socket.map(|socket| Api::serve(socket, context)).transpose()?;
+    let giver = GiverSetup {
+        api: api_copy.map_err(Failure::runtime)?,
+        obstacle: obstacle(!vmm.is_empty(), arrivals.is_some(), migrations.clone()),
+    };
+    let start = |socket| Giver::start(socket, giver, Arc::clone(&machine));
+    let giver = takeover.map(start).transpose()?;
     let vmm = vmm_process.map(|vmm| accompany(vmm, &machine)).transpose()?;
     service_manager::ready(&machine);
     let served = machine.wait();
     service_manager::stopping();
     let served = served.and(ended(vmm));
+    drop(giver);
     drop(watch);
     drop(api);
     drop(arrivals);
@@ -132,6 +143,62 @@ pub(crate) fn serve(order: Order<'_>) -> Result<(), Failure> {
     drop(resolv);
     machine.end();
     served
+}
+
+/// What serves the NICs from now on.
+struct Begun {
+    machine: Machine,
+    api_socket: Option<ListeningSocket>,
+    takeover: Option<ListeningSocket>,
+}
+
+/// Serves the NICs: as new ones, or in the place of another process.
+fn begin(run: &RunArgs, setup: MachineSetup, nics: Vec<Nic>) -> Result<Begun, Failure> {
+    let sandbox = setup.sandbox.clone();
+    let path = run.takeover.socket.as_deref();
+    if run.takeover.takeover {
+        let path = path.ok_or_else(|| {
+            Failure::usage("--takeover: name the socket of the running process with --takeover-socket")
+        })?;
+        let Taken { machine, api, takeover } = Taker::connect(path)?.take(setup, nics)?;
+        if run.takeover.detached {
+            takeover::report();
+        }
+        return Ok(Begun {
+            machine,
+            api_socket: api,
+            takeover: Some(takeover),
+        });
+    }
+    let api_socket = run.api_socket.as_deref();
+    let api_socket = api_socket.map(|path| Api::listen(path, &sandbox)).transpose()?;
+    let takeover = path.map(|path| Giver::listen(path, &sandbox)).transpose()?;
+    Ok(Begun {
+        machine: Machine::start(setup, nics)?,
+        api_socket,
+        takeover,
+    })
+}
+
+/// Tells why this process cannot be replaced by another one.
+fn obstacle(has_vmm: bool, has_arrivals: bool, channels: Migrations) -> Obstacle {
+    Box::new(move || {
+        let all = [
+            (
+                has_vmm,
+                "it has started the VMM, which ends with it: start the VMM apart from hawser",
+            ),
+            (
+                has_arrivals,
+                "it waits for a guest that migrates here: start it without --migration-socket",
+            ),
+            (
+                channels.is_open(),
+                "it carries connections of a guest that migrated: try again when hawser migrate status shows none",
+            ),
+        ];
+        all.into_iter().find_map(|(is_so, why)| is_so.then_some(why))
+    })
 }
 
 type VmmThread = JoinHandle<Result<ExitStatus, Failure>>;
@@ -186,7 +253,8 @@ fn needs(nics: &[Nic], site: &Site, run: &RunArgs, has_vmm: bool) -> Needs {
         },
     };
     nics.iter().for_each(|nic| nic.add_needs(&mut needs));
-    for path in run.api_socket.iter().chain(&run.migration_socket) {
+    let sockets = [&run.api_socket, &run.migration_socket, &run.takeover.socket];
+    for path in sockets.into_iter().flatten() {
         needs.reach.folder_of(path, Access::Sockets);
     }
     if let Some(path) = run.event_log.as_ref().filter(|path| *path != Path::new("-")) {

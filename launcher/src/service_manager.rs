@@ -2,6 +2,7 @@
 //! about to end.
 
 use crate::machine::{Machine, ServedNic};
+use rustix::process::Pid;
 use sd_notify::NotifyState;
 
 /// Reports that everything is set up.
@@ -17,6 +18,12 @@ pub(crate) fn changed(machine: &Machine) {
 /// Reports that the process is about to end.
 pub(crate) fn stopping() {
     tell(&[NotifyState::Stopping]);
+}
+
+/// Reports that process `pid` replaces this one.
+pub(crate) fn main_process(pid: Pid) {
+    // Process numbers are positive.
+    tell(&[NotifyState::MainPid(pid.as_raw_nonzero().get().unsigned_abs())]);
 }
 
 /// The list of NICs, as one line.

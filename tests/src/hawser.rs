@@ -86,6 +86,27 @@ impl Hawser {
         Ok(Self { process, socket })
     }
 
+    /// Starts `hawser ARGUMENTS… --takeover` in `namespace`, waits until it serves in the place of this process, which
+    /// must end, and returns the time for which the guest's rings rested. `arguments` are those of this process.
+    pub fn upgrade(&mut self, namespace: &Namespace, log: &Path, arguments: &[String]) -> Result<Duration> {
+        let mut command = namespace.command(artifacts::hawser()?);
+        command.args(arguments).arg("--takeover");
+        let mut process = Background::start(command, "hawser --takeover", log.to_owned())?;
+        process.wait_until("the takeover", PATIENCE, |log| log.contains("rings rested for"))?;
+        let status = self.process.wait(PATIENCE)?;
+        if !status.success() {
+            return Err(self.process.failed(&format!("ended, {status}")));
+        }
+        let text = process.log();
+        let rested = text
+            .split("rings rested for ")
+            .nth(1)
+            .and_then(|rest| rest.split(' ').next());
+        let rested: f64 = rested.ok_or_else(|| failure(text.clone()))?.parse()?;
+        self.process = process;
+        Ok(Duration::from_secs_f64(rested / 1e3))
+    }
+
     /// vhost-user socket of the process. The first one if there are several.
     pub fn socket(&self) -> &Path {
         &self.socket

@@ -29,6 +29,7 @@ pub mod relay;
 pub mod segment;
 pub mod sniffer;
 pub mod systemd;
+pub mod takeover;
 
 use std::thread;
 use std::time::{Duration, Instant};

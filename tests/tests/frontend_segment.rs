@@ -59,6 +59,7 @@ fn frames_reach_a_silent_guest_whose_front_end_was_away_when_others_arrived() {
     };
     let resources = PortResources {
         queues: queues.into_iter().map(Arc::new).collect(),
+        ..PortResources::default()
     };
     let port = Arc::new(Port::new(config, resources).unwrap());
     let path = segment.path("nic.sock");

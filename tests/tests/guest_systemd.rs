@@ -81,8 +81,15 @@ fn systemd_starts_the_unit_reloads_it_brings_it_back_and_stops_it() -> Result<()
     guest.sh("ip link set eth1 up && ip addr add 192.0.2.50/24 dev eth1 && ip link set eth0 down")?;
     guest.traffic(&format!("send to={HOST4}:{PORT} bytes=1000000"))?;
 
+    let before = systemd.unit("vm1")?["MainPID"].clone();
     systemd.describe("vm1", &vm("down"))?;
     systemd.must("reload hawser@vm1")?;
+    let after = systemd.unit("vm1")?["MainPID"].clone();
+    assert!(
+        before != after && after != "0",
+        "{before}, then {after}: {}",
+        systemd.log()
+    );
     until("the guest loses its carrier", || {
         Ok(guest.sh("cat /sys/class/net/eth1/carrier")?.trim() == "0")
     })?;

@@ -19,10 +19,11 @@ mod segment;
 mod services;
 mod standby;
 
+use crate::config::payload::{Payload, from_bytes, to_bytes};
 use crate::config::{Forwarding, VlanConfig};
 use crate::counters::Counters;
 use crate::frame::{GuestBurst, GuestCaps, GuestSink};
-use crate::mode::{Announcement, Mode, ModeCommand};
+use crate::mode::{Announcement, HandoffError, Mode, ModeCommand, Origin, SavedMode};
 use crate::packet::MacAddr;
 use crate::policy::vlan::VlanRules;
 use crate::poller::{Poller, Readiness, Token};
@@ -31,10 +32,12 @@ use crate::time::Instant;
 use inbound::Inbound;
 use outbound::Outbound;
 use segment::Segment;
+use serde::{Deserialize, Serialize};
 pub use services::Leases;
 use services::Services;
 use standby::Standby;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 /// The reason why the mode could not be created.
@@ -54,6 +57,8 @@ pub struct BridgeSetup<'a> {
     pub queue: Arc<TapQueue>,
     /// Poller that watches the queue.
     pub poller: Poller,
+    /// Whether the queue is that of another process, which this mode continues.
+    pub origin: Origin,
     /// Counters of the worker.
     pub counters: Arc<Counters>,
     /// How VLAN tags are treated.
@@ -93,7 +98,7 @@ impl Bridge {
             ..
         } = setup;
         Ok(Self {
-            segment: Segment::new(setup.queue, setup.poller)?,
+            segment: Segment::new(setup.queue, setup.poller, setup.origin)?,
             inbound: Inbound::new(Arc::clone(&counters), VlanRules::new(vlan), forwarding),
             outbound: Outbound::new(Arc::clone(&counters), VlanRules::new(vlan), forwarding),
             standby: standby.map(|mac| Standby::new(mac, Arc::clone(&counters))),
@@ -184,6 +189,7 @@ impl Mode for Bridge {
             ModeCommand::Announce(announcement) => {
                 self.announce(&announcement);
             }
+            ModeCommand::TakeIn => {}
             ModeCommand::Forwards(_) | ModeCommand::Peers(_) | ModeCommand::Services(_) | ModeCommand::Follow(_) => {
                 return Err(io::ErrorKind::Unsupported.into());
             }
@@ -201,4 +207,35 @@ impl Mode for Bridge {
         self.segment.set_in_use(false);
         self.inbound.stop();
     }
+
+    fn share(&self) -> Result<Vec<OwnedFd>, HandoffError> {
+        Ok(vec![self.segment.queue().duplicate()?])
+    }
+
+    /// The mode has no state: what the guest and the segment know of each other is in them.
+    fn save(&mut self, _: Instant) -> Result<SavedMode, HandoffError> {
+        let payload = to_bytes(&BridgeRecord {});
+        let descriptors = Vec::new();
+        Ok(SavedMode { payload, descriptors })
+    }
+
+    fn load(&mut self, _: Instant, saved: SavedMode, _: &mut dyn GuestSink) -> Result<(), HandoffError> {
+        let BridgeRecord {} = from_bytes(&saved.payload)?;
+        Ok(())
+    }
+}
+
+/// The mode on one worker between two processes.
+#[derive(Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+struct BridgeRecord {}
+
+impl Payload for BridgeRecord {
+    const KIND: &'static str = "bridge";
+    const VERSION: u32 = 1;
+}
+
+/// The payload of the mode, with its newest version.
+pub fn format() -> (&'static str, u32) {
+    (BridgeRecord::KIND, BridgeRecord::VERSION)
 }

@@ -1,7 +1,7 @@
 //! A queue of the device that leads to the segment, and the state of the device.
 
 use crate::frame::GuestCaps;
-use crate::mode::SegmentChange;
+use crate::mode::{Origin, SegmentChange};
 use crate::poller::{Interest, Owner, Poller, Readiness, Token};
 use crate::sys::tap::TapQueue;
 use std::io;
@@ -35,9 +35,12 @@ pub(super) struct Segment {
 }
 
 impl Segment {
-    pub(super) fn new(queue: Arc<TapQueue>, poller: Poller) -> io::Result<Self> {
+    /// Watches a queue. That of another process stays attached, because it has frames for the guest.
+    pub(super) fn new(queue: Arc<TapQueue>, poller: Poller, origin: Origin) -> io::Result<Self> {
         poller.add(&*queue, Token::new(TAP, 0), Interest::ReadEdge)?;
-        queue.set_in_use(false)?;
+        if origin == Origin::New {
+            queue.set_in_use(false)?;
+        }
         Ok(Self {
             queue,
             poller,

@@ -5,6 +5,7 @@
 
 mod every_port;
 pub mod forwards;
+mod handover;
 #[cfg(test)]
 mod tests;
 
@@ -12,7 +13,7 @@ pub use every_port::EveryPortError;
 
 use crate::config::{GATEWAY_MAC, MasqueradeConfig};
 use crate::frame::{GuestBurst, GuestSink};
-use crate::mode::{BoundForward, Departure, FlowCount, ForwardChange, Mode, ModeCommand};
+use crate::mode::{Departure, FlowCount, ForwardChange, HandoffError, Mode, ModeCommand, Origin, SavedMode};
 use crate::nat::address_map::AddressMap;
 use crate::nat::engine::{Engine, EngineConfig, EngineError};
 use crate::nat::link::{GuestAddresses, Link};
@@ -24,6 +25,7 @@ use crate::responder::{Convention, ServiceConfig, Station};
 use crate::sys::lookup::SocketLookup;
 use crate::time::Instant;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 /// The reason why masquerade cannot be set up.
@@ -84,7 +86,7 @@ impl Masquerade {
             flow_limit: setup.flow_limit,
         })?;
         let mut every_port = None;
-        if setup.worker == 0 {
+        if setup.worker == 0 && setup.origin == Origin::New {
             let families = mode.families();
             engine.listen(&mode.forwards, families)?;
             every_port = every_port::serve(&port.name, mode, families, &mut engine)?;
@@ -110,13 +112,12 @@ impl Masquerade {
     }
 }
 
-impl Masquerade {
-    /// Stops serving forwards. Returns their listening sockets, and the program that assigns packets to the sockets of
-    /// every port. Each of them can be handed over.
-    pub fn release_listeners(&mut self) -> (Vec<BoundForward>, Option<SocketLookup>) {
-        (self.engine.release_listeners(), self.every_port.take())
-    }
+/// The payloads of the mode, except for those of the engine, with the newest version of each.
+pub fn formats() -> Vec<(&'static str, u32)> {
+    handover::formats()
+}
 
+impl Masquerade {
     fn change_forwards(&mut self, change: ForwardChange) -> io::Result<()> {
         match change {
             // The socket lookup program runs before the kernel's own lookup, and leaves out only the forwards that
@@ -163,6 +164,10 @@ impl Mode for Masquerade {
                 self.engine.set_dns_forward(&resolvers.forward);
                 Ok(())
             }
+            ModeCommand::TakeIn => {
+                self.engine.on_handover(now, sink);
+                Ok(())
+            }
             // Others see only the pod's address.
             ModeCommand::Announce(_) => Ok(()),
             ModeCommand::Peers(_) | ModeCommand::Services(_) | ModeCommand::Segment(_) => {
@@ -195,5 +200,21 @@ impl Mode for Masquerade {
     fn on_link_down(&mut self, now: Instant) {
         self.engine.on_link_down(now);
         self.services.on_link_down();
+    }
+
+    fn share(&self) -> Result<Vec<OwnedFd>, HandoffError> {
+        Ok(Vec::new())
+    }
+
+    fn save(&mut self, now: Instant) -> Result<SavedMode, HandoffError> {
+        handover::save(self, now)
+    }
+
+    fn load(&mut self, now: Instant, saved: SavedMode, sink: &mut dyn GuestSink) -> Result<(), HandoffError> {
+        handover::load(self, now, saved, sink)
+    }
+
+    fn leave(&mut self) {
+        self.engine.leave_sockets();
     }
 }

@@ -1,13 +1,12 @@
 //! Tests of the frames that services handle, the frames that are dropped, and their counters.
 
-use crate::config::handover::Handover as _;
 use crate::config::{
     Forward, GATEWAY_MAC, Ipv6Link, MasqueradeConfig, ModeConfig, PaceConfig, PolicyConfig, PortConfig, Transport,
 };
 use crate::counters::{Count, Counters, DropReason};
 use crate::frame::testing::{OwnedFrame, TestSink};
 use crate::masquerade::{Masquerade, MasqueradeSetup};
-use crate::mode::{BoundForward, ForwardChange, Mode, ModeCommand};
+use crate::mode::{Mode, Origin};
 use crate::nat::steering::Directory;
 use crate::packet::{EtherType, EthernetHeader, Headers, IcmpHeader, MacAddr, UdpHeader, icmp, protocol};
 use crate::poller::{EventBuffer, Poller, Readiness, Token};
@@ -78,6 +77,7 @@ impl Bench {
             counters: Arc::clone(&counters),
             worker,
             directory,
+            origin: Origin::New,
             held: Arc::default(),
             flow_limit: 16,
         };
@@ -505,26 +505,24 @@ fn clients_of_a_forward_that_is_handed_over_reach_the_guest_through_its_new_owne
     };
     let forwards = [Transport::Tcp, Transport::Udp].map(forward).into();
     let mut first = Bench::forwarding(forwards, NETWORK, 0, None);
-    let (released, lookup) = first.mode.release_listeners();
-    assert!(lookup.is_none());
+    let saved = first.mode.save(NOW).unwrap();
+    first.mode.leave();
     drop(first);
-    let (record, descriptors) = released.into_handover();
     // No worker serves these clients now, so they wait.
     let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, HOST_PORT)).unwrap();
     let datagram = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     datagram.send_to(b"?", (Ipv4Addr::LOCALHOST, HOST_PORT)).unwrap();
-    let record = serde_json::from_str(&serde_json::to_string(&record).unwrap()).unwrap();
-    let taken = Vec::<BoundForward>::take_over(record, &mut descriptors.into_iter()).unwrap();
 
     let mut second = Bench::new();
-    for bound in taken {
-        let add = ModeCommand::Forwards(ForwardChange::Add(bound));
-        second.mode.on_command(NOW, add, &mut second.sink).unwrap();
+    second.mode.load(NOW, saved, &mut second.sink).unwrap();
+    let mut ports = Vec::new();
+    while ports.len() < 2 {
         let frames = second.await_frames();
+        assert!(!frames.is_empty(), "{ports:?}");
         // The ports follow an Ethernet header and an IPv4 header without options.
-        let to_guest = frames.iter().map(|frame| u16::from_be_bytes([frame[36], frame[37]]));
-        assert!(to_guest.eq([GUEST_PORT]), "{frames:?}");
+        ports.extend(frames.iter().map(|frame| u16::from_be_bytes([frame[36], frame[37]])));
     }
+    assert_eq!(ports, [GUEST_PORT; 2]);
     drop(stream);
     let connected = TcpStream::connect((Ipv4Addr::LOCALHOST, HOST_PORT));
     connected.unwrap();

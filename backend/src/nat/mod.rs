@@ -15,6 +15,7 @@ pub mod event_owner;
 pub mod flow_owners;
 mod following;
 mod fragmenter;
+pub mod handover;
 pub mod icmp;
 mod index;
 mod ip_options;

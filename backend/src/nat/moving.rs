@@ -103,7 +103,7 @@ impl Engine {
     }
 
     /// Handles frames and flows from other workers in the mailbox.
-    pub(super) fn on_handover(&mut self, now: Instant, sink: &mut dyn GuestSink) {
+    pub fn on_handover(&mut self, now: Instant, sink: &mut dyn GuestSink) {
         let handed = self
             .surroundings
             .steering

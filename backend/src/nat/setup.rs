@@ -3,6 +3,7 @@
 use super::steering::Directory;
 use crate::config::PortConfig;
 use crate::counters::Counters;
+use crate::mode::Origin;
 use crate::poller::Poller;
 use crate::responder::HeldLeases;
 use std::sync::Arc;
@@ -22,6 +23,8 @@ pub struct NatSetup<'a, M> {
     pub worker: usize,
     /// Directory shared by the workers of the port, if there are several.
     pub directory: Option<Arc<Directory>>,
+    /// Whether the mode continues one of another process.
+    pub origin: Origin,
     /// Record of granted and released leases, shared by the workers of the port.
     pub held: Arc<HeldLeases>,
     /// Maximum connections of one protocol that this worker may hold.
@@ -42,6 +45,7 @@ impl<'a, M> NatSetup<'a, M> {
             counters: Arc::default(),
             worker: 0,
             directory: None,
+            origin: Origin::New,
             held: Arc::default(),
             flow_limit,
         })

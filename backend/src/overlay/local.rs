@@ -268,6 +268,13 @@ impl Local {
         self.engine().map(Engine::release_listeners).unwrap_or_default()
     }
 
+    /// Handles the frames and flows that other workers have passed to this one.
+    pub(super) fn take_in(&mut self, now: Instant, sink: &mut dyn GuestSink) {
+        if let Some(engine) = self.engine() {
+            engine.on_handover(now, sink);
+        }
+    }
+
     pub(super) fn on_event(&mut self, now: Instant, token: Token, ready: Readiness, sink: &mut dyn GuestSink) {
         if let Some(engine) = self.engine() {
             engine.on_event(now, token, ready, sink);

@@ -536,6 +536,10 @@ impl Mode for Overlay {
                 let reduced = self.balancer.set_services(services);
                 self.local.end_services(&reduced)
             }
+            ModeCommand::TakeIn => {
+                self.local.take_in(now, sink);
+                Ok(())
+            }
             ModeCommand::Segment(_) | ModeCommand::Announce(_) | ModeCommand::Follow(_) => {
                 Err(io::ErrorKind::Unsupported.into())
             }

@@ -8,6 +8,7 @@
 use crate::packet::icmp::v6;
 use crate::packet::{ArpPacket, EtherType, Head, MacAddr, be16, protocol};
 use crate::time::Instant;
+use serde::{Deserialize, Serialize};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::{Mutex, PoisonError};
 
@@ -22,7 +23,8 @@ const DHCP_SERVER_PORT: u16 = 67;
 const DHCP_CIADDR: usize = 12;
 
 /// The kind of message in which an address was seen.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum SnoopSource {
     /// The sender field of an ARP packet.
     Arp,
@@ -71,6 +73,14 @@ impl Snooping {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
         all.sort_by_key(|sighting| std::cmp::Reverse(sighting.seen));
         all
+    }
+
+    /// Continues with the addresses of another process, up to [`SNOOPED_MAX`].
+    pub fn load(&self, mut saved: Vec<SnoopedAddress>) {
+        saved.truncate(SNOOPED_MAX);
+        let mut table = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        table.clear();
+        table.extend(saved);
     }
 
     #[cold]

@@ -5,6 +5,7 @@ use crate::config::{Families, Forward, ModeConfig};
 use crate::masquerade::forwards;
 use crate::mode::{ForwardChange, ModeCommand};
 use crate::nat::listen::{self, ListenError};
+use serde::{Deserialize, Serialize};
 use std::collections::HashSet;
 use std::io;
 use std::net::SocketAddr;
@@ -15,6 +16,14 @@ use std::sync::{MutexGuard, PoisonError};
 pub(super) struct Known {
     forward: Forward,
     addresses: HashSet<SocketAddr>,
+}
+
+/// A forward between two processes.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct SavedForward {
+    forward: Forward,
+    addresses: Vec<SocketAddr>,
 }
 
 /// The reason why forwards cannot be changed. Nothing has changed in that case.
@@ -79,6 +88,24 @@ impl Port {
         let addresses = known[at].addresses.clone();
         self.tell_listener(ForwardChange::Remove(forward.transport, addresses))?;
         Ok(known.remove(at).forward)
+    }
+
+    /// The forwards, for another process.
+    pub(super) fn save_forwards(&self) -> Vec<SavedForward> {
+        let save = |known: &Known| SavedForward {
+            forward: known.forward.clone(),
+            addresses: known.addresses.iter().copied().collect(),
+        };
+        self.known_forwards().iter().map(save).collect()
+    }
+
+    /// Replaces the forwards by those of another process. Their sockets belong to the mode.
+    pub(super) fn load_forwards(&self, saved: Vec<SavedForward>) {
+        let load = |saved: SavedForward| Known {
+            forward: saved.forward,
+            addresses: saved.addresses.into_iter().collect(),
+        };
+        *self.known_forwards() = saved.into_iter().map(load).collect();
     }
 
     /// Locks the forwards, which serialises changes.

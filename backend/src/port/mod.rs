@@ -3,18 +3,23 @@
 
 mod announcement;
 mod forwards;
+mod handover;
 mod link;
 mod moments;
 mod peers;
 mod resources;
+mod saved;
 #[cfg(test)]
 pub(crate) mod testing;
 
+pub use crate::mode::Origin;
 pub use forwards::ForwardError;
+pub use handover::{PortRecord, RestingPort, formats};
 pub use link::Link;
 pub use moments::{Moment, Moments};
 pub use peers::PeerReport;
 pub use resources::PortResources;
+pub use saved::{Identity, NicError, NicRecord, SavedSighting, State as SavedState};
 
 use crate::bridge::{Bridge, BridgeError, BridgeSetup, Leases};
 use crate::capture::Capture;
@@ -30,9 +35,10 @@ use crate::poller::Poller;
 use crate::responder::HeldLeases;
 use crate::sys::tap::TapQueue;
 use crate::virtio::config_space::DeviceConfig;
-use crate::worker::{self, Health, Limits, NicState, ThreadStart, WorkerHandle};
+use crate::worker::{self, Health, Limits, NicState, Stage, ThreadStart, WorkerHandle};
 use std::fmt::Write as _;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -79,6 +85,8 @@ pub struct ModeContext {
     pub worker: usize,
     /// Record of the leases that the guest holds from the mode's DHCP servers.
     pub held: Arc<HeldLeases>,
+    /// Whether the mode continues one of another process.
+    pub origin: Origin,
 }
 
 debug_fields!(ModeContext { worker });
@@ -111,6 +119,7 @@ fn nat_setup<'a, M>(
         counters: context.counters,
         worker: context.worker,
         directory: directory.cloned(),
+        origin: context.origin,
         held: context.held,
         flow_limit: flow_limit(),
     }
@@ -146,7 +155,7 @@ impl Port {
         let mut queues = resources.queues.into_iter();
         let mut views = Vec::new();
         let outer = Arc::new(Capture::default());
-        let made = Self::make(config, start, &mut |context| match &port.mode {
+        let made = Self::make(config, start, resources.origin, &mut |context| match &port.mode {
             ModeConfig::Masquerade(mode) => {
                 let setup = nat_setup(&port, mode, context, directory.as_ref());
                 Ok(Box::new(Masquerade::new(setup)?))
@@ -163,6 +172,7 @@ impl Port {
                 let queue = queues.next().ok_or(BridgeError::Queues)?;
                 let setup = BridgeSetup {
                     queue,
+                    origin: context.origin,
                     poller: context.poller,
                     counters: context.counters,
                     vlan: &port.policy.vlan,
@@ -197,12 +207,13 @@ impl Port {
         config: PortConfig,
         make: &mut dyn FnMut(ModeContext) -> Result<Box<dyn Mode>, ModeError>,
     ) -> Result<Self, PortError> {
-        Self::make(config, &ThreadStart::default(), make)
+        Self::make(config, &ThreadStart::default(), Origin::New, make)
     }
 
     fn make(
         config: PortConfig,
         start: &ThreadStart,
+        origin: Origin,
         make: &mut dyn FnMut(ModeContext) -> Result<Box<dyn Mode>, ModeError>,
     ) -> Result<Self, PortError> {
         let mut port = Self {
@@ -231,6 +242,7 @@ impl Port {
                 counters: Arc::clone(&counters),
                 worker: index,
                 held: Arc::clone(&port.held),
+                origin,
             })
             .map_err(PortError::Mode)?;
             let spec = worker::WorkerSpec {
@@ -247,6 +259,10 @@ impl Port {
                 poller,
                 counters: Arc::clone(&counters),
                 mode,
+                stage: match origin {
+                    Origin::New => Stage::Running,
+                    Origin::Successor => Stage::Resting,
+                },
             };
             port.workers.push(worker::spawn(spec, start)?);
             port.counters.push(counters);
@@ -395,6 +411,29 @@ impl Port {
     }
 }
 
+impl PortResources {
+    /// Resources of a port that continues one of another process, from what the workers of that one share
+    /// ([`Port::share`]).
+    ///
+    /// # Errors
+    /// A descriptor is not what the mode needs.
+    pub fn successor(mode: &ModeConfig, workers: Vec<Vec<OwnedFd>>) -> Result<Self, ModeError> {
+        let mut resources = Self {
+            origin: Origin::Successor,
+            ..Self::default()
+        };
+        match mode {
+            ModeConfig::Masquerade(_) => {}
+            ModeConfig::Bridge(_) => {
+                let queues = workers.into_iter().flatten().map(TapQueue::adopt);
+                resources.queues = queues.map(|queue| queue.map(Arc::new)).collect::<Result<_, _>>()?;
+            }
+            ModeConfig::Layer2(_) => {}
+        }
+        Ok(resources)
+    }
+}
+
 fn line(text: &mut String, prefix: &str, name: &str, value: u64) {
     if value != 0 {
         // Writing to a String cannot fail.
@@ -420,7 +459,10 @@ mod tests {
         let watched = Arc::downgrade(&first);
         let mut config = testing::config(1);
         config.mode = ModeConfig::Bridge(BridgeConfig::default());
-        let resources = PortResources { queues: vec![first] };
+        let resources = PortResources {
+            queues: vec![first],
+            ..PortResources::default()
+        };
         let port = Port::new(config, resources).unwrap();
         assert_eq!(watched.strong_count(), 1, "the worker's");
         port.replace_segment(vec![second]);

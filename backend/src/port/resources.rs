@@ -1,5 +1,6 @@
 //! The descriptors that a port needs in addition to its configuration.
 
+use crate::mode::Origin;
 use crate::sys::tap::TapQueue;
 use std::sync::Arc;
 
@@ -9,4 +10,6 @@ use std::sync::Arc;
 pub struct PortResources {
     /// The queues of the device to the segment in bridge mode, one per queue pair.
     pub queues: Vec<Arc<TapQueue>>,
+    /// Whether the port continues one of another process. Its workers then rest until [`Port::begin`](super::Port::begin).
+    pub origin: Origin,
 }

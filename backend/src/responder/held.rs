@@ -3,6 +3,7 @@
 //! All workers of a port share this: a guest may renew on one queue pair and release on another.
 
 use crate::packet::MacAddr;
+use serde::{Deserialize, Serialize};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// The leases of a guest, one per family. Answers change them, and the status API reads them.
@@ -17,7 +18,36 @@ pub struct HeldLeases {
     is_logged: AtomicBool,
 }
 
+/// The leases of a guest while it moves between two processes.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct SavedLeases {
+    v4: bool,
+    v6: bool,
+    stranger: Option<MacAddr>,
+}
+
 impl HeldLeases {
+    /// The leases, for another process.
+    pub fn save(&self) -> SavedLeases {
+        SavedLeases {
+            v4: self.has_v4(),
+            v6: self.has_v6(),
+            stranger: self.stranger(),
+        }
+    }
+
+    /// Continues with the leases of another process, which has logged a refusal, if there was one.
+    pub fn load(&self, saved: SavedLeases) {
+        let SavedLeases { v4, v6, stranger } = saved;
+        self.set_v4(v4);
+        self.set_v6(v6);
+        if let Some(mac) = stranger {
+            self.stranger.store(marked(mac), Ordering::Relaxed);
+            self.is_logged.store(true, Ordering::Relaxed);
+        }
+    }
+
     /// True if the guest holds its DHCPv4 lease.
     pub fn has_v4(&self) -> bool {
         self.v4.load(Ordering::Relaxed)
@@ -37,9 +67,7 @@ impl HeldLeases {
 
     /// Records that a client with the MAC `stranger` instead of `client` was refused. Logs the first refusal only.
     pub(super) fn refuse(&self, client: MacAddr, stranger: MacAddr) {
-        let [a, b, c, d, e, f] = stranger.0;
-        let marked = u64::from_be_bytes([a, b, c, d, e, f, u8::MAX, u8::MAX]);
-        self.stranger.store(marked, Ordering::Relaxed);
+        self.stranger.store(marked(stranger), Ordering::Relaxed);
         if !self.is_logged.swap(true, Ordering::Relaxed) {
             log::warn!(
                 "the guest requests its address with the MAC {stranger}, but the lease is for \
@@ -65,4 +93,10 @@ impl HeldLeases {
         }
         self.v6.store(held, Ordering::Relaxed);
     }
+}
+
+/// The stored form of a MAC that was refused.
+const fn marked(mac: MacAddr) -> u64 {
+    let [a, b, c, d, e, f] = mac.0;
+    u64::from_be_bytes([a, b, c, d, e, f, u8::MAX, u8::MAX])
 }

@@ -23,7 +23,7 @@ pub mod testing;
 #[cfg(test)]
 mod tests;
 
-pub use held::HeldLeases;
+pub use held::{HeldLeases, SavedLeases};
 pub use lease::LeaseServer;
 pub use lease6::Lease6Server;
 pub use ndp::{is_router_solicitation, solicited};

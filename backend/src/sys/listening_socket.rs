@@ -88,6 +88,18 @@ impl ListeningSocket {
         Ok(Self { listener, file: None })
     }
 
+    /// Another guard of the same socket and its file. Whichever is dropped first removes the file.
+    ///
+    /// # Errors
+    /// No descriptor is left.
+    pub fn share(&self) -> io::Result<Self> {
+        let made = self.file.as_ref().and_then(|file| file.made.clone());
+        Ok(Self {
+            listener: self.listener.try_clone()?,
+            file: made.map(|made| SocketFile { made: Some(made) }),
+        })
+    }
+
     /// The listening socket itself.
     pub const fn listener(&self) -> &UnixListener {
         &self.listener

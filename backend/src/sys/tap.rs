@@ -146,6 +146,14 @@ impl TapQueue {
         check(unsafe { libc::ioctl(self.as_raw_fd(), libc::TUNSETVNETLE, &raw const little_endian) })
     }
 
+    /// Another descriptor of the queue, for [`adopt`](Self::adopt) in another process.
+    ///
+    /// # Errors
+    /// No descriptor is left.
+    pub fn duplicate(&self) -> io::Result<OwnedFd> {
+        self.fd.try_clone()
+    }
+
     /// Name of the device at the time when the queue was attached.
     pub fn name(&self) -> String {
         text(&self.name)

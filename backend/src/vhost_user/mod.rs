@@ -29,5 +29,5 @@ pub mod socket;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 
-pub use requests::{HandOverError, HandedOver, StopHandle};
+pub use requests::{HandOverError, HandedOver, ServerRecord, StopHandle};
 pub use server::{Endpoint, Lifetime, ServeError, Server};

@@ -120,7 +120,14 @@ impl Server {
                 let served = record
                     .front
                     .map(|record| Connection::take_over(&port, record, &mut descriptors));
-                front = served.transpose()?.map(Fronts::new);
+                match served.transpose() {
+                    Ok(served) => front = served.map(Fronts::new),
+                    Err(error) => {
+                        // The other process continues, and has the socket's file.
+                        std::mem::forget(source);
+                        return Err(error.into());
+                    }
+                }
                 source
             }
         };

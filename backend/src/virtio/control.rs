@@ -10,6 +10,7 @@ use super::memory::GuestMap;
 use super::ring::{Ring, RingError, RingLayout, Segments};
 use crate::frame::{GuestSlice, copy_from_guest};
 use crate::packet::MacAddr;
+use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use virtio_bindings::virtio_net::{
     VIRTIO_NET_F_CTRL_GUEST_OFFLOADS, VIRTIO_NET_F_CTRL_MAC_ADDR, VIRTIO_NET_F_CTRL_RX, VIRTIO_NET_F_CTRL_RX_EXTRA,
@@ -68,7 +69,8 @@ pub enum RxMode {
 }
 
 /// A MAC filter table of the driver.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum MacTable {
     /// The table has no address.
     #[default]

@@ -5,13 +5,13 @@
 //! later write being logged.
 
 use crate::config::Rates;
-use crate::mode::Departure;
-use crate::mode::ModeCommand;
+use crate::mode::{Departure, HandoffError, ModeCommand, SavedMode};
 use crate::policy::rate::Limiter;
 use crate::virtio::GuestMap;
+use std::convert::Infallible;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
@@ -82,6 +82,14 @@ pub(super) enum Command {
     SetRates(Limits),
     /// A command for the mode. There is no reply channel if the sender does not wait.
     Mode(ModeCommand, Option<SyncSender<io::Result<()>>>),
+    /// Asks for duplicates of the descriptors with which the mode was created.
+    Share(SyncSender<Result<Vec<OwnedFd>, HandoffError>>),
+    /// Asks for the mode's state. The worker rests until the sender of the second channel is gone.
+    Save(SyncSender<Result<SavedMode, HandoffError>>, Receiver<Infallible>),
+    /// State of the mode of another process, for a worker that has not begun.
+    Load(SavedMode, SyncSender<Result<(), HandoffError>>),
+    /// Lets a worker begin that was created to rest.
+    Begin,
     Exit,
 }
 
@@ -131,6 +139,11 @@ impl CommandReceiver {
     /// Takes the next command, if there is one.
     pub(super) fn next(&self) -> Option<Command> {
         self.channel.try_recv().ok()
+    }
+
+    /// Waits for the next command. `None` if there will be none.
+    pub(super) fn wait(&self) -> Option<Command> {
+        self.channel.recv().ok()
     }
 
     /// Clears the eventfd. Call this before taking commands.

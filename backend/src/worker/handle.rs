@@ -1,13 +1,19 @@
 //! The handle by which the vhost-user side controls a worker.
 
 use super::command::{Command, CommandSender, Limits, RingRole, RingSetup};
-use crate::mode::Departure;
-use crate::mode::ModeCommand;
+use crate::mode::{Departure, HandoffError, ModeCommand, SavedMode};
 use crate::virtio::GuestMap;
+use std::convert::Infallible;
 use std::fs::File;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::sync::mpsc::{Sender, channel};
 use std::thread::JoinHandle;
+
+/// A rest of a worker, which continues when this is dropped.
+#[derive(Debug)]
+pub struct Rest(#[allow(dead_code, reason = "its drop closes the channel")] Sender<Infallible>);
 
 /// A running worker. Dropping it stops the thread.
 ///
@@ -104,6 +110,41 @@ impl WorkerHandle {
     pub fn command_mode_and_wait(&self, command: ModeCommand) -> io::Result<()> {
         let done = self.commands.ask(|reply| Command::Mode(command, Some(reply)));
         done.unwrap_or_else(|| Err(io::ErrorKind::BrokenPipe.into()))
+    }
+}
+
+impl WorkerHandle {
+    /// Duplicates of the descriptors with which the worker's mode was created.
+    ///
+    /// # Errors
+    /// [`HandoffError`]
+    pub fn share(&self) -> Result<Vec<OwnedFd>, HandoffError> {
+        self.commands.ask(Command::Share).unwrap_or(Err(HandoffError::Ended))
+    }
+
+    /// The state of the worker's mode, for another process. The worker rests until the second value is dropped: it serves
+    /// no socket, and commands wait.
+    ///
+    /// # Errors
+    /// [`HandoffError`]; the worker continues.
+    pub fn save(&self) -> Result<(SavedMode, Rest), HandoffError> {
+        let (rest, end) = channel();
+        let saved = self.commands.ask(|reply| Command::Save(reply, end));
+        Ok((saved.unwrap_or(Err(HandoffError::Ended))?, Rest(rest)))
+    }
+
+    /// Passes the state of a mode of another process to a worker that has not begun.
+    ///
+    /// # Errors
+    /// [`HandoffError`]. The worker must be dropped.
+    pub fn load(&self, saved: SavedMode) -> Result<(), HandoffError> {
+        let loaded = self.commands.ask(|reply| Command::Load(saved, reply));
+        loaded.unwrap_or(Err(HandoffError::Ended))
+    }
+
+    /// Lets a worker begin that was created at [`Stage::Resting`](super::Stage).
+    pub fn begin(&self) {
+        self.commands.send(Command::Begin);
     }
 }
 

@@ -19,16 +19,18 @@ mod pace;
 mod receive_filter;
 mod rings;
 mod slot;
+mod stage;
 mod start;
 mod to_guest;
 mod wait;
 
 pub use clock::now;
 pub use command::{Limits, RingRole, RingSetup};
-pub use handle::WorkerHandle;
+pub use handle::{Rest, WorkerHandle};
 pub use health::Health;
-pub use nic_state::{NicState, ReceiveSettings};
+pub use nic_state::{NicState, ReceiveSettings, Settings as DriverSettings};
 pub use receive_filter::{Asked, ReceiveFilter};
+pub use stage::Stage;
 pub use start::ThreadStart;
 
 use crate::capture::{Capture, CaptureTap};
@@ -91,6 +93,8 @@ pub struct WorkerSpec {
     pub counters: Arc<Counters>,
     /// The mode that handles the guest's frames.
     pub mode: Box<dyn Mode>,
+    /// Whether the worker begins at once.
+    pub stage: Stage,
 }
 
 debug_fields!(WorkerSpec { name, index });
@@ -182,6 +186,7 @@ struct Worker {
     poller: Poller,
     counters: Arc<Counters>,
     mode: Box<dyn Mode>,
+    stage: Stage,
     admission: Admission,
     snooping: Arc<Snooping>,
     from_guest: Gate,
@@ -223,6 +228,7 @@ impl Worker {
             ),
             counters: spec.counters,
             mode: spec.mode,
+            stage: spec.stage,
             admission: spec.admission,
             snooping: spec.snooping,
             from_guest: Gate::new(spec.limits.from_guest),
@@ -243,6 +249,9 @@ impl Worker {
 
     /// Runs turns until a command ends the worker.
     fn run(mut self) -> io::Result<()> {
+        if self.rest_at_first() == Flow::Exit {
+            return Ok(());
+        }
         let mut buffer = EventBuffer::with_capacity(EVENTS_PER_TURN);
         let mut events = Vec::with_capacity(EVENTS_PER_TURN);
         loop {
@@ -319,45 +328,61 @@ impl Worker {
     fn apply(&mut self, now: Instant) -> Flow {
         self.commands.silence();
         while let Some(command) = self.commands.next() {
-            match command {
-                Command::SetMemory(map, reply) => {
-                    let (map, departure) = match map {
-                        Ok(map) => (Some(map), None),
-                        Err(departure) => (None, Some(departure)),
-                    };
-                    self.set_memory(map);
-                    self.update_link(now);
-                    if let Some(departure) = departure {
-                        self.mode.on_front_end_gone(now, departure);
-                    }
-                    // If the caller has given up, the answer is not needed.
-                    let _ = reply.send(());
-                }
-                Command::SetFeatures(features, reply) => {
-                    self.set_features(Features(features));
-                    let _ = reply.send(());
-                }
-                Command::Reset => self.mode.on_reset(),
-                Command::StartRing(role, setup) => self.start_ring(role, *setup),
-                Command::StopRing(role, reply) => {
-                    let next_avail = self.stop_ring(role);
-                    self.update_link(now);
-                    let _ = reply.send(next_avail);
-                }
-                Command::SetEnabled(role, enabled) => self.set_enabled(now, role, enabled),
-                Command::SetCall(role, call) => self.slots[role as usize].set_call(call),
-                Command::SetError(role, error) => self.slots[role as usize].set_error(error),
-                Command::SetLink(up) => self.set_link(up),
-                Command::Mode(command, reply) => {
-                    let outcome = self.mode.on_command(now, command, &mut self.receive);
-                    if let Some(reply) = reply {
-                        let _ = reply.send(outcome);
-                    }
-                }
-                Command::SetRates(limits) => self.set_rates(now, limits),
-                Command::Exit => return Flow::Exit,
+            if self.execute(now, command) == Flow::Exit {
+                return Flow::Exit;
             }
             self.update_link(now);
+        }
+        Flow::Continue
+    }
+
+    /// Executes one command.
+    fn execute(&mut self, now: Instant, command: Command) -> Flow {
+        match command {
+            Command::SetMemory(map, reply) => {
+                let (map, departure) = match map {
+                    Ok(map) => (Some(map), None),
+                    Err(departure) => (None, Some(departure)),
+                };
+                self.set_memory(map);
+                self.update_link(now);
+                if let Some(departure) = departure {
+                    self.mode.on_front_end_gone(now, departure);
+                }
+                // If the caller has given up, the answer is not needed.
+                let _ = reply.send(());
+            }
+            Command::SetFeatures(features, reply) => {
+                self.set_features(Features(features));
+                let _ = reply.send(());
+            }
+            Command::Reset => self.mode.on_reset(),
+            Command::StartRing(role, setup) => self.start_ring(role, *setup),
+            Command::StopRing(role, reply) => {
+                let next_avail = self.stop_ring(role);
+                self.update_link(now);
+                let _ = reply.send(next_avail);
+            }
+            Command::SetEnabled(role, enabled) => self.set_enabled(now, role, enabled),
+            Command::SetCall(role, call) => self.slots[role as usize].set_call(call),
+            Command::SetError(role, error) => self.slots[role as usize].set_error(error),
+            Command::SetLink(up) => self.set_link(up),
+            Command::Mode(command, reply) => {
+                let outcome = self.mode.on_command(now, command, &mut self.receive);
+                if let Some(reply) = reply {
+                    let _ = reply.send(outcome);
+                }
+            }
+            Command::SetRates(limits) => self.set_rates(now, limits),
+            Command::Share(reply) => {
+                let _ = reply.send(self.mode.share());
+            }
+            Command::Save(reply, end) => self.save(now, &reply, &end),
+            Command::Load(saved, reply) => {
+                let _ = reply.send(self.mode.load(now, saved, &mut self.receive));
+            }
+            Command::Begin => self.stage = Stage::Running,
+            Command::Exit => return Flow::Exit,
         }
         Flow::Continue
     }
@@ -549,6 +574,7 @@ impl Worker {
             .iter()
             .map(|role| &self.slots[*role as usize])
             .all(|slot| slot.is_running() && slot.enabled);
+        let up = up && self.stage == Stage::Running;
         match (self.link, up) {
             (Link::Down, true) => {
                 self.link = Link::Up;

@@ -8,6 +8,7 @@ use crate::config::{MacCheck, PortConfig};
 use crate::packet::MacAddr;
 use crate::virtio::control::Order;
 use crate::virtio::features::{Features, GUEST_OFFLOADS};
+use serde::{Deserialize, Serialize};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use virtio_bindings::virtio_net::{VIRTIO_NET_F_CTRL_GUEST_OFFLOADS, VIRTIO_NET_F_CTRL_RX, VIRTIO_NET_F_CTRL_VLAN};
@@ -25,9 +26,10 @@ pub struct NicState {
     version: AtomicU64,
 }
 
-/// Settings made by a driver.
-#[derive(Clone, Debug)]
-struct Settings {
+/// Settings made by a driver. They are saved as they are.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Settings {
     asked: Asked,
     /// Offloads that the driver has acknowledged and left enabled.
     offloads: Option<u64>,
@@ -120,6 +122,23 @@ impl NicState {
             .filter(|_| features.has(VIRTIO_NET_F_CTRL_GUEST_OFFLOADS));
         let features = narrowed.map_or(features, |on| Features(features.0 & (!GUEST_OFFLOADS | on)));
         ReceiveSettings { filter, features }
+    }
+
+    /// The settings, for another process.
+    pub fn save(&self) -> Settings {
+        self.settings.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Replaces the settings by those of another process. False if no driver can have made them.
+    pub fn load(&self, saved: Settings) -> bool {
+        let has_mac = self.may_rename || saved.asked.mac == self.mac;
+        let is_possible =
+            has_mac && saved.asked.is_possible() && saved.offloads.is_none_or(|on| on & !GUEST_OFFLOADS == 0);
+        is_possible
+            && self.change(|settings| {
+                *settings = saved;
+                true
+            })
     }
 
     fn change(&self, act: impl FnOnce(&mut Settings) -> bool) -> bool {

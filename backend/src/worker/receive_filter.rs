@@ -6,7 +6,8 @@
 use crate::config::VlanSet;
 use crate::packet::vlan::{TPID_8021Q, VID_MASK};
 use crate::packet::{MacAddr, be16};
-use crate::virtio::control::{MacTable, RxMode};
+use crate::virtio::control::{MAC_TABLE_MAX, MacTable, RxMode};
+use serde::{Deserialize, Serialize};
 
 /// Offset of a frame's EtherType, or of its first tag.
 const TYPE_AT: usize = 12;
@@ -22,7 +23,8 @@ pub enum ReceiveFilter {
 }
 
 /// The filters that a driver has set.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(deny_unknown_fields)]
 pub struct Asked {
     /// MAC of the NIC. If it is unknown, frames to any unicast address are accepted.
     pub mac: Option<MacAddr>,
@@ -62,15 +64,16 @@ impl Asked {
     /// Accepts these unicast and multicast addresses in addition to the NIC's own. Returns false without a change if a
     /// table contains an address of the other kind.
     pub fn set_tables(&mut self, unicast: MacTable, multicast: MacTable) -> bool {
-        let misplaced = |table: &MacTable, group: bool| match table {
-            MacTable::Some(macs) => macs.iter().any(|mac| mac.is_multicast() != group),
-            MacTable::Empty | MacTable::TooMany => false,
-        };
-        if misplaced(&unicast, false) || misplaced(&multicast, true) {
+        if !is_table(&unicast, false) || !is_table(&multicast, true) {
             return false;
         }
         (self.unicast, self.multicast) = (unicast, multicast);
         true
+    }
+
+    /// True if a driver can have set these filters.
+    pub fn is_possible(&self) -> bool {
+        is_table(&self.unicast, false) && is_table(&self.multicast, true)
     }
 
     /// Adds or removes a VLAN. False if the number is not a VLAN ID.
@@ -119,6 +122,14 @@ impl Asked {
                     || self.is_on(RxMode::AllUnicast)
                     || contains(&self.unicast, destination))
         }
+    }
+}
+
+/// True if the table is no longer than those that are kept, and all of its addresses are groups, or none is.
+fn is_table(table: &MacTable, groups: bool) -> bool {
+    match table {
+        MacTable::Some(macs) => macs.len() <= MAC_TABLE_MAX && macs.iter().all(|mac| mac.is_multicast() == groups),
+        MacTable::Empty | MacTable::TooMany => true,
     }
 }
 

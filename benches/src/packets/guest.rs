@@ -53,6 +53,7 @@ pub fn run(load: Load, features: u64, time: Duration) -> Result<Outcome> {
     let queue = queue.ok_or_else(|| failure("no queue"))?;
     let resources = PortResources {
         queues: vec![Arc::new(queue)],
+        ..PortResources::default()
     };
     let port = Arc::new(Port::new(port_config(), resources)?);
     let host_mac = set_up(&namespace)?;

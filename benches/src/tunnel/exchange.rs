@@ -178,6 +178,7 @@ fn serve(between: Between, nodes: &Nodes, number: usize) -> Result<Served> {
             let queues = node.inside(|| TapQueue::open("tap0", 1))??;
             let resources = PortResources {
                 queues: queues.into_iter().map(Arc::new).collect(),
+                ..PortResources::default()
             };
             (ModeConfig::Bridge(BridgeConfig::default()), resources)
         }

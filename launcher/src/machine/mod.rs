@@ -15,6 +15,7 @@
 
 mod endpoint;
 mod followed;
+mod handover;
 mod nic;
 mod passed_through;
 mod peers;
@@ -25,6 +26,7 @@ mod summary;
 
 pub(crate) use endpoint::Endpoint;
 pub(crate) use followed::FileState;
+pub(crate) use handover::{GivenHead, GivenPort, SharedPort, Successor};
 pub(crate) use nic::Nic;
 pub(crate) use passed_through::PassedThrough;
 pub(crate) use peers::{ChangeError, PeersChange};
@@ -88,6 +90,8 @@ enum Run {
     On,
     /// A stop was requested.
     Stopped,
+    /// Another process is about to continue with the ports. Their threads end meanwhile.
+    HandingOver,
 }
 
 impl Shared {
@@ -129,6 +133,17 @@ impl Machine {
     /// The reason why a NIC cannot be served.
     pub(crate) fn start(setup: MachineSetup, nics: Vec<Nic>) -> Result<Self, Failure> {
         startup::raise_limits(nics.iter().filter_map(Nic::mode))?;
+        let machine = Self::without_nics(setup);
+        // No port is served until all of them can be. From here on, dropping a port undoes its
+        // changes to the host, on every return path.
+        let ready: Result<Vec<Ready>, Failure> = nics.into_iter().map(|nic| machine.prepare(nic)).collect();
+        for nic in ready? {
+            machine.take(nic)?;
+        }
+        Ok(machine)
+    }
+
+    fn without_nics(setup: MachineSetup) -> Self {
         let shared = Arc::new(Shared {
             state: Mutex::new(State {
                 ports: Vec::new(),
@@ -140,18 +155,11 @@ impl Machine {
             changed: Condvar::new(),
             names_interfaces: setup.names_interfaces,
         });
-        let machine = Self {
+        Self {
             setup,
             shared,
             changes: Mutex::default(),
-        };
-        // No port is served until all of them can be. From here on, dropping a port undoes its
-        // changes to the host, on every return path.
-        let ready: Result<Vec<Ready>, Failure> = nics.into_iter().map(|nic| machine.prepare(nic)).collect();
-        for nic in ready? {
-            machine.take(nic)?;
         }
-        Ok(machine)
     }
 
     /// Serves an additional NIC. If that fails, all changes to the host are undone.
@@ -340,7 +348,8 @@ impl State {
 
     fn is_over(&self) -> bool {
         let through = |entry: &ServedPort| entry.life == Life::Ended;
-        self.run == Run::Stopped || (!self.ports.is_empty() && self.ports.iter().all(through))
+        let is_done = !self.ports.is_empty() && self.ports.iter().all(through);
+        self.run == Run::Stopped || (self.run == Run::On && is_done)
     }
 }
 

@@ -39,12 +39,35 @@ pub(super) struct ServedPort {
     pub life: Life,
     /// Description of the port in one line, for the log.
     pub summary: String,
-    stop: StopHandle,
-    thread: JoinHandle<()>,
+    /// Option that names the socket, for messages.
+    pub(super) option: &'static str,
+    pub(super) stop: StopHandle,
+    /// `None` while the port is handed over to another process.
+    pub(super) thread: Option<JoinHandle<()>>,
     names: NameSource,
     network: Network,
     links: Option<Watcher>,
-    attached: Option<Attached>,
+    pub(super) attached: Option<Attached>,
+}
+
+/// Starts the thread of a server.
+pub(super) fn serve(
+    server: Server,
+    port: &Arc<Port>,
+    option: &'static str,
+    sandbox: &Sandbox,
+    shared: &Arc<Shared>,
+) -> Result<JoinHandle<()>, Failure> {
+    let name = port.config().name.clone();
+    let (port, shared) = (Arc::clone(port), Arc::clone(shared));
+    let serve = move || {
+        let served = server.run();
+        shared.ended(
+            &port,
+            served.map_err(|e| Failure::runtime(format_args!("{option}: {e}"))),
+        );
+    };
+    sandbox.spawn(ThreadKind::FrontEnd, &name, serve)
 }
 
 /// The parts of a layer2 port that change while it is served, and the threads that follow their files.
@@ -86,74 +109,107 @@ pub(super) enum Life {
     Ended,
 }
 
-impl ReadyPort {
-    /// Creates the port and its socket.
+/// A port without a server and without an attachment to a segment.
+pub(super) struct PreparedPort {
+    pub port: Arc<Port>,
+    names: NameSource,
+    network: Network,
+    option: &'static str,
+    summary: String,
+}
+
+impl PreparedPort {
+    /// Creates the port.
     pub(super) fn new(
-        endpoint: Endpoint,
+        endpoint: &Endpoint,
         found: Found,
+        resources: PortResources,
         sandbox: &Sandbox,
-        lifetime: Lifetime,
     ) -> Result<Self, Failure> {
         let Found {
-            spec,
             port: config,
             names,
             peers,
             services,
-            segment,
             ..
         } = found;
-        startup::warn_of_restrictions(config.mode.properties().echo_families());
-        let (resources, attached) = attach(&config, segment)?;
         let summary = Summary {
             config: &config,
             resources: &resources,
         };
         let summary = format!("serving {endpoint}: {summary}");
-        let option = endpoint.option();
-        let socket = endpoint.listens_at();
         let port = Port::with_start(config, resources, &sandbox.workers()).map_err(Failure::runtime)?;
         let port = Arc::new(port);
-        if !spec.link_up {
-            port.set_link(false);
+        Ok(Self {
+            network: Network::start(peers, services, &port, sandbox)?,
+            port,
+            names,
+            option: endpoint.option(),
+            summary,
+        })
+    }
+
+    /// Watches the device of an attachment.
+    pub(super) fn watch(&self, attached: &Attached, sandbox: &Sandbox) -> Result<Watcher, Failure> {
+        watch::start(attached.keeper(), Arc::clone(&self.port), sandbox)
+    }
+
+    /// Adds the server and the attachment.
+    pub(super) fn ready(self, server: Server, attached: Option<Attached>, links: Option<Watcher>) -> ReadyPort {
+        ReadyPort {
+            network: self.network,
+            links,
+            server,
+            port: self.port,
+            names: self.names,
+            attached,
+            option: self.option,
+            summary: self.summary,
         }
-        let server = Server::bind(endpoint.into_endpoint(), Arc::clone(&port), lifetime)
+    }
+}
+
+impl ReadyPort {
+    /// Creates the port and its socket.
+    pub(super) fn new(
+        endpoint: Endpoint,
+        mut found: Found,
+        sandbox: &Sandbox,
+        lifetime: Lifetime,
+    ) -> Result<Self, Failure> {
+        startup::warn_of_restrictions(found.port.mode.properties().echo_families());
+        let is_up = found.spec.link_up;
+        let (resources, attached) = attach(&found.port, found.segment.take())?;
+        let prepared = PreparedPort::new(&endpoint, found, resources, sandbox)?;
+        if !is_up {
+            prepared.port.set_link(false);
+        }
+        let socket = endpoint.listens_at();
+        let option = prepared.option;
+        let server = Server::bind(endpoint.into_endpoint(), Arc::clone(&prepared.port), lifetime)
             .map_err(|e| Failure::runtime(format_args!("{option}: {e}")))?;
         if let Some(path) = &socket {
             let owned = sandbox.own(path);
             owned.map_err(|e| Failure::runtime(format_args!("{option}: cannot give it to --user: {e}")))?;
         }
-        let links = attached
-            .as_ref()
-            .map(|attached| watch::start(attached.keeper(), Arc::clone(&port), sandbox));
-        Ok(Self {
-            network: Network::start(peers, services, &port, sandbox)?,
-            links: links.transpose()?,
-            server,
-            port,
-            names,
-            attached,
-            option,
-            summary,
-        })
+        let links = attached.as_ref().map(|attached| prepared.watch(attached, sandbox));
+        let links = links.transpose()?;
+        Ok(prepared.ready(server, attached, links))
+    }
+
+    /// The port.
+    pub(super) const fn port(&self) -> &Arc<Port> {
+        &self.port
     }
 
     /// Serves the port on a thread with the same name. The thread records its end in `shared`.
     pub(super) fn serve(self, sandbox: &Sandbox, shared: &Arc<Shared>) -> Result<ServedPort, Failure> {
-        let (server, option) = (self.server, self.option);
-        let stop = server.stop_handle();
-        let (port, shared) = (Arc::clone(&self.port), Arc::clone(shared));
-        let serve = move || {
-            let served = server.run();
-            shared.ended(
-                &port,
-                served.map_err(|e| Failure::runtime(format_args!("{option}: {e}"))),
-            );
-        };
+        let stop = self.server.stop_handle();
         Ok(ServedPort {
-            thread: sandbox.spawn(ThreadKind::FrontEnd, &self.port.config().name, serve)?,
+            thread: Some(serve(self.server, &self.port, self.option, sandbox, shared)?),
             life: Life::Served,
             summary: self.summary,
+            option: self.option,
             port: self.port,
             stop,
             names: self.names,
@@ -208,8 +264,10 @@ impl ServedPort {
     /// Ends the port and detaches it from its segment. At log level info it also prints the counters.
     pub(super) fn shut_down(self) {
         self.stop.stop();
-        // A thread that panicked has already printed its message.
-        let _ = self.thread.join();
+        if let Some(thread) = self.thread {
+            // A thread that panicked has already printed its message.
+            let _ = thread.join();
+        }
         drop(self.network);
         drop(self.links);
         drop(self.attached);
@@ -227,6 +285,7 @@ fn attach(config: &PortConfig, survey: Option<Survey>) -> Result<(PortResources,
     let opened = survey.open(config.queue_pairs.get().into())?;
     let resources = PortResources {
         queues: opened.queues.into_iter().map(Arc::new).collect(),
+        ..PortResources::default()
     };
     Ok((resources, Some(opened.attached)))
 }

@@ -9,6 +9,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 const STACK: usize = 128 * 1024;
+/// Longest time that the server takes to answer.
+const ANSWER: Duration = Duration::from_secs(20);
 
 /// Connects, exchanges one byte, and closes in an orderly way.
 fn once(to: SocketAddr) -> io::Result<()> {
@@ -66,6 +68,56 @@ pub(crate) fn dial(arguments: &Arguments) -> Report {
         "errors": errors,
     });
     Ok((errors.is_empty(), report))
+}
+
+/// Opens connections, says so, and exchanges a numbered message on one after the other. Reports those that failed, and
+/// the longest time that an exchange took.
+pub(crate) fn keep(arguments: &Arguments) -> Report {
+    let to = arguments.to()?;
+    let connections: usize = arguments.get("connections")?;
+    let time = Duration::from_millis(arguments.get("millis")?);
+    let mut kept: Vec<Option<TcpStream>> = (0..connections)
+        .map(|_| {
+            let connection = ask(to, &Request::Echo)?;
+            connection.set_nodelay(true)?;
+            connection.set_read_timeout(Some(ANSWER))?;
+            Ok(Some(connection))
+        })
+        .collect::<io::Result<_>>()?;
+    println!("keeping {connections}");
+    let start = Instant::now();
+    let (mut exchanges, mut longest, mut errors) = (0_u64, Duration::ZERO, Vec::new());
+    while start.elapsed() < time {
+        for place in &mut kept {
+            let Some(connection) = place else { continue };
+            let (message, mut answer) = (exchanges.to_be_bytes(), [0; 8]);
+            let before = Instant::now();
+            let exchanged = connection
+                .write_all(&message)
+                .and_then(|()| connection.read_exact(&mut answer));
+            let failed = match exchanged {
+                Ok(()) if answer == message => None,
+                Ok(()) => Some("other bytes came back".to_owned()),
+                Err(error) => Some(error.to_string()),
+            };
+            if let Some(error) = failed {
+                errors.push(error);
+                *place = None;
+            }
+            exchanges += 1;
+            longest = longest.max(before.elapsed());
+        }
+    }
+    errors.truncate(10);
+    let lost = kept.iter().filter(|place| place.is_none()).count();
+    let report = json!({
+        "kept": connections - lost,
+        "lost": lost,
+        "exchanges": exchanges,
+        "longest_ms": longest.as_secs_f64() * 1e3,
+        "errors": errors,
+    });
+    Ok((lost == 0, report))
 }
 
 /// Opens connections, reports that, and keeps them idle until it is killed.

@@ -48,6 +48,7 @@ hawser-traffic COMMAND [name=value]…
   rounds     to=ADDR:PORT [count=N] [bytes=B] [each=reuse|connect]   request and reply, timed
   dial       to=ADDR:PORT [at_once=K] [millis=T]   connections, one after the other, K at a time
   hold       to=ADDR:PORT connections=N         open all, say so, keep them idle until killed
+  keep       to=ADDR:PORT connections=N millis=T   open all, use one after the other, report lost ones and gaps
   keepalive  to=ADDR:PORT idle=S interval=S count=N [wait=SECONDS]   how an idle connection ends
   urgent     to=ADDR:PORT                       an urgent byte among others, there and back
   marked     to=ADDR:PORT class=N               TCP and UDP with a traffic class
@@ -130,6 +131,7 @@ fn run(command: &str, arguments: &Arguments) -> Report {
         "rounds" => rounds::rounds(arguments),
         "dial" => dial::dial(arguments),
         "hold" => dial::hold(arguments),
+        "keep" => dial::keep(arguments),
         "keepalive" => life::keepalive(arguments),
         "urgent" => marks::urgent(arguments),
         "marked" => marks::marked(arguments),

@@ -20,7 +20,9 @@ use super::host_socket::make_close_a_reset;
 use super::{Flow, TcpFlows, narrow};
 use crate::mode::Departure;
 use crate::nat::context::Context;
+use crate::nat::saved::{LoadError, Nanos};
 use crate::time::Instant;
+use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
 /// How long connections wait for a front end to reconnect.
@@ -43,6 +45,24 @@ pub(super) struct Driver {
     was_reset: bool,
     /// Time at which all connections end, while no front end is connected.
     abandoned: Option<Instant>,
+}
+
+/// The state of a driver between two processes.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct SavedDriver {
+    was_reset: bool,
+    /// Time until all connections end.
+    abandoned_in: Option<Nanos>,
+}
+
+/// What a table does to its sockets when it is dropped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Parting {
+    /// Peers of unfinished streams get RST.
+    Reset,
+    /// Nothing: another process has the sockets too. An option set on one of two descriptors applies to both.
+    Leave,
 }
 
 impl Driver {
@@ -68,6 +88,28 @@ impl TcpFlows {
         }
     }
 
+    /// Converts the state of the guest's driver to a plain value.
+    pub fn save_driver(&self, now: Instant) -> SavedDriver {
+        let Driver { was_reset, abandoned } = &self.driver;
+        SavedDriver {
+            was_reset: *was_reset,
+            abandoned_in: abandoned.map(|at| Nanos::until(at, now)),
+        }
+    }
+
+    /// Continues with the driver of another process.
+    ///
+    /// # Errors
+    /// The connections would outlive the longest wait for a front end.
+    pub fn load_driver(&mut self, saved: &SavedDriver, now: Instant) -> Result<(), LoadError> {
+        let abandoned = saved.abandoned_in.map(|time| time.at_most("abandoned_in", ABANDONED));
+        self.driver = Driver {
+            was_reset: saved.was_reset,
+            abandoned: abandoned.transpose()?.map(|time| time.after(now)),
+        };
+        Ok(())
+    }
+
     /// Call this when a driver in the guest has come up.
     pub fn on_link_up(&mut self, ctx: &Context<'_>) {
         self.thaw(ctx);
@@ -87,7 +129,7 @@ impl TcpFlows {
     }
 
     /// Makes the sockets of unfinished streams send RST when they are closed.
-    pub(super) fn make_closes_resets(&self) {
+    fn make_closes_resets(&self) {
         let unfinished = |flow: &&Flow| !flow.connection.has_forwarded_fin();
         let flows = self.flows.iter().map(|(_, flow)| flow).filter(unfinished);
         flows
@@ -108,6 +150,16 @@ impl TcpFlows {
         }
         if self.flows.is_empty() {
             self.driver.abandoned = None;
+        }
+    }
+}
+
+impl Drop for TcpFlows {
+    /// Ends the connections that are left, unless another process has them. Peers of streams that the guest has not
+    /// finished get RST.
+    fn drop(&mut self) {
+        if self.parting == Parting::Reset {
+            self.make_closes_resets();
         }
     }
 }

@@ -106,6 +106,17 @@ impl Listeners {
             .collect()
     }
 
+    /// Copies of the listening sockets. Both copies accept the same clients.
+    ///
+    /// # Errors
+    /// No descriptor is left.
+    pub(super) fn share(&self) -> io::Result<Vec<ForwardSocket>> {
+        self.listeners
+            .iter()
+            .map(|(_, listener)| listener.bound.share())
+            .collect()
+    }
+
     /// Closes the sockets that are bound to `addresses`.
     pub(super) fn close(&mut self, addresses: &HashSet<SocketAddr>) {
         self.listeners

@@ -41,7 +41,7 @@ pub mod testing;
 mod tests;
 
 use self::connection::{Connection, Progress, State};
-use self::driver::Driver;
+use self::driver::{Driver, Parting};
 use self::following::Following;
 use self::isn::IsnSecret;
 use self::listener::Listeners;
@@ -70,6 +70,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+pub use self::driver::SavedDriver;
 pub use self::host_socket::listen;
 pub use self::isn::SavedSecret;
 pub use self::moving::MovedFlow;
@@ -162,6 +163,7 @@ pub struct TcpFlows {
     in_time_wait: usize,
     driver: Driver,
     following: Following,
+    parting: Parting,
     /// Connections that may be ended to make room.
     pressure: Pressure,
     next_generation: u32,
@@ -174,13 +176,6 @@ pub struct TcpFlows {
 }
 
 debug_fields!(TcpFlows { limit, in_time_wait });
-
-impl Drop for TcpFlows {
-    /// Ends the connections that are left. Peers of streams that the guest has not finished get RST.
-    fn drop(&mut self) {
-        self.make_closes_resets();
-    }
-}
 
 /// Maximum flows, or clients of one listening socket, that are served in one turn of the worker.
 const TURNS: usize = 16;
@@ -210,6 +205,7 @@ impl TcpFlows {
             in_time_wait: 0,
             driver: Driver::default(),
             following: Following::default(),
+            parting: Parting::Reset,
             pressure: Pressure::new(limit),
             next_generation: 0,
             secret: IsnSecret::random()?,

@@ -195,8 +195,16 @@ impl SavedConnection {
     /// Number of bytes in the host socket's queue that were peeked. This is the peek offset for a socket that is
     /// created for the connection, and the minimum number of bytes in its queue, minus a FIN.
     pub fn peek_offset(&self) -> u32 {
+        if self.is_opening() {
+            // SYN has a number, but is not in the queue.
+            return 0;
+        }
         let fin = self.fin_seq.is_some_and(|fin| self.snd_nxt.after(fin));
         self.unread + self.snd_nxt.since(self.snd_una).saturating_sub(u32::from(fin))
+    }
+
+    const fn is_opening(&self) -> bool {
+        !matches!(self.state, State::Established | State::TimeWait)
     }
 
     /// Refuses numbers that a connection of hawser cannot have.
@@ -247,7 +255,7 @@ impl SavedConnection {
         };
         ensure(timer_fits, "its timer does not exist in its state")?;
         ensure(halves_fit, "a direction is closed too early or too late for its state")?;
-        let is_opening = !matches!(self.state, State::Established | State::TimeWait);
+        let is_opening = self.is_opening();
         let syn = u32::from(self.state != State::Connecting);
         ensure(
             !is_opening || (self.snd_una == self.iss && self.snd_max == self.iss + syn && self.snd_nxt == self.snd_max),

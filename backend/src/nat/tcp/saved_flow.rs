@@ -1,15 +1,18 @@
 //! Connections of the table as plain values, together with their host sockets. See [`saved`](crate::nat::saved).
 
 use super::connection::Progress;
+use super::driver::Parting;
 use super::isn::{IsnSecret, SavedSecret};
 use super::saved::{Place, SavedConnection};
 use super::{Connection, Flow, TcpFlows, host_socket};
+use crate::mode::ForwardSocket;
 use crate::nat::context::Context;
 use crate::nat::saved::{LoadError, Payload, ensure};
 use crate::nat::tcp::stream::HostStream;
 use crate::time::Instant;
 use serde::{Deserialize, Serialize};
 use socket2::Socket;
+use std::io;
 
 /// A connection together with the table's data about its host socket.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
@@ -100,6 +103,19 @@ impl TcpFlows {
         // The poller reports readable bytes, but not bytes for which the guest had no room.
         self.settle(ctx, slot, Progress::More);
         Ok(())
+    }
+
+    /// Copies of the listening sockets.
+    ///
+    /// # Errors
+    /// No descriptor is left.
+    pub fn share_listeners(&self) -> io::Result<Vec<ForwardSocket>> {
+        self.listeners.share()
+    }
+
+    /// Leaves the sockets as they are when the table is dropped, because another process has them too.
+    pub const fn leave(&mut self) {
+        self.parting = Parting::Leave;
     }
 
     /// Converts the secret of sequence numbers and timestamps to a plain value.

@@ -160,6 +160,17 @@ impl UdpFlows {
             .collect()
     }
 
+    /// Copies of the sockets that wait for clients.
+    ///
+    /// # Errors
+    /// No descriptor is left.
+    pub fn share_listeners(&self) -> io::Result<Vec<ForwardSocket>> {
+        self.listeners
+            .iter()
+            .map(|(_, listener)| listener.bound.share())
+            .collect()
+    }
+
     /// Reads a limited number of datagrams from a listener.
     pub(super) fn serve_listener(&mut self, ctx: &mut Context<'_>, index: u32) -> Turn {
         let Some(listener) = self.listeners.get(index as usize) else {

@@ -102,6 +102,15 @@ impl Handover for SocketLookup {
 }
 
 impl SocketLookup {
+    /// Another guard of the same program, which stays attached as long as one of them exists.
+    ///
+    /// # Errors
+    /// No descriptor is left.
+    pub fn share(&self) -> io::Result<Self> {
+        let link = self.link.try_clone()?;
+        Ok(Self { link })
+    }
+
     /// Makes the calling thread's network namespace assign `ports` to `takers`, which contain one socket per transport
     /// and family. `ports` has one bit per port, lowest port first: 65,536 bits for TCP, then 65,536 for UDP.
     ///

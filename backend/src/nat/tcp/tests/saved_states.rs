@@ -318,3 +318,15 @@ fn numbers_and_timestamps_of_a_reopened_connection_go_on_above_those_before() {
     assert_eq!(later_clock.value(now).wrapping_sub(clock.value(then)), 5000);
     assert!(!format!("{saved:?}").contains(char::is_numeric), "no secret in a log");
 }
+
+#[test]
+fn nothing_is_peeked_before_the_guest_has_acknowledged_syn() {
+    let flows = golden::all::<SavedTcpFlow>();
+    let opening = ["connecting", "syn-received", "syn-received-without-room", "syn-sent"];
+    let is_opening = |path: &str| opening.iter().any(|state| path.ends_with(&format!("/{state}.json")));
+    let offsets = flows.iter().filter(|(path, _)| is_opening(path));
+    let offsets: Vec<u32> = offsets
+        .flat_map(|(_, flows)| flows.iter().map(|flow| flow.connection.peek_offset()))
+        .collect();
+    assert_eq!(offsets, vec![0; opening.len() * 2], "of two versions");
+}

@@ -1,0 +1,205 @@
+//! The new process: it takes the NICs over from the one that serves them.
+
+use super::wire::{Message, Wire};
+use super::words::{Hello, Word};
+use crate::failure::Failure;
+use crate::machine::{GivenPort, Machine, MachineSetup, Nic, SharedPort, Successor};
+use hawser_backend::mode::SavedMode;
+use hawser_backend::port::Identity;
+use hawser_backend::sys::listening_socket::ListeningSocket;
+use hawser_config::handover::Handover as _;
+use std::io;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+/// A connection to the process that serves the NICs, which has agreed to be replaced.
+#[derive(Debug)]
+pub(crate) struct Taker {
+    wire: Wire,
+    nics: Vec<Identity>,
+}
+
+/// What the other process has given.
+pub(crate) struct Taken {
+    /// The NICs, which are served.
+    pub machine: Machine,
+    /// The socket of the API.
+    pub api: Option<ListeningSocket>,
+    /// The socket of the next takeover.
+    pub takeover: ListeningSocket,
+}
+
+impl Taker {
+    /// Connects to the process that listens at `path`.
+    ///
+    /// # Errors
+    /// There is none, or it cannot be replaced by this one.
+    pub(crate) fn connect(path: &Path) -> Result<Self, Failure> {
+        let stream = UnixStream::connect(path).map_err(|error| {
+            let path = path.display();
+            Failure::runtime(format_args!(
+                "--takeover: no process listens at {path} ({error}): start hawser without --takeover"
+            ))
+        })?;
+        let mut wire = Wire::new(stream);
+        wire.say(Word::Hello(Hello::new(Vec::new()))).map_err(lost)?;
+        let theirs = match next(&mut wire)?.word {
+            Word::Hello(hello) => hello,
+            word => return Err(unexpected(&word)),
+        };
+        theirs.check_protocol().map_err(Failure::runtime)?;
+        log::info!("taking over from {}", theirs.program);
+        Ok(Self {
+            wire,
+            nics: theirs.nics,
+        })
+    }
+
+    /// Takes over `nics`. If that fails after the other process has stopped serving them, this process exits.
+    ///
+    /// # Errors
+    /// The NICs are not those of the other process, or it refuses. It goes on then.
+    pub(crate) fn take(mut self, setup: MachineSetup, nics: Vec<Nic>) -> Result<Taken, Failure> {
+        self.check(&nics)?;
+        self.wire.say(Word::Prepare).map_err(lost)?;
+        let mut shared = Vec::new();
+        loop {
+            let Message { word, descriptors, .. } = next(&mut self.wire)?;
+            match word {
+                Word::Share { name, workers } => {
+                    let mut descriptors = descriptors.into_iter();
+                    let workers = workers.iter().map(|n| descriptors.by_ref().take(*n).collect());
+                    shared.push(SharedPort {
+                        name,
+                        workers: workers.collect(),
+                    });
+                }
+                Word::Done => break,
+                word => return Err(unexpected(&word)),
+            }
+        }
+        let mut successor = Successor::prepare(setup, nics, shared)?;
+        self.wire.say(Word::Take).map_err(lost)?;
+        let mut sockets = None;
+        let rested = match self.load(&mut successor, &mut sockets) {
+            Ok(rested) => rested,
+            Err(why) => self.give_up(&why),
+        };
+        let begun = Instant::now();
+        let machine = match successor.begin() {
+            Ok(machine) => machine,
+            Err(why) => self.give_up(&why),
+        };
+        let rested = rested + begun.elapsed();
+        log::info!("the guest's rings rested for {:.1} ms", rested.as_secs_f64() * 1e3);
+        // If the other process has gone meanwhile, it has nothing to learn.
+        let _ = self.wire.say(Word::Running);
+        let Sockets { api, takeover } =
+            sockets.ok_or_else(|| Failure::runtime("the sockets of the other process are missing"))?;
+        Ok(Taken { machine, api, takeover })
+    }
+
+    /// Checks that the NICs are those of the other process.
+    fn check(&self, nics: &[Nic]) -> Result<(), Failure> {
+        let known = |name: &str| self.nics.iter().any(|nic| nic.name == name);
+        if let Some(nic) = nics.iter().find(|nic| !known(nic.name())) {
+            let why = "the running process does not serve it: plug it first, or restart hawser";
+            return Err(Failure::runtime(why).of(nic.name()));
+        }
+        if let Some(nic) = self
+            .nics
+            .iter()
+            .find(|nic| nics.iter().all(|ours| ours.name() != nic.name))
+        {
+            let why = "the running process serves it: unplug it first, or restart hawser";
+            return Err(Failure::runtime(why).of(&nic.name));
+        }
+        Ok(())
+    }
+
+    /// Receives and loads everything, and waits until the other process has given up the guest. Returns the time for
+    /// which the guest's rings have rested.
+    fn load(&mut self, successor: &mut Successor, sockets: &mut Option<Sockets>) -> Result<Duration, Failure> {
+        let mut ports = Vec::new();
+        loop {
+            let Message { word, descriptors, .. } = next(&mut self.wire)?;
+            match word {
+                Word::Port { head, modes } => {
+                    let modes = (0..modes).map(|_| self.mode()).collect::<Result<_, _>>()?;
+                    ports.push(GivenPort {
+                        head: *head,
+                        modes,
+                        descriptors,
+                    });
+                }
+                Word::Sockets { api, takeover } => {
+                    let mut descriptors = descriptors.into_iter();
+                    let api = Option::take_over(api, &mut descriptors).map_err(Failure::runtime)?;
+                    let takeover = ListeningSocket::take_over(takeover, &mut descriptors).map_err(Failure::runtime)?;
+                    *sockets = Some(Sockets { api, takeover });
+                }
+                Word::Done => break,
+                word => return Err(unexpected(&word)),
+            }
+        }
+        successor.load(ports)?;
+        self.wire.say(Word::Ready).map_err(lost)?;
+        match next(&mut self.wire)?.word {
+            Word::Yours { rested } => Ok(rested),
+            word => Err(unexpected(&word)),
+        }
+    }
+
+    fn mode(&mut self) -> Result<SavedMode, Failure> {
+        let Message {
+            word,
+            blob,
+            descriptors,
+        } = next(&mut self.wire)?;
+        match word {
+            Word::Mode => Ok(SavedMode {
+                payload: blob,
+                descriptors,
+            }),
+            word => Err(unexpected(&word)),
+        }
+    }
+
+    /// Ends this process. Nothing is dropped: the other process goes on with the same sockets, files and devices.
+    fn give_up(&mut self, why: &Failure) -> ! {
+        // If the other process has gone on already, it needs no reason.
+        let _ = self.wire.say(Word::Refused(why.to_string()));
+        let _ = Failure::runtime(format_args!("--takeover: {why}; the running process goes on")).report();
+        std::process::exit(1)
+    }
+}
+
+/// Sockets of the process, apart from those of its NICs.
+struct Sockets {
+    api: Option<ListeningSocket>,
+    takeover: ListeningSocket,
+}
+
+/// The next message, unless the other process refuses.
+fn next(wire: &mut Wire) -> Result<Message<Word>, Failure> {
+    let message = wire.receive().map_err(lost)?;
+    match message.word {
+        Word::Refused(why) => Err(Failure::runtime(format_args!("the running process refuses: {why}"))),
+        _ => Ok(message),
+    }
+}
+
+#[allow(clippy::needless_pass_by_value, reason = "for map_err")]
+fn lost(error: io::Error) -> Failure {
+    match error.kind() {
+        io::ErrorKind::UnexpectedEof | io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => {
+            Failure::runtime("the running process has ended the takeover; its log says why")
+        }
+        _ => Failure::runtime(error),
+    }
+}
+
+fn unexpected(word: &Word) -> Failure {
+    Failure::runtime(format_args!("the running process sent {word:?} out of order"))
+}

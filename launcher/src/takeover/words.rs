@@ -1,0 +1,161 @@
+//! What two processes say when one replaces the other.
+//!
+//! | new process | old process | meanwhile |
+//! |---|---|---|
+//! | `Hello` | `Hello` or `Refused` | all is served; each checks that the new one reads what the old one writes |
+//! | `Prepare` | `Share` for each NIC, `Done` | the new process creates its ports |
+//! | `Take` | `Port` and `Mode`s for each NIC, `Sockets`, `Done`, or `Refused` | the guest's rings rest |
+//! | `Ready` | `Yours` | |
+//! | `Running` | exits | the guest is served again |
+//!
+//! Until it has said `Yours`, the old process may go on at any time, and the new one uses no ring and no socket. Between
+//! `Yours` and `Running` the old process goes on only if the new one has ended.
+
+use crate::machine::GivenHead;
+use hawser_backend::port::Identity;
+use hawser_backend::sys::listening_socket::SocketRecord;
+use hawser_config::payload::Sealed;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// Version of this protocol.
+const PROTOCOL: u32 = 1;
+
+/// A word of one of the two processes.
+#[derive(Debug, Deserialize, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum Word {
+    /// Who speaks.
+    Hello(Hello),
+    /// The old process goes on, for this reason.
+    Refused(String),
+    /// Asks what the ports begin with.
+    Prepare,
+    /// Descriptors of a NIC's modes, this many for each worker.
+    Share { name: String, workers: Vec<usize> },
+    /// Asks for the NICs.
+    Take,
+    /// A NIC with its server, whose descriptors come along. This many modes follow.
+    Port { head: Box<GivenHead>, modes: usize },
+    /// A mode, whose payload is the blob.
+    Mode,
+    /// The sockets of the API, if there is one, and of the next takeover.
+    Sockets {
+        api: Option<Sealed<SocketRecord>>,
+        takeover: Sealed<SocketRecord>,
+    },
+    /// There is no more.
+    Done,
+    /// The new process could serve the guest now.
+    Ready,
+    /// The old process will not serve the guest again. Its rings have rested for this time.
+    Yours { rested: Duration },
+    /// The new process serves the guest.
+    Running,
+}
+
+/// What each process says of itself.
+#[derive(Debug, Deserialize, Serialize)]
+pub(super) struct Hello {
+    protocol: u32,
+    /// Version of the program.
+    pub program: String,
+    /// The kinds of payloads that it reads and writes, with the newest version of each.
+    formats: BTreeMap<String, u32>,
+    /// Its NICs.
+    pub nics: Vec<Identity>,
+}
+
+/// The reason why one process cannot replace the other.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Mismatch {
+    /// They speak different versions of this protocol.
+    #[error(
+        "{theirs} speaks version {found} of the takeover protocol and this hawser {PROTOCOL}: restart hawser instead"
+    )]
+    Protocol { theirs: String, found: u32 },
+    /// The new process would not understand the old one.
+    #[error(
+        "the new process ({program}) does not read payload \"{kind}\" of version {version}, which the old one writes: \
+         install a newer hawser, or restart it instead"
+    )]
+    Format {
+        program: String,
+        kind: String,
+        version: u32,
+    },
+}
+
+impl Hello {
+    /// This process, with these NICs.
+    pub(super) fn new(nics: Vec<Identity>) -> Self {
+        Self {
+            protocol: PROTOCOL,
+            program: format!("hawser {}", env!("CARGO_PKG_VERSION")),
+            formats: crate::takeover::formats(),
+            nics,
+        }
+    }
+
+    /// Checks that the process which says this can replace `old`.
+    pub(super) fn can_replace(&self, old: &Self) -> Result<(), Mismatch> {
+        let unread = |(kind, version): &(&String, &u32)| self.formats.get(*kind).is_none_or(|known| known < *version);
+        match old.formats.iter().find(unread) {
+            Some((kind, version)) => Err(Mismatch::Format {
+                program: self.program.clone(),
+                kind: kind.clone(),
+                version: *version,
+            }),
+            None => Ok(()),
+        }
+    }
+
+    /// Checks that the process which says this speaks the same protocol.
+    pub(super) fn check_protocol(&self) -> Result<(), Mismatch> {
+        match self.protocol {
+            PROTOCOL => Ok(()),
+            found => Err(Mismatch::Protocol {
+                theirs: self.program.clone(),
+                found,
+            }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_is_replaced_by_one_that_reads_all_that_it_writes() {
+        let old = Hello::new(Vec::new());
+        let with = |change: fn(&mut Hello)| {
+            let mut new = Hello::new(Vec::new());
+            change(&mut new);
+            new.can_replace(&old).map_err(|why| why.to_string())
+        };
+        assert_eq!(with(|_| {}), Ok(()));
+        assert_eq!(with(|new| *new.formats.get_mut("tcp-flow").unwrap() += 1), Ok(()));
+        let later = |new: &mut Hello| new.formats.extend([("later".to_owned(), 1)]);
+        assert_eq!(with(later), Ok(()));
+        let why = with(|new| *new.formats.get_mut("tcp-flow").unwrap() -= 1).unwrap_err();
+        assert!(why.contains("payload \"tcp-flow\" of version"), "{why}");
+        let why = with(|new| new.formats.retain(|kind, _| kind != "nic")).unwrap_err();
+        assert!(why.contains("\"nic\""), "{why}");
+    }
+
+    #[test]
+    fn another_protocol_is_refused_by_its_version() {
+        let mut hello = Hello::new(Vec::new());
+        assert_eq!(hello.check_protocol(), Ok(()));
+        hello.protocol = 9;
+        assert!(
+            hello
+                .check_protocol()
+                .unwrap_err()
+                .to_string()
+                .contains("version 9 of the takeover protocol")
+        );
+    }
+}

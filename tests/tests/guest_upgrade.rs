@@ -1,0 +1,222 @@
+//! Tests of a hawser that replaces a running one under a running guest.
+
+use hawser_testkit::frontend::{DirtyLog, Vmm, VmmConfig, code};
+use hawser_testkit::guest::{Kind, Running};
+use hawser_testkit::hawser::{Hawser, get};
+use hawser_testkit::lab::{Lab, PORT};
+use hawser_testkit::netns::address::{FAR4, POD4};
+use hawser_testkit::process::Background;
+use hawser_testkit::takeover::{HalfTaker, Hello};
+use hawser_testkit::{Result, artifacts, peers};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::Duration;
+
+/// Longest time of a command in the guest.
+const LONGEST: Duration = Duration::from_secs(120);
+
+/// The options of a process on `socket`, and those that let it be taken over.
+fn options(socket: &Path, more: &[&str]) -> Vec<String> {
+    let folder = socket.with_extension("");
+    let mut options = vec![
+        format!("--takeover-socket={}.takeover", folder.display()),
+        format!("--api-socket={}.api", folder.display()),
+    ];
+    options.extend(more.iter().map(|option| (*option).to_owned()));
+    options
+}
+
+/// A pod whose hawser can be replaced.
+struct Upgrades {
+    lab: Lab,
+    hawser: Hawser,
+    options: Vec<String>,
+    done: usize,
+    rested: Vec<Duration>,
+}
+
+impl Upgrades {
+    fn new(more: &[&str]) -> Result<Self> {
+        let lab = Lab::new()?;
+        let options = options(&lab.path("hawser.sock"), more);
+        let words: Vec<&str> = options.iter().map(String::as_str).collect();
+        let hawser = lab.hawser(&words)?;
+        Ok(Self {
+            lab,
+            hawser,
+            options,
+            done: 0,
+            rested: Vec::new(),
+        })
+    }
+
+    /// Replaces the process by another one.
+    fn upgrade(&mut self) -> Result<()> {
+        let mut words = vec![format!("--socket-path={}", self.hawser.socket().display())];
+        words.extend(self.options.iter().cloned());
+        let log = self.lab.path(&format!("upgrade-{}.log", self.done));
+        let rested = self.hawser.upgrade(&self.lab.networks.pod, &log, &words)?;
+        self.rested.push(rested);
+        self.done += 1;
+        Ok(())
+    }
+}
+
+/// Checks a run of `hawser-traffic keep`.
+fn assert_kept(running: &Running, hawser: &mut Hawser) -> Result<()> {
+    let output = running.wait(LONGEST)?;
+    assert_eq!(output.status, Some(0), "{output:?} {}", hawser.process().log());
+    println!("{}", output.out.lines().last().unwrap_or_default());
+    Ok(())
+}
+
+#[test]
+fn connections_forwards_and_pings_go_on_in_another_process() -> Result<()> {
+    let mut upgrades = Upgrades::new(&["--port=8080:7000"])?;
+    let server = upgrades.lab.serve_world(FAR4)?;
+    let guest = upgrades.lab.guest(Kind::Uml, &upgrades.hawser)?;
+    let _server = guest.serve(&format!("0.0.0.0:{PORT}"))?;
+    let keep = guest.start(
+        &format!("hawser-traffic keep to={server} connections=100 millis=10000"),
+        LONGEST,
+    )?;
+    let ping = guest.start(&format!("ping -i 0.05 -c 150 -W 2 {FAR4}"), LONGEST)?;
+    let bulk = format!("hawser-traffic send to={server} bytes=1000000000 connections=2");
+    let bulk = guest.start(&bulk, LONGEST)?;
+    let mut inbound = upgrades.lab.networks.world.command(artifacts::traffic()?);
+    inbound.args(["keep", &format!("to={POD4}:8080"), "connections=20", "millis=8000"]);
+    let mut inbound = Background::start(inbound, "clients", upgrades.lab.path("clients.log"))?;
+    inbound.wait_until("their connections", LONGEST, |log| log.contains("keeping"))?;
+    let before = upgrades.hawser.counters()?;
+    for _ in 0..5 {
+        upgrades.upgrade()?;
+    }
+    let after = upgrades.hawser.counters()?;
+    assert_eq!(
+        after.get("tcp_connections_in"),
+        before.get("tcp_connections_in"),
+        "counters go on"
+    );
+    for command in [keep, bulk] {
+        assert_kept(&command, &mut upgrades.hawser)?;
+    }
+    let output = ping.wait(LONGEST)?;
+    assert!(output.out.contains(" 0% packet loss"), "{}", output.out);
+    let status = inbound.wait(LONGEST)?;
+    assert!(status.success(), "{}", inbound.log());
+    println!("without traffic: {:?}", upgrades.rested);
+    // New connections reach the guest too, and the API answers.
+    let report = peers::traffic(&upgrades.lab.networks.world, &format!("connect to={POD4}:8080"))?;
+    assert_eq!(report["outcome"], "connected", "{report}");
+    get(&upgrades.lab.path("hawser.api"), "/v1/status")?;
+    upgrades.hawser.stop()?;
+    assert!(
+        !upgrades.lab.path("hawser.sock").exists(),
+        "the last process removes the sockets"
+    );
+    Ok(())
+}
+
+#[test]
+fn a_process_that_fails_to_take_over_leaves_everything_as_it_was() -> Result<()> {
+    let mut upgrades = Upgrades::new(&[])?;
+    let server = upgrades.lab.serve_world(FAR4)?;
+    let guest = upgrades.lab.guest(Kind::Uml, &upgrades.hawser)?;
+    let keep = guest.start(
+        &format!("hawser-traffic keep to={server} connections=50 millis=15000"),
+        LONGEST,
+    )?;
+    let takeover = upgrades.lab.path("hawser.takeover");
+    // They speak another protocol, or do not read what this one writes.
+    let protocol = Hello {
+        protocol: 9,
+        ..Hello::NEWER
+    };
+    let why = HalfTaker::connect(&takeover, &protocol)?.refusal()?;
+    assert!(why.contains("version 9 of the takeover protocol"), "{why}");
+    let older = Hello {
+        old: Some(("tcp-flow", 1)),
+        ..Hello::NEWER
+    };
+    let why = HalfTaker::connect(&takeover, &older)?.refusal()?;
+    assert!(why.contains("does not read payload \"tcp-flow\" of version 2"), "{why}");
+    // They end at each point.
+    drop(HalfTaker::connect(&takeover, &Hello::NEWER)?);
+    for words in 0..4 {
+        let mut taker = HalfTaker::connect(&takeover, &Hello::NEWER)?;
+        taker.take()?;
+        for _ in 0..words {
+            taker.hear()?;
+        }
+    }
+    let mut taker = HalfTaker::connect(&takeover, &Hello::NEWER)?;
+    taker.take()?;
+    taker.hear_until("done")?;
+    taker.say(&"ready".into())?;
+    assert!(taker.hear()?.get("yours").is_some());
+    drop(taker);
+    // It says nothing: the guest waits for two seconds.
+    let mut taker = HalfTaker::connect(&takeover, &Hello::NEWER)?;
+    taker.take()?;
+    taker.hear_until("done")?;
+    let why = taker.refusal()?;
+    assert!(why.contains("not ready within 2 s"), "{why}");
+    // It would give the guest another NIC.
+    let mut options = vec![
+        format!("--socket-path={}", upgrades.hawser.socket().display()),
+        "--mtu=1400".into(),
+    ];
+    options.extend(upgrades.options.iter().cloned());
+    let mut other = upgrades.lab.networks.pod.command(artifacts::hawser()?);
+    let output = other.args(&options).arg("--takeover").output()?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        !output.status.success() && said.contains("its MTU is 1400 here and 1500"),
+        "{said}"
+    );
+    assert_kept(&keep, &mut upgrades.hawser)?;
+    upgrades.upgrade()?;
+    guest.sh(&format!("ping -c 1 -W 3 {FAR4}"))?;
+    upgrades.hawser.stop()
+}
+
+#[test]
+fn while_the_guest_migrates_no_process_takes_over() -> Result<()> {
+    let mut upgrades = Upgrades::new(&[])?;
+    let vmm = Vmm::connect(UnixStream::connect(upgrades.hawser.socket())?, VmmConfig::default())?;
+    let log = DirtyLog::new(&vmm.ram)?;
+    vmm.wire.set_log_base(&log)?;
+    let mut taker = HalfTaker::connect(&upgrades.lab.path("hawser.takeover"), &Hello::NEWER)?;
+    taker.take()?;
+    let why = taker.refusal()?;
+    assert!(why.contains("the guest is being migrated"), "{why}");
+    vmm.wire.ask(code::GET_FEATURES, &[])?;
+    drop(vmm);
+    upgrades.upgrade()?;
+    upgrades.hawser.stop()
+}
+
+#[test]
+#[ignore = "long: run by hack/test --long"]
+fn a_hundred_upgrades_under_load_lose_no_connection() -> Result<()> {
+    const UPGRADES: usize = 100;
+    let mut upgrades = Upgrades::new(&[])?;
+    let server = upgrades.lab.serve_world(FAR4)?;
+    let _iperf = peers::iperf_server(&upgrades.lab.networks.world, upgrades.lab.folder(), FAR4)?;
+    let guest = upgrades.lab.guest(Kind::Uml, &upgrades.hawser)?;
+    let keep = guest.start(
+        &format!("hawser-traffic keep to={server} connections=1000 millis=90000"),
+        3 * LONGEST,
+    )?;
+    let iperf = guest.start(&format!("iperf3 -c {FAR4} -t 60 -J"), 3 * LONGEST)?;
+    for _ in 0..UPGRADES {
+        upgrades.upgrade()?;
+    }
+    assert_kept(&keep, &mut upgrades.hawser)?;
+    let output = iperf.wait(3 * LONGEST)?;
+    assert_eq!(output.status, Some(0), "{output:?}");
+    upgrades.rested.sort();
+    let [median, worst] = [UPGRADES / 2, UPGRADES - 1].map(|at| upgrades.rested[at]);
+    println!("without traffic: median {median:?}, worst {worst:?}");
+    upgrades.hawser.stop()
+}
