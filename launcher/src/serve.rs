@@ -121,7 +121,9 @@ pub(crate) fn serve(order: Order<'_>) -> Result<(), Failure> {
         machine: Arc::clone(&machine),
         agent: run.guest_agent.clone().map(GuestAgent::new).map(Arc::new),
     };
-    let api_copy = api_socket.as_ref().map(ListeningSocket::share).transpose();
+    // The end of a copy removes the socket's file, so there is one only if it is given away.
+    let api_copy = api_socket.as_ref().filter(|_| takeover.is_some());
+    let api_copy = api_copy.map(ListeningSocket::share).transpose();
     let api = api_socket.map(|socket| Api::serve(socket, context)).transpose()?;
     let giver = GiverSetup {
         api: api_copy.map_err(Failure::runtime)?,
