@@ -286,10 +286,12 @@ impl RunManifest {
         given.unwrap_or_else(|| self.manifest.socket_dir.join(API_SOCKET))
     }
 
-    /// Path of the socket on which the process can be taken over.
-    pub(crate) fn takeover_socket(&self) -> PathBuf {
+    /// Path of the socket on which the process can be taken over. Processes with API sockets of their own may share a
+    /// directory, so they have one only if it is given.
+    pub(crate) fn takeover_socket(&self) -> Option<PathBuf> {
+        let default = || self.manifest.socket_dir.join(takeover::SOCKET);
         let given = self.run.takeover.socket.clone();
-        given.unwrap_or_else(|| self.manifest.socket_dir.join(takeover::SOCKET))
+        given.or_else(|| self.run.api_socket.is_none().then(default))
     }
 }
 

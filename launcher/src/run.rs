@@ -66,7 +66,7 @@ pub(crate) fn run(args: &RunManifest) -> Result<(), Failure> {
         api_socket: Some(args.api_socket()),
         store: leases::file(&args.store),
         takeover: TakeoverArgs {
-            socket: Some(args.takeover_socket()),
+            socket: args.takeover_socket(),
             ..args.run.takeover.clone()
         },
         ..args.run.clone()

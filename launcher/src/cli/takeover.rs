@@ -20,8 +20,8 @@ pub(crate) struct TakeoverArgs {
     /// Report the start on standard input.
     #[arg(long, hide = true, conflicts_with = "detach")]
     pub detached: bool,
-    /// Unix socket on which this process can be taken over [default: with hawser run, takeover.sock in --socket-dir;
-    /// else none]
+    /// Unix socket on which this process can be taken over [default: with hawser run and without --api-socket,
+    /// takeover.sock in --socket-dir; else none]
     #[arg(
         id = "takeover_socket",
         long = "takeover-socket",
