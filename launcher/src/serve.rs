@@ -121,12 +121,10 @@ pub(crate) fn serve(order: Order<'_>) -> Result<(), Failure> {
         machine: Arc::clone(&machine),
         agent: run.guest_agent.clone().map(GuestAgent::new).map(Arc::new),
     };
-    // The end of a copy removes the socket's file, so there is one only if it is given away.
-    let api_copy = api_socket.as_ref().filter(|_| takeover.is_some());
-    let api_copy = api_copy.map(ListeningSocket::share).transpose();
+    let offered = api_socket.as_ref().map(ListeningSocket::offer).transpose();
     let api = api_socket.map(|socket| Api::serve(socket, context)).transpose()?;
     let giver = GiverSetup {
-        api: api_copy.map_err(Failure::runtime)?,
+        api: offered.map_err(Failure::runtime)?,
         obstacle: obstacle(!vmm.is_empty(), arrivals.is_some(), migrations.clone()),
     };
     let start = |socket| Giver::start(socket, giver, Arc::clone(&machine));

@@ -1,4 +1,8 @@
 //! A listening Unix socket and its file, which is removed when the process ends.
+//!
+//! The file has one owner, apart from the descriptors: a [`ListeningSocket`] removes it on drop, an [`OfferedSocket`],
+//! which may pass to another process, never does. The process that continues with an offered socket takes its file
+//! ([`OfferedSocket::own`]) once the other process has given it up.
 
 use crate::config::handover::{Descriptors, Handover, HandoverError, next_of};
 use crate::config::payload::{Payload, Sealed};
@@ -38,10 +42,18 @@ pub struct ListeningSocket {
     file: Option<SocketFile>,
 }
 
-/// A socket file that this process created. Dropping it removes the file, unless another file has taken its place.
+/// A listening socket between two processes. It leaves its file alone.
+#[derive(Debug)]
+pub struct OfferedSocket {
+    listener: UnixListener,
+    /// The file that its owner removes.
+    made: Option<MadeFile>,
+}
+
+/// A socket file that this process removes. Dropping it removes the file, unless another file has taken its place.
 #[derive(Debug)]
 struct SocketFile {
-    /// The file; `None` once it is handed over.
+    /// The file; `None` once it is given up.
     made: Option<MadeFile>,
 }
 
@@ -88,16 +100,23 @@ impl ListeningSocket {
         Ok(Self { listener, file: None })
     }
 
-    /// Another guard of the same socket and its file. Whichever is dropped first removes the file.
+    /// The same socket for another process. This one keeps the file.
     ///
     /// # Errors
     /// No descriptor is left.
-    pub fn share(&self) -> io::Result<Self> {
-        let made = self.file.as_ref().and_then(|file| file.made.clone());
-        Ok(Self {
+    pub fn offer(&self) -> io::Result<OfferedSocket> {
+        Ok(OfferedSocket {
             listener: self.listener.try_clone()?,
-            file: made.map(|made| SocketFile { made: Some(made) }),
+            made: self.file.as_ref().and_then(|file| file.made.clone()),
         })
+    }
+
+    /// Gives the file up, which stays until a process owns it again.
+    pub fn give_up(self) -> OfferedSocket {
+        OfferedSocket {
+            listener: self.listener,
+            made: self.file.and_then(|mut file| file.made.take()),
+        }
     }
 
     /// The listening socket itself.
@@ -111,20 +130,38 @@ impl Payload for SocketRecord {
     const VERSION: u32 = 1;
 }
 
-impl Handover for ListeningSocket {
+impl OfferedSocket {
+    /// Another descriptor of the same socket.
+    ///
+    /// # Errors
+    /// No descriptor is left.
+    pub fn try_clone(&self) -> io::Result<Self> {
+        Ok(Self {
+            listener: self.listener.try_clone()?,
+            made: self.made.clone(),
+        })
+    }
+
+    /// Listens, and removes the file on drop. The process that offered the socket must have given it up.
+    pub fn own(self) -> ListeningSocket {
+        ListeningSocket {
+            listener: self.listener,
+            file: self.made.map(|made| SocketFile { made: Some(made) }),
+        }
+    }
+}
+
+impl Handover for OfferedSocket {
     type Record = Sealed<SocketRecord>;
 
     fn into_handover(self) -> (Self::Record, Vec<OwnedFd>) {
-        let record = SocketRecord {
-            file: self.file.and_then(|mut file| file.made.take()),
-        };
-        (Sealed(record), vec![self.listener.into()])
+        (Sealed(SocketRecord { file: self.made }), vec![self.listener.into()])
     }
 
     fn take_over(Sealed(record): Self::Record, descriptors: &mut Descriptors) -> Result<Self, HandoverError> {
         Ok(Self {
             listener: next_of("a listening socket", descriptors)?.into(),
-            file: record.file.map(|made| SocketFile { made: Some(made) }),
+            made: record.file,
         })
     }
 }
@@ -181,19 +218,36 @@ mod tests {
     use super::*;
     use std::io::{Read as _, Write as _};
 
+    /// The socket as another process gets it.
+    fn pass_on(socket: OfferedSocket) -> OfferedSocket {
+        let (record, descriptors) = socket.into_handover();
+        let record = serde_json::from_str(&serde_json::to_string(&record).unwrap()).unwrap();
+        OfferedSocket::take_over(record, &mut descriptors.into_iter()).unwrap()
+    }
+
     #[test]
     fn a_socket_that_is_handed_over_takes_clients_until_the_last_owner_drops_it() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("s");
-        let socket = ListeningSocket::bind(&path, 0o600).unwrap();
-        let (record, descriptors) = socket.into_handover();
-        assert!(path.exists());
+        let offered = ListeningSocket::bind(&path, 0o600).unwrap().give_up();
         let mut client = UnixStream::connect(&path).unwrap();
-        let record = serde_json::from_str(&serde_json::to_string(&record).unwrap()).unwrap();
-        let socket = ListeningSocket::take_over(record, &mut descriptors.into_iter()).unwrap();
+        let socket = pass_on(offered).own();
         let (mut served, _) = socket.listener().accept().unwrap();
         served.write_all(b"!").unwrap();
         client.read_exact(&mut [0]).unwrap();
+        drop(socket);
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn an_offered_socket_that_is_dropped_leaves_the_file_to_its_owner() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("s");
+        let socket = ListeningSocket::bind(&path, 0o600).unwrap();
+        drop(socket.offer().unwrap());
+        drop(pass_on(socket.offer().unwrap()));
+        UnixStream::connect(&path).unwrap();
+        socket.listener().accept().unwrap();
         drop(socket);
         assert!(!path.exists());
     }
@@ -203,8 +257,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("s");
         let socket = ListeningSocket::adopt(UnixListener::bind(&path).unwrap()).unwrap();
-        let (record, descriptors) = socket.into_handover();
-        drop(ListeningSocket::take_over(record, &mut descriptors.into_iter()).unwrap());
+        drop(pass_on(socket.give_up()).own());
         assert!(path.exists());
     }
 }

@@ -30,4 +30,4 @@ pub mod socket;
 pub mod testing;
 
 pub use requests::{HandOverError, HandedOver, ServerRecord, StopHandle};
-pub use server::{Endpoint, Lifetime, ServeError, Server};
+pub use server::{Endpoint, Lifetime, ServeError, Server, StagedServer};

@@ -38,7 +38,7 @@ enum Asked {
 
 type Answer = Result<HandedOver, HandOverError>;
 
-/// A server that another process continues: [`Endpoint::TakenOver`](super::Endpoint::TakenOver).
+/// A server that another process continues: [`StagedServer`](super::StagedServer).
 #[derive(Debug)]
 pub struct HandedOver {
     /// Its state.

@@ -10,7 +10,7 @@ use super::socket::{Watch, wait};
 use crate::config::handover::{Descriptors, Handover as _, HandoverError, next_of};
 use crate::config::payload::Sealed;
 use crate::port::Port;
-use crate::sys::listening_socket::{BindError, ListeningSocket};
+use crate::sys::listening_socket::{BindError, ListeningSocket, OfferedSocket};
 use socket2::{Domain, SockRef, Type};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -35,8 +35,6 @@ pub enum Endpoint {
     Connect(PathBuf),
     /// An open socket: connected to a front end, or listening for them.
     Fd(OwnedFd),
-    /// What another process has handed over, with the front end that it served.
-    TakenOver(Box<HandedOver>),
 }
 
 /// How long a server serves.
@@ -76,9 +74,10 @@ pub enum ServeError {
     System(#[from] io::Error),
 }
 
+/// The source of front ends. `L` is [`ListeningSocket`], or [`OfferedSocket`] between two processes.
 #[derive(Debug)]
-enum Source {
-    Listener(ListeningSocket),
+enum Source<L> {
+    Listener(L),
     Connect {
         path: PathBuf,
         /// Pause before the next attempt to connect.
@@ -90,7 +89,7 @@ enum Source {
 
 /// Serves the front ends of one port.
 pub struct Server {
-    source: Source,
+    source: Source<ListeningSocket>,
     /// The front end that another process served until now.
     front: Option<Fronts>,
     port: Arc<Port>,
@@ -100,13 +99,23 @@ pub struct Server {
 
 debug_fields!(Server { port });
 
+/// A server of another process, before this process owns it. Dropping it leaves the other process's socket alone.
+pub struct StagedServer {
+    source: Source<OfferedSocket>,
+    front: Option<Fronts>,
+    port: Arc<Port>,
+    lifetime: Lifetime,
+    stop: StopHandle,
+}
+
+debug_fields!(StagedServer { port });
+
 impl Server {
     /// Prepares to serve `port` at `endpoint`; a front end can connect from now on.
     ///
     /// # Errors
     /// [`ServeError`]; nothing is left behind.
     pub fn bind(endpoint: Endpoint, port: Arc<Port>, lifetime: Lifetime) -> Result<Self, ServeError> {
-        let mut front = None;
         let source = match endpoint {
             Endpoint::Listen(path) => Source::Listener(ListeningSocket::bind(&path, SOCKET_MODE)?),
             Endpoint::Connect(path) => Source::Connect {
@@ -114,32 +123,13 @@ impl Server {
                 delay: Duration::ZERO,
             },
             Endpoint::Fd(fd) => adopt(fd)?,
-            Endpoint::TakenOver(server) => {
-                let (record, mut descriptors) = server.split();
-                let source = Source::take_over(record.source, &mut descriptors)?;
-                let served = record
-                    .front
-                    .map(|record| Connection::take_over(&port, record, &mut descriptors));
-                match served.transpose() {
-                    Ok(served) => front = served.map(Fronts::new),
-                    Err(error) => {
-                        // The other process continues, and has the socket's file.
-                        std::mem::forget(source);
-                        return Err(error.into());
-                    }
-                }
-                source
-            }
         };
-        let stop = StopHandle::new()?;
-        let ended = stop.clone();
-        port.health().tell(Box::new(move || ended.stop()));
         Ok(Self {
             source,
-            front,
+            front: None,
+            stop: stop_handle(&port)?,
             port,
             lifetime,
-            stop,
         })
     }
 
@@ -231,7 +221,7 @@ impl Server {
                 return false;
             }
         };
-        let source = std::mem::replace(&mut self.source, Source::Connected(None));
+        let source = std::mem::replace(&mut self.source, Source::Connected(None)).give_up();
         let (source, mut descriptors) = source.into_handover();
         let (front, of_front) = front.unzip();
         descriptors.extend(of_front.into_iter().flatten());
@@ -250,6 +240,47 @@ impl Server {
     }
 }
 
+impl StagedServer {
+    /// Prepares to continue a server of another process, with the front end that it serves.
+    ///
+    /// # Errors
+    /// [`ServeError`]
+    pub fn take_over(handed: HandedOver, port: Arc<Port>, lifetime: Lifetime) -> Result<Self, ServeError> {
+        let (record, mut descriptors) = handed.split();
+        let source = Source::take_over(record.source, &mut descriptors)?;
+        let served = record
+            .front
+            .map(|record| Connection::take_over(&port, record, &mut descriptors));
+        let front = served.transpose()?.map(Fronts::new);
+        Ok(Self {
+            source,
+            front,
+            stop: stop_handle(&port)?,
+            port,
+            lifetime,
+        })
+    }
+
+    /// The server. The other process must have given it up.
+    pub fn own(self) -> Server {
+        Server {
+            source: self.source.own(),
+            front: self.front,
+            port: self.port,
+            lifetime: self.lifetime,
+            stop: self.stop,
+        }
+    }
+}
+
+/// The handle of a server, which also stops if a worker of the port fails.
+fn stop_handle(port: &Port) -> io::Result<StopHandle> {
+    let stop = StopHandle::new()?;
+    let ended = stop.clone();
+    port.health().tell(Box::new(move || ended.stop()));
+    Ok(stop)
+}
+
 impl Drop for Server {
     fn drop(&mut self) {
         self.stop.end();
@@ -265,7 +296,27 @@ enum Next {
     Interrupted,
 }
 
-impl Source {
+impl Source<ListeningSocket> {
+    fn give_up(self) -> Source<OfferedSocket> {
+        self.map(ListeningSocket::give_up)
+    }
+}
+
+impl<L> Source<L> {
+    fn map<M>(self, map: impl FnOnce(L) -> M) -> Source<M> {
+        match self {
+            Self::Listener(socket) => Source::Listener(map(socket)),
+            Self::Connect { path, delay } => Source::Connect { path, delay },
+            Self::Connected(stream) => Source::Connected(stream),
+        }
+    }
+}
+
+impl Source<OfferedSocket> {
+    fn own(self) -> Source<ListeningSocket> {
+        self.map(OfferedSocket::own)
+    }
+
     fn into_handover(self) -> (SourceRecord, Vec<OwnedFd>) {
         match self {
             Self::Listener(socket) => {
@@ -282,7 +333,7 @@ impl Source {
 
     fn take_over(record: SourceRecord, descriptors: &mut Descriptors) -> Result<Self, HandoverError> {
         Ok(match record {
-            SourceRecord::Listener(record) => Self::Listener(ListeningSocket::take_over(record, descriptors)?),
+            SourceRecord::Listener(record) => Self::Listener(OfferedSocket::take_over(record, descriptors)?),
             SourceRecord::Connect(path) => Self::Connect {
                 path,
                 delay: Duration::ZERO,
@@ -295,7 +346,7 @@ impl Source {
     }
 }
 
-fn adopt(fd: OwnedFd) -> Result<Source, ServeError> {
+fn adopt(fd: OwnedFd) -> Result<Source<ListeningSocket>, ServeError> {
     let socket = SockRef::from(&fd);
     if socket.domain().ok() != Some(Domain::UNIX) || socket.r#type().ok() != Some(Type::STREAM) {
         return Err(ServeError::BadFd);

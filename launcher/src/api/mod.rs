@@ -58,9 +58,9 @@ pub(crate) struct Context {
 /// A running API endpoint. Dropping it ends the thread and then removes the socket.
 pub(crate) struct Api {
     /// The server. It is dropped first, so that the thread ends before the socket is removed.
-    server: Server,
+    _server: Server,
     /// The listening socket. The server has a copy of its descriptor.
-    socket: ListeningSocket,
+    _socket: ListeningSocket,
 }
 
 impl Api {
@@ -85,15 +85,10 @@ impl Api {
         let listener = listener.map_err(|error| Failure::runtime(format_args!("the API cannot be served: {error}")))?;
         let sandbox = context.machine.sandbox().clone();
         let server = Server::start(&sandbox, listener, move |request| router::answer(&context, request))?;
-        Ok(Self { server, socket })
-    }
-
-    /// Ends the thread and returns the socket, which can be handed over. Clients that connect in the meantime wait in
-    /// its queue.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for the upgrade of a running process"))]
-    fn stop(self) -> ListeningSocket {
-        drop(self.server);
-        self.socket
+        Ok(Self {
+            _server: server,
+            _socket: socket,
+        })
     }
 }
 
@@ -152,6 +147,7 @@ mod tests {
     use super::testing::ask;
     use super::*;
     use crate::machine::{Nic, PassedThrough};
+    use hawser_backend::sys::listening_socket::OfferedSocket;
     use hawser_config::handover::Handover as _;
     use std::io::{Read as _, Write as _};
     use std::os::unix::net::UnixStream;
@@ -223,14 +219,19 @@ mod tests {
         };
         let socket = Api::listen(&path, stage.machine.sandbox()).unwrap();
         let api = Api::serve(socket, context()).unwrap();
-        let (record, descriptors) = api.stop().into_handover();
+        let Api {
+            _server: server,
+            _socket: socket,
+        } = api;
+        drop(server);
+        let (record, descriptors) = socket.give_up().into_handover();
         let mut client = UnixStream::connect(&path).unwrap();
         client
             .write_all(b"GET /v1/status HTTP/1.1\r\nHost: hawser\r\nConnection: close\r\n\r\n")
             .unwrap();
         let record = serde_json::from_value(serde_json::to_value(record).unwrap()).unwrap();
-        let socket = ListeningSocket::take_over(record, &mut descriptors.into_iter()).unwrap();
-        let api = Api::serve(socket, context()).unwrap();
+        let socket = OfferedSocket::take_over(record, &mut descriptors.into_iter()).unwrap();
+        let api = Api::serve(socket.own(), context()).unwrap();
         let mut answer = String::new();
         client.read_to_string(&mut answer).unwrap();
         assert!(

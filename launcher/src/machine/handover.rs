@@ -13,9 +13,10 @@ use crate::attachment::{Attached, AttachedRecord};
 use crate::failure::Failure;
 use crate::machine::Endpoint;
 use crate::startup;
+use crate::watcher::Watcher;
 use hawser_backend::mode::SavedMode;
 use hawser_backend::port::{Identity, Port, PortRecord, PortResources, RestingPort};
-use hawser_backend::vhost_user::{self, HandedOver, Server, StopHandle};
+use hawser_backend::vhost_user::{self, HandedOver, StagedServer, StopHandle};
 use hawser_backend::worker::Rest;
 use hawser_config::handover::Handover as _;
 use hawser_config::payload::Sealed;
@@ -187,9 +188,9 @@ impl StoppedPort {
         let (stop, thread) = match self.server {
             None => (self.stop, self.thread),
             Some(server) => {
-                let endpoint = vhost_user::Endpoint::TakenOver(Box::new(server));
-                let server = Server::bind(endpoint, Arc::clone(&self.port), machine.setup.lifetime);
-                let server = server.map_err(|error| Failure::runtime(format_args!("{}: {error}", self.option)))?;
+                let server = StagedServer::take_over(server, Arc::clone(&self.port), machine.setup.lifetime);
+                let failed = |error| Failure::runtime(format_args!("{}: {error}", self.option));
+                let server = server.map_err(failed)?.own();
                 let stop = server.stop_handle();
                 let thread = serve(server, &self.port, self.option, &machine.setup.sandbox, &machine.shared)?;
                 (stop, Some(thread))
@@ -233,7 +234,24 @@ impl Given<'_> {
 pub(crate) struct Successor {
     machine: Machine,
     prepared: Vec<PreparedPort>,
-    ready: Vec<ReadyPort>,
+    staged: Vec<StagedPort>,
+}
+
+/// A port that has its state, while the other process may still continue. Dropping it leaves the other process's files
+/// and devices as they are.
+struct StagedPort {
+    prepared: PreparedPort,
+    server: StagedServer,
+    attached: ManuallyDrop<Option<Attached>>,
+    links: Option<Watcher>,
+}
+
+impl StagedPort {
+    /// The port. The other process must have given it up.
+    fn own(self) -> ReadyPort {
+        let attached = ManuallyDrop::into_inner(self.attached);
+        self.prepared.ready(self.server.own(), attached, self.links)
+    }
 }
 
 impl Successor {
@@ -257,12 +275,11 @@ impl Successor {
         Ok(Self {
             prepared,
             machine,
-            ready: Vec::new(),
+            staged: Vec::new(),
         })
     }
 
-    /// Gives the ports their state. From now on, dropping this would undo what the other process needs: if this or
-    /// anything later fails, exit without dropping it.
+    /// Gives the ports their state.
     ///
     /// # Errors
     /// The state cannot be continued.
@@ -275,7 +292,7 @@ impl Successor {
                 return Err(Failure::runtime("it is served by the other process only").of(&name));
             };
             let loaded = load(prepared.swap_remove(at), given, &self.machine);
-            self.ready.push(loaded.map_err(|failure| failure.of(&name))?);
+            self.staged.push(loaded.map_err(|failure| failure.of(&name))?);
         }
         match prepared.first() {
             Some(left) => Err(Failure::runtime("the other process has not passed it on").of(&left.port.config().name)),
@@ -283,15 +300,15 @@ impl Successor {
         }
     }
 
-    /// Serves the ports.
+    /// Serves the ports, which the other process must have given up.
     ///
     /// # Errors
     /// A port cannot be served.
     pub(crate) fn begin(self) -> Result<Machine, Failure> {
         // The guest's traffic goes on first.
-        self.ready.iter().for_each(|ready| ready.port().begin());
-        for ready in self.ready {
-            self.machine.take(super::Ready::Port(Box::new(ready)))?;
+        self.staged.iter().for_each(|staged| staged.prepared.port.begin());
+        for staged in self.staged {
+            self.machine.take(super::Ready::Port(Box::new(staged.own())))?;
         }
         Ok(self.machine)
     }
@@ -312,7 +329,7 @@ impl Machine {
     }
 }
 
-fn load(prepared: PreparedPort, given: GivenPort, machine: &Machine) -> Result<ReadyPort, Failure> {
+fn load(prepared: PreparedPort, given: GivenPort, machine: &Machine) -> Result<StagedPort, Failure> {
     let GivenPort {
         head,
         modes,
@@ -322,20 +339,22 @@ fn load(prepared: PreparedPort, given: GivenPort, machine: &Machine) -> Result<R
     let Sealed(record) = head.port;
     port.load_modes(modes).map_err(Failure::runtime)?;
     let mut of_attached = descriptors.split_off(head.of_server.min(descriptors.len())).into_iter();
-    let endpoint = vhost_user::Endpoint::TakenOver(Box::new(HandedOver {
+    let handed = HandedOver {
         record: head.server,
         descriptors,
-    }));
-    let server = Server::bind(endpoint, Arc::clone(&port), machine.setup.lifetime).map_err(Failure::runtime)?;
-    // From here on, nothing may be dropped: the other process continues if a step fails, with the same files and devices.
-    let server = ManuallyDrop::new(server);
+    };
+    let server = StagedServer::take_over(handed, Arc::clone(&port), machine.setup.lifetime);
+    let server = server.map_err(Failure::runtime)?;
     port.load_record(record).map_err(Failure::runtime)?;
     let attached = Option::<Attached>::take_over(head.attached, &mut of_attached).map_err(Failure::runtime)?;
     let attached = ManuallyDrop::new(attached);
     let links = attached
         .as_ref()
         .map(|attached| prepared.watch(attached, &machine.setup.sandbox));
-    let links = links.transpose()?;
-    let (server, attached) = (ManuallyDrop::into_inner(server), ManuallyDrop::into_inner(attached));
-    Ok(prepared.ready(server, attached, links))
+    Ok(StagedPort {
+        links: links.transpose()?,
+        prepared,
+        server,
+        attached,
+    })
 }

@@ -197,11 +197,6 @@ impl ReadyPort {
         Ok(prepared.ready(server, attached, links))
     }
 
-    /// The port.
-    pub(super) const fn port(&self) -> &Arc<Port> {
-        &self.port
-    }
-
     /// Serves the port on a thread with the same name. The thread records its end in `shared`.
     pub(super) fn serve(self, sandbox: &Sandbox, shared: &Arc<Shared>) -> Result<ServedPort, Failure> {
         let stop = self.server.stop_handle();

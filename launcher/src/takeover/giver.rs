@@ -7,7 +7,7 @@ use crate::machine::{GivenPort, Machine};
 use crate::sandbox::{Sandbox, ThreadKind};
 use crate::service_manager;
 use crate::watcher::{Wake, Watcher};
-use hawser_backend::sys::listening_socket::ListeningSocket;
+use hawser_backend::sys::listening_socket::{ListeningSocket, OfferedSocket};
 use hawser_config::handover::Handover as _;
 use rustix::net::sockopt::socket_peercred;
 use rustix::process::geteuid;
@@ -31,8 +31,8 @@ pub(crate) type Obstacle = Box<dyn Fn() -> Option<&'static str> + Send>;
 
 /// What the old process gives, apart from its NICs.
 pub(crate) struct GiverSetup {
-    /// A copy of the API's socket.
-    pub api: Option<ListeningSocket>,
+    /// The API's socket.
+    pub api: Option<OfferedSocket>,
     /// The reason why this process cannot be replaced, if there is one.
     pub obstacle: Obstacle,
 }
@@ -191,9 +191,9 @@ fn send_all(wire: &mut Wire, gifts: &Gifts, ports: Vec<GivenPort>) -> Result<(),
             wire.send(message).map_err(lost)?;
         }
     }
-    let api = gifts.setup.api.as_ref().map(ListeningSocket::share).transpose();
+    let api = gifts.setup.api.as_ref().map(OfferedSocket::try_clone).transpose();
     let (api, mut descriptors) = api.map_err(Failure::runtime)?.into_handover();
-    let (takeover, of_takeover) = gifts.socket.share().map_err(Failure::runtime)?.into_handover();
+    let (takeover, of_takeover) = gifts.socket.offer().map_err(Failure::runtime)?.into_handover();
     descriptors.extend(of_takeover);
     let message = Message {
         descriptors,

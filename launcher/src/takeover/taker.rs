@@ -6,7 +6,7 @@ use crate::failure::Failure;
 use crate::machine::{GivenPort, Machine, MachineSetup, Nic, SharedPort, Successor};
 use hawser_backend::mode::SavedMode;
 use hawser_backend::port::Identity;
-use hawser_backend::sys::listening_socket::ListeningSocket;
+use hawser_backend::sys::listening_socket::{ListeningSocket, OfferedSocket};
 use hawser_config::handover::Handover as _;
 use std::io;
 use std::os::unix::net::UnixStream;
@@ -81,9 +81,8 @@ impl Taker {
         }
         let mut successor = Successor::prepare(setup, nics, shared)?;
         self.wire.say(Word::Take).map_err(lost)?;
-        let mut sockets = None;
-        let rested = match self.load(&mut successor, &mut sockets) {
-            Ok(rested) => rested,
+        let (rested, sockets) = match self.load(&mut successor) {
+            Ok(loaded) => loaded,
             Err(why) => self.give_up(&why),
         };
         let begun = Instant::now();
@@ -95,9 +94,11 @@ impl Taker {
         log::info!("the guest's rings rested for {:.1} ms", rested.as_secs_f64() * 1e3);
         // If the other process has gone meanwhile, it has nothing to learn.
         let _ = self.wire.say(Word::Running);
-        let Sockets { api, takeover } =
-            sockets.ok_or_else(|| Failure::runtime("the sockets of the other process are missing"))?;
-        Ok(Taken { machine, api, takeover })
+        Ok(Taken {
+            machine,
+            api: sockets.api.map(OfferedSocket::own),
+            takeover: sockets.takeover.own(),
+        })
     }
 
     /// Checks that the NICs are those of the other process.
@@ -119,9 +120,10 @@ impl Taker {
     }
 
     /// Receives and loads everything, and waits until the other process has given up the guest. Returns the time for
-    /// which the guest's rings have rested.
-    fn load(&mut self, successor: &mut Successor, sockets: &mut Option<Sockets>) -> Result<Duration, Failure> {
+    /// which the guest's rings have rested, and the other sockets.
+    fn load(&mut self, successor: &mut Successor) -> Result<(Duration, Sockets), Failure> {
         let mut ports = Vec::new();
+        let mut sockets = None;
         loop {
             let Message { word, descriptors, .. } = next(&mut self.wire)?;
             match word {
@@ -136,17 +138,18 @@ impl Taker {
                 Word::Sockets { api, takeover } => {
                     let mut descriptors = descriptors.into_iter();
                     let api = Option::take_over(api, &mut descriptors).map_err(Failure::runtime)?;
-                    let takeover = ListeningSocket::take_over(takeover, &mut descriptors).map_err(Failure::runtime)?;
-                    *sockets = Some(Sockets { api, takeover });
+                    let takeover = OfferedSocket::take_over(takeover, &mut descriptors).map_err(Failure::runtime)?;
+                    sockets = Some(Sockets { api, takeover });
                 }
                 Word::Done => break,
                 word => return Err(unexpected(&word)),
             }
         }
+        let sockets = sockets.ok_or_else(|| Failure::runtime("the running process sent no sockets"))?;
         successor.load(ports)?;
         self.wire.say(Word::Ready).map_err(lost)?;
         match next(&mut self.wire)?.word {
-            Word::Yours { rested } => Ok(rested),
+            Word::Yours { rested } => Ok((rested, sockets)),
             word => Err(unexpected(&word)),
         }
     }
@@ -177,8 +180,8 @@ impl Taker {
 
 /// Sockets of the process, apart from those of its NICs.
 struct Sockets {
-    api: Option<ListeningSocket>,
-    takeover: ListeningSocket,
+    api: Option<OfferedSocket>,
+    takeover: OfferedSocket,
 }
 
 /// The next message, unless the other process refuses.

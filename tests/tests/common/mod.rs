@@ -10,7 +10,7 @@ use echo::Echo;
 use hawser_backend::config::{MasqueradeConfig, ModeConfig, PaceConfig, PolicyConfig, PortConfig};
 use hawser_backend::packet::MacAddr;
 use hawser_backend::port::Port;
-use hawser_backend::vhost_user::{Endpoint, HandedOver, Lifetime, ServeError, Server, StopHandle};
+use hawser_backend::vhost_user::{Endpoint, HandedOver, Lifetime, ServeError, Server, StagedServer, StopHandle};
 use hawser_testkit::frontend::{Vmm, VmmConfig};
 use std::num::NonZeroU16;
 use std::os::unix::net::UnixStream;
@@ -43,7 +43,9 @@ impl Backend {
     pub(crate) fn start_for(queue_pairs: u16, lifetime: Lifetime) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("nic.sock");
-        Self::serve(Endpoint::Listen(path.clone()), port(queue_pairs), lifetime, dir, path)
+        let port = port(queue_pairs);
+        let server = Server::bind(Endpoint::Listen(path.clone()), Arc::clone(&port), lifetime).unwrap();
+        Self::serve(server, port, dir, path)
     }
 
     /// Another port that continues with the server of this one, as in another process.
@@ -62,12 +64,13 @@ impl Backend {
         let handed = self.stop.hand_over().unwrap();
         self.thread.take().unwrap().join().unwrap().unwrap();
         let record = serde_json::to_string(&handed.record).unwrap();
-        let endpoint = Endpoint::TakenOver(Box::new(HandedOver {
+        let handed = HandedOver {
             record: serde_json::from_str(&record).unwrap(),
             descriptors: handed.descriptors,
-        }));
+        };
         let dir = std::mem::replace(&mut self.dir, tempfile::tempdir().unwrap());
-        Self::serve(endpoint, port, Lifetime::Persistent, dir, self.path.clone())
+        let server = StagedServer::take_over(handed, Arc::clone(&port), Lifetime::Persistent).unwrap();
+        Self::serve(server.own(), port, dir, self.path.clone())
     }
 
     /// Handle that stops the server.
@@ -75,8 +78,7 @@ impl Backend {
         self.stop.clone()
     }
 
-    fn serve(endpoint: Endpoint, port: Arc<Port>, lifetime: Lifetime, dir: tempfile::TempDir, path: PathBuf) -> Self {
-        let server = Server::bind(endpoint, Arc::clone(&port), lifetime).unwrap();
+    fn serve(server: Server, port: Arc<Port>, dir: tempfile::TempDir, path: PathBuf) -> Self {
         let stop = server.stop_handle();
         Self {
             port,
