@@ -89,9 +89,7 @@ impl Hawser {
     /// Starts `hawser ARGUMENTS… --takeover` in `namespace`, waits until it serves in the place of this process, which
     /// must end, and returns the time for which the guest's rings rested. `arguments` are those of this process.
     pub fn upgrade(&mut self, namespace: &Namespace, log: &Path, arguments: &[String]) -> Result<Duration> {
-        let mut command = namespace.command(artifacts::hawser()?);
-        command.args(arguments).arg("--takeover");
-        let mut process = Background::start(command, "hawser --takeover", log.to_owned())?;
+        let mut process = Self::start_upgrade(namespace, log, arguments)?;
         process.wait_until("the takeover", PATIENCE, |log| log.contains("rings rested for"))?;
         let status = self.process.wait(PATIENCE)?;
         if !status.success() {
@@ -105,6 +103,18 @@ impl Hawser {
         let rested: f64 = rested.ok_or_else(|| failure(text.clone()))?.parse()?;
         self.process = process;
         Ok(Duration::from_secs_f64(rested / 1e3))
+    }
+
+    /// Starts `hawser ARGUMENTS… --takeover` in `namespace` without waiting for it.
+    pub fn start_upgrade(namespace: &Namespace, log: &Path, arguments: &[String]) -> Result<Background> {
+        let mut command = namespace.command(artifacts::hawser()?);
+        command.args(arguments).arg("--takeover");
+        Background::start(command, "hawser --takeover", log.to_owned())
+    }
+
+    /// Regards `process` as the one that serves, because it has taken over.
+    pub fn follow(&mut self, process: Background) {
+        self.process = process;
     }
 
     /// vhost-user socket of the process. The first one if there are several.

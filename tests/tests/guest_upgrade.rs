@@ -1,16 +1,19 @@
 //! Tests of a hawser that replaces a running one under a running guest.
 
 use hawser_testkit::frontend::{DirtyLog, Vmm, VmmConfig, code};
-use hawser_testkit::guest::{Kind, Running};
+use hawser_testkit::guest::{Kind, Plan, Running};
 use hawser_testkit::hawser::{Hawser, get};
 use hawser_testkit::lab::{Lab, PORT};
 use hawser_testkit::netns::address::{FAR4, POD4};
 use hawser_testkit::process::Background;
+use hawser_testkit::segment::Segment;
 use hawser_testkit::takeover::{HalfTaker, Hello};
-use hawser_testkit::{Result, artifacts, peers};
+use hawser_testkit::{Result, artifacts, peers, until};
+use std::fs;
 use std::os::unix::net::UnixStream;
-use std::path::Path;
-use std::time::Duration;
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
 
 /// Longest time of a command in the guest.
 const LONGEST: Duration = Duration::from_secs(120);
@@ -50,15 +53,27 @@ impl Upgrades {
         })
     }
 
+    /// The arguments and the log of the next process.
+    fn next(&mut self) -> (Vec<String>, PathBuf) {
+        let socket = format!("--socket-path={}", self.hawser.socket().display());
+        let words = [socket].into_iter().chain(self.options.iter().cloned());
+        let log = self.lab.path(&format!("upgrade-{}.log", self.done));
+        self.done += 1;
+        (words.collect(), log)
+    }
+
     /// Replaces the process by another one.
     fn upgrade(&mut self) -> Result<()> {
-        let mut words = vec![format!("--socket-path={}", self.hawser.socket().display())];
-        words.extend(self.options.iter().cloned());
-        let log = self.lab.path(&format!("upgrade-{}.log", self.done));
+        let (words, log) = self.next();
         let rested = self.hawser.upgrade(&self.lab.networks.pod, &log, &words)?;
         self.rested.push(rested);
-        self.done += 1;
         Ok(())
+    }
+
+    /// Starts another process that will replace the process.
+    fn start(&mut self) -> Result<Background> {
+        let (words, log) = self.next();
+        Hawser::start_upgrade(&self.lab.networks.pod, &log, &words)
     }
 }
 
@@ -140,7 +155,7 @@ fn a_process_that_fails_to_take_over_leaves_everything_as_it_was() -> Result<()>
     };
     let why = HalfTaker::connect(&takeover, &older)?.refusal()?;
     assert!(why.contains("does not read payload \"tcp-flow\" of version 2"), "{why}");
-    // They end at each point.
+    // They end at each step.
     drop(HalfTaker::connect(&takeover, &Hello::NEWER)?);
     for words in 0..4 {
         let mut taker = HalfTaker::connect(&takeover, &Hello::NEWER)?;
@@ -155,12 +170,18 @@ fn a_process_that_fails_to_take_over_leaves_everything_as_it_was() -> Result<()>
     taker.say(&"ready".into())?;
     assert!(taker.hear()?.get("yours").is_some());
     drop(taker);
-    // It says nothing: the guest waits for two seconds.
-    let mut taker = HalfTaker::connect(&takeover, &Hello::NEWER)?;
-    taker.take()?;
-    taker.hear_until("done")?;
-    let why = taker.refusal()?;
-    assert!(why.contains("not ready within 2 s"), "{why}");
+    // It stops before it is ready, and before it takes the guest, which waits for two seconds each.
+    for ready in [false, true] {
+        let mut taker = HalfTaker::connect(&takeover, &Hello::NEWER)?;
+        taker.take()?;
+        taker.hear_until("done")?;
+        if ready {
+            taker.say(&"ready".into())?;
+            assert!(taker.hear()?.get("yours").is_some());
+        }
+        let why = taker.refusal()?;
+        assert!(why.contains("did not serve the guest within 2 s"), "{why}");
+    }
     // It would give the guest another NIC.
     let mut options = vec![
         format!("--socket-path={}", upgrades.hawser.socket().display()),
@@ -180,6 +201,81 @@ fn a_process_that_fails_to_take_over_leaves_everything_as_it_was() -> Result<()>
     upgrades.hawser.stop()
 }
 
+/// A VM with a masqueraded interface and one on the segment's bridge.
+const MANIFEST: &str = r#"
+apiVersion: kubevirt.io/v1
+kind: VirtualMachineInstance
+metadata: {name: vm1}
+spec:
+  domain:
+    devices:
+      interfaces:
+      - {name: default, masquerade: {}}
+      - {name: lan, bridge: {}}
+  networks:
+  - {name: default, pod: {}}
+  - {name: lan, multus: {networkName: lan}}
+---
+apiVersion: k8s.cni.cncf.io/v1
+kind: NetworkAttachmentDefinition
+metadata: {name: lan}
+spec:
+  config: '{"cniVersion": "1.0.0", "type": "bridge", "bridge": "br0"}'
+"#;
+
+#[test]
+fn the_nics_of_a_manifest_go_on_in_another_process_on_a_bridge_too() -> Result<()> {
+    /// An address of the pod that is not on the segment.
+    const APART: &str = "198.51.100.1";
+    let mut segment = Segment::new(1500)?;
+    let on_bridge = segment.serve()?;
+    segment.host.run(&format!("ip addr add {APART}/32 dev lo"))?;
+    let apart = format!("{APART}:{PORT}").parse()?;
+    let _server = peers::serve(&segment.host, segment.folder(), apart)?;
+    let manifest = segment.path("vm1.yaml");
+    fs::write(&manifest, MANIFEST)?;
+    let mut hawser = Hawser::run(&segment.host, &manifest, segment.folder(), &["default", "lan"])?;
+    let mut plan = Plan::new(Kind::Uml, hawser.socket());
+    plan.more_sockets = vec![segment.path("lan.sock")];
+    let guest = plan.boot()?;
+    guest.sh("net-up 4")?;
+    guest.sh("ip link set eth1 up && ip addr add 192.0.2.50/24 dev eth1")?;
+    let keep = |to| {
+        guest.start(
+            &format!("hawser-traffic keep to={to} connections=20 millis=6000"),
+            LONGEST,
+        )
+    };
+    let kept = [keep(on_bridge)?, keep(apart)?];
+    let folder = segment.folder().display();
+    let words = [
+        "run".to_owned(),
+        "-f".to_owned(),
+        manifest.display().to_string(),
+        format!("--socket-dir={folder}"),
+        format!("--runtime-dir={folder}/run"),
+        format!("--store={folder}/store.db"),
+    ];
+    for n in 0..3 {
+        let log = segment.path(&format!("upgrade-{n}.log"));
+        let rested = hawser.upgrade(&segment.host, &log, &words)?;
+        println!("without traffic: {rested:?}");
+    }
+    for running in &kept {
+        assert_kept(running, &mut hawser)?;
+    }
+    // Both NICs take new connections, and the bridge forgets the VM at its end.
+    for to in [on_bridge, apart] {
+        guest.traffic(&format!("send to={to} bytes=1000000"))?;
+    }
+    hawser.stop()?;
+    assert_eq!(segment.host.run("ip -oneline link show master br0")?, "");
+    for socket in ["default.sock", "lan.sock", "api.sock", "takeover.sock"] {
+        assert!(!segment.path(socket).exists(), "{socket}");
+    }
+    Ok(())
+}
+
 #[test]
 fn while_the_guest_migrates_no_process_takes_over() -> Result<()> {
     let mut upgrades = Upgrades::new(&[])?;
@@ -193,6 +289,47 @@ fn while_the_guest_migrates_no_process_takes_over() -> Result<()> {
     vmm.wire.ask(code::GET_FEATURES, &[])?;
     drop(vmm);
     upgrades.upgrade()?;
+    upgrades.hawser.stop()
+}
+
+#[test]
+#[ignore = "long: run by hack/test --long"]
+fn a_new_process_that_stops_at_any_moment_leaves_the_guest_to_one_of_the_two() -> Result<()> {
+    /// Moments at which the new process stops, over the time that an undisturbed one takes.
+    const STOPS: u32 = 16;
+    let mut upgrades = Upgrades::new(&[])?;
+    let server = upgrades.lab.serve_world(FAR4)?;
+    let guest = upgrades.lab.guest(Kind::Uml, &upgrades.hawser)?;
+    let keep = guest.start(
+        &format!("hawser-traffic keep to={server} connections=100 millis=60000"),
+        LONGEST,
+    )?;
+    let begun = Instant::now();
+    upgrades.upgrade()?;
+    let whole = begun.elapsed();
+    for stop in 0..STOPS {
+        let mut new = upgrades.start()?;
+        thread::sleep(whole * stop / STOPS);
+        new.signal(libc::SIGSTOP)?;
+        // The old process serves the guest, unless the new one had taken it before it stopped.
+        let ping = format!("ping -c 1 -W 1 {FAR4}");
+        until("the guest is served", || {
+            Ok(guest.sh(&ping).is_ok() || upgrades.hawser.assert_alive().is_err())
+        })?;
+        new.signal(libc::SIGCONT)?;
+        new.wait_until("its outcome", LONGEST, |log| {
+            log.contains("rings rested for") || log.contains("the running process")
+        })?;
+        if new.log().contains("rings rested for") {
+            let status = upgrades.hawser.process().wait(LONGEST)?;
+            assert!(status.success(), "{}", upgrades.hawser.process().log());
+            upgrades.hawser.follow(new);
+        } else {
+            assert!(!new.wait(LONGEST)?.success(), "{}", new.log());
+        }
+        until("the guest is served", || Ok(guest.sh(&ping).is_ok()))?;
+    }
+    assert_kept(&keep, &mut upgrades.hawser)?;
     upgrades.hawser.stop()
 }
 

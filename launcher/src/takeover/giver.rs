@@ -1,5 +1,6 @@
 //! The old process: it waits for a new one, and gives it the NICs.
 
+use super::token::Token;
 use super::wire::{Message, Wire};
 use super::words::{Hello, Word};
 use crate::failure::Failure;
@@ -19,7 +20,7 @@ use std::time::{Duration, Instant};
 
 /// Only the owner may connect, because the other process gets the guest.
 const SOCKET_MODE: u32 = 0o600;
-/// Longest time from the moment at which the guest's rings stop until the new process is ready.
+/// Longest time from the moment at which the guest's rings stop until the new process serves the guest.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// Longest time for telling it why this process goes on.
 const REFUSAL: Duration = Duration::from_secs(1);
@@ -147,27 +148,40 @@ fn negotiate(wire: &mut Wire, gifts: &Gifts, machine: &Machine) -> Result<(), Fa
 
 /// Passes the NICs on. This process exits if the other one serves them.
 fn pass_on(wire: &mut Wire, gifts: &Gifts, machine: &Machine) -> Result<(), Failure> {
+    let token = Token::new().map_err(Failure::runtime)?;
     wire.set_deadline(Some(Instant::now() + PATIENCE));
     let stopped = Instant::now();
     let (given, ports) = machine.hand_over()?;
-    let passed = send_all(wire, gifts, ports).and_then(|()| match next(wire)?.word {
-        Word::Ready => Ok(()),
+    let served = send_all(wire, gifts, ports).and_then(|()| yield_guest(wire, &token, stopped));
+    let Err(why) = served else { leave(wire) };
+    if matches!(token.take(), Ok(false)) {
+        log::warn!("another process has taken the guest, and has not said that it serves it: {why}");
+        wire.set_deadline(None);
+        if next(wire).is_ok() {
+            leave(wire);
+        }
+    }
+    given.take_back();
+    Err(why)
+}
+
+/// Lets the other process take the guest, and waits until it serves it.
+fn yield_guest(wire: &mut Wire, token: &Token, stopped: Instant) -> Result<(), Failure> {
+    match next(wire)?.word {
+        Word::Ready => {}
+        Word::Refused(why) => return Err(Failure::runtime(why)),
+        word => return Err(unexpected(&word)),
+    }
+    let rested = stopped.elapsed();
+    let yours = Message {
+        descriptors: vec![token.share().map_err(Failure::runtime)?],
+        ..Message::of(Word::Yours { rested })
+    };
+    wire.send(yours).map_err(lost)?;
+    match next(wire)?.word {
+        Word::Running => Ok(()),
         Word::Refused(why) => Err(Failure::runtime(why)),
         word => Err(unexpected(&word)),
-    });
-    // From here on, only the end of the other process lets this one go on.
-    let running = passed.and_then(|()| {
-        wire.set_deadline(None);
-        let rested = stopped.elapsed();
-        wire.say(Word::Yours { rested }).map_err(lost)?;
-        next(wire)
-    });
-    match running {
-        Ok(_) => leave(wire),
-        Err(why) => {
-            given.take_back();
-            Err(why)
-        }
     }
 }
 
@@ -223,9 +237,10 @@ fn next(wire: &mut Wire) -> Result<Message<Word>, Failure> {
 #[allow(clippy::needless_pass_by_value, reason = "for map_err")]
 fn lost(error: io::Error) -> Failure {
     match error.kind() {
-        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {
-            Failure::runtime(format_args!("it was not ready within {} s", PATIENCE.as_secs()))
-        }
+        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => Failure::runtime(format_args!(
+            "it did not serve the guest within {} s",
+            PATIENCE.as_secs()
+        )),
         io::ErrorKind::UnexpectedEof | io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => {
             Failure::runtime("it ended")
         }

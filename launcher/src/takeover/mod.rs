@@ -7,11 +7,12 @@
 //!
 //! The connection of the front end, guest memory, rings, and the sockets of all flows are passed as descriptors, the rest
 //! as payloads (docs/snapshot.md). The front end, the guest and its peers notice nothing. If the new process does not
-//! become ready in time, the old one goes on as if nothing had been.
+//! serve the guest in time, the old one goes on as if nothing had been; a [`token`] decides which of them does.
 
 mod detach;
 mod giver;
 mod taker;
+mod token;
 mod wire;
 mod words;
 

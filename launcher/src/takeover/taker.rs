@@ -1,5 +1,6 @@
 //! The new process: it takes the NICs over from the one that serves them.
 
+use super::token::Token;
 use super::wire::{Message, Wire};
 use super::words::{Hello, Word};
 use crate::failure::Failure;
@@ -148,9 +149,14 @@ impl Taker {
         let sockets = sockets.ok_or_else(|| Failure::runtime("the running process sent no sockets"))?;
         successor.load(ports)?;
         self.wire.say(Word::Ready).map_err(lost)?;
-        match next(&mut self.wire)?.word {
-            Word::Yours { rested } => Ok((rested, sockets)),
-            word => Err(unexpected(&word)),
+        let Message { word, descriptors, .. } = next(&mut self.wire)?;
+        let Word::Yours { rested } = word else {
+            return Err(unexpected(&word));
+        };
+        let token = descriptors.into_iter().next().map(Token::from);
+        match token.is_some_and(|token| token.take().unwrap_or(false)) {
+            true => Ok((rested, sockets)),
+            false => Err(Failure::runtime("it was too late: the running process has gone on")),
         }
     }
 

@@ -5,11 +5,11 @@
 //! | `Hello` | `Hello` or `Refused` | all is served; each checks that the new one reads what the old one writes |
 //! | `Prepare` | `Share` for each NIC, `Done` | the new process creates its ports |
 //! | `Take` | `Port` and `Mode`s for each NIC, `Sockets`, `Done`, or `Refused` | the guest's rings rest |
-//! | `Ready` | `Yours` | |
+//! | `Ready` | `Yours` with a token | the new process takes the token |
 //! | `Running` | exits | the guest is served again |
 //!
-//! Until it has said `Yours`, the old process may go on at any time, and the new one uses no ring and no socket. Between
-//! `Yours` and `Running` the old process goes on only if the new one has ended.
+//! Two seconds after `Take`, or when the new process has ended, the old one takes the token itself and goes on. The new
+//! process uses no ring and no socket before it has the token. Once it has, the old one goes on only if it ends.
 
 use crate::machine::GivenHead;
 use hawser_backend::port::Identity;
@@ -49,7 +49,7 @@ pub(super) enum Word {
     Done,
     /// The new process could serve the guest now.
     Ready,
-    /// The old process will not serve the guest again. Its rings have rested for this time.
+    /// The new process may take the guest with the token that comes along. The rings have rested for this time.
     Yours { rested: Duration },
     /// The new process serves the guest.
     Running,
