@@ -11,6 +11,7 @@
 
 mod detach;
 mod giver;
+mod steps;
 mod taker;
 mod token;
 mod wire;

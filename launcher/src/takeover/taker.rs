@@ -1,5 +1,6 @@
 //! The new process: it takes the NICs over from the one that serves them.
 
+use super::steps::Steps;
 use super::token::Token;
 use super::wire::{Message, Wire};
 use super::words::{Hello, Word};
@@ -82,7 +83,8 @@ impl Taker {
         }
         let mut successor = Successor::prepare(setup, nics, shared)?;
         self.wire.say(Word::Take).map_err(lost)?;
-        let (rested, sockets) = match self.load(&mut successor) {
+        let mut steps = Steps::begin();
+        let (rested, sockets) = match self.load(&mut successor, &mut steps) {
             Ok(loaded) => loaded,
             Err(why) => self.give_up(&why),
         };
@@ -92,7 +94,9 @@ impl Taker {
             Err(why) => self.give_up(&why),
         };
         let rested = rested + begun.elapsed();
-        log::info!("the guest's rings rested for {:.1} ms", rested.as_secs_f64() * 1e3);
+        steps.end("begun");
+        let millis = rested.as_secs_f64() * 1e3;
+        log::info!("the guest's rings rested for {millis:.1} ms: {steps}");
         // If the other process has gone meanwhile, it has nothing to learn.
         let _ = self.wire.say(Word::Running);
         Ok(Taken {
@@ -122,13 +126,16 @@ impl Taker {
 
     /// Receives and loads everything, and waits until the other process has given up the guest. Returns the time for
     /// which the guest's rings have rested, and the other sockets.
-    fn load(&mut self, successor: &mut Successor) -> Result<(Duration, Sockets), Failure> {
+    fn load(&mut self, successor: &mut Successor, steps: &mut Steps) -> Result<(Duration, Sockets), Failure> {
         let mut ports = Vec::new();
         let mut sockets = None;
         loop {
             let Message { word, descriptors, .. } = next(&mut self.wire)?;
             match word {
                 Word::Port { head, modes } => {
+                    if ports.is_empty() {
+                        steps.end("saved");
+                    }
                     let modes = (0..modes).map(|_| self.mode()).collect::<Result<_, _>>()?;
                     ports.push(GivenPort {
                         head: *head,
@@ -147,7 +154,9 @@ impl Taker {
             }
         }
         let sockets = sockets.ok_or_else(|| Failure::runtime("the running process sent no sockets"))?;
+        steps.end("received");
         successor.load(ports)?;
+        steps.end("loaded");
         self.wire.say(Word::Ready).map_err(lost)?;
         let Message { word, descriptors, .. } = next(&mut self.wire)?;
         let Word::Yours { rested } = word else {
@@ -155,7 +164,10 @@ impl Taker {
         };
         let token = descriptors.into_iter().next().map(Token::from);
         match token.is_some_and(|token| token.take().unwrap_or(false)) {
-            true => Ok((rested, sockets)),
+            true => {
+                steps.end("agreed");
+                Ok((rested, sockets))
+            }
             false => Err(Failure::runtime("it was too late: the running process has gone on")),
         }
     }
