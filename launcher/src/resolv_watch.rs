@@ -21,8 +21,7 @@ const WRITING: Duration = Duration::from_millis(50);
 /// # Errors
 /// The system has no thread or inotify instance left.
 pub(crate) fn follow(machine: &Arc<Machine>, sandbox: &Sandbox) -> Result<Watcher, Failure> {
-    let failed = |e: Errno| Failure::runtime(format_args!("cannot watch {PATH}: {e}"));
-    let file = FileWatch::new(Path::new(PATH)).map_err(failed)?;
+    let file = FileWatch::new(Path::new(PATH)).map_err(Failure::runtime)?;
     let machine = Arc::clone(machine);
     Watcher::start(sandbox, ThreadKind::Names, "resolv.conf", move |end| {
         if let Err(error) = watch(Path::new(PATH), &file, end, |conf| machine.change_resolvers(conf)) {

@@ -103,8 +103,7 @@ impl FollowedFile {
         port: &Arc<Port>,
         sandbox: &Sandbox,
     ) -> Result<Watcher, Failure> {
-        let failed = |error| Failure::runtime(format_args!("cannot watch {}: {error}", self.path.display()));
-        let watch = FileWatch::new(&self.path).map_err(failed)?;
+        let watch = FileWatch::new(&self.path).map_err(Failure::runtime)?;
         let mut follower = Follower {
             file: Arc::clone(self),
             source,

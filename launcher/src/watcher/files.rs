@@ -26,16 +26,36 @@ pub(crate) struct FileWatch {
     reports: OwnedFd,
 }
 
+/// A file cannot be watched.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot watch {path}: {problem}{remedy}", path = .path.display(), remedy = remedy(*.problem))]
+pub(crate) struct WatchError {
+    path: PathBuf,
+    problem: Errno,
+}
+
+/// What the operator does about it.
+const fn remedy(problem: Errno) -> &'static str {
+    match problem {
+        Errno::MFILE => {
+            "; many VMs on a node need more inotify instances: raise fs.inotify.max_user_instances (sysctl), two for \
+             each VM"
+        }
+        _ => "",
+    }
+}
+
 impl FileWatch {
     /// A watch of the file at `path`, which need not exist yet.
     ///
     /// # Errors
     /// The system has no inotify instance left.
-    pub(crate) fn new(path: &Path) -> Result<Self, Errno> {
-        Ok(Self {
-            path: path.to_owned(),
-            reports: inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?,
-        })
+    pub(crate) fn new(path: &Path) -> Result<Self, WatchError> {
+        let path = path.to_owned();
+        match inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK) {
+            Ok(reports) => Ok(Self { path, reports }),
+            Err(problem) => Err(WatchError { path, problem }),
+        }
     }
 
     /// Calls `look` at first and whenever the file may have changed, until `end`.
@@ -77,4 +97,20 @@ pub(crate) fn folders(path: &Path) -> Vec<PathBuf> {
         .flatten()
         .map(folder)
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_limit_of_the_kernel_is_named_where_it_is_reached() {
+        let text = |problem| {
+            let path = "/etc/resolv.conf".into();
+            WatchError { path, problem }.to_string()
+        };
+        assert!(text(Errno::MFILE).contains("raise fs.inotify.max_user_instances"));
+        assert!(text(Errno::NOMEM).starts_with("cannot watch /etc/resolv.conf: "));
+        assert!(!text(Errno::NOMEM).contains("inotify"));
+    }
 }
