@@ -135,24 +135,26 @@ impl Outcome {
             return found;
         }
         // A busy guest is silent because its streams have the processor.
-        let witness = self.longest_silence(&self.witnessed);
         found.insert(Quantity::Downtime, millis(self.resumed.saturating_sub(self.stopped)));
-        found.insert(Quantity::Witness, millis(witness));
-        let added = millis(self.longest_silence(&self.datagrams)) - millis(witness);
-        found.insert(Quantity::Added, added);
+        let silences = [&self.witnessed, &self.datagrams].map(|arrivals| self.longest_silence(arrivals));
+        if let [Some(witness), Some(nic)] = silences {
+            found.insert(Quantity::Witness, millis(witness));
+            found.insert(Quantity::Added, millis(nic) - millis(witness));
+        }
         found.insert(Quantity::PingsLost, count(self.pings_lost));
         found
     }
 
-    /// Longest time without a datagram around the migration.
-    fn longest_silence(&self, arrivals: &[Arrival]) -> Duration {
+    /// Longest time without a datagram around the migration. `None` unless datagrams came before and after it.
+    fn longest_silence(&self, arrivals: &[Arrival]) -> Option<Duration> {
         let end = self.resumed + AFTER;
         let within: Vec<_> = arrivals
             .iter()
             .filter(|one| (self.began..end).contains(&one.at))
             .collect();
         let gaps = within.windows(2).map(|pair| pair[1].at.saturating_sub(pair[0].at));
-        gaps.max().unwrap_or(AFTER)
+        let spans = within.first()?.at < self.stopped && within.last()?.at > self.resumed;
+        gaps.max().filter(|_| spans)
     }
 
     /// Mean rate in a time, in bytes per second.

@@ -71,7 +71,8 @@ impl Place {
         let world = nodes.serve_world(WORLD4)?;
         let forward = format!("{FORWARDED}:{PORT}");
         let start = |node: usize, name: &str| {
-            let arguments = ["--tcp-ports", &forward];
+            // The world is the router, whose address is the host's own to passt otherwise.
+            let arguments = ["--tcp-ports", &forward, "--no-map-gw"];
             peers::passt(&nodes.nodes[node], &nodes.path(name), &arguments)
         };
         let processes = [start(0, SOCKETS[0])?, start(1, SOCKETS[1])?];
