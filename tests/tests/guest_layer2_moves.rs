@@ -187,7 +187,7 @@ fn a_binding_moves_under_traffic_and_nothing_is_lost() -> Result<()> {
     let gap = longest_gap(&output, BEAT).ok_or_else(|| failure(output))?;
     println!("{first} requests to the first place, {second} to the second; longest gap {gap:?}");
 
-    // The guest that was left behind reaches nobody, and the other one has its place.
+    // The guest that was left behind reaches no other, and the other one has its place.
     assert_ne!(left.run("ping -c 1 -W 1 10.100.0.12")?.status, Some(0));
     let counters = source.counters()?;
     assert!(counters.dropped("moved_away") > 0);

@@ -312,11 +312,10 @@ fn a_new_process_that_stops_at_any_moment_leaves_the_guest_to_one_of_the_two() -
         new.signal(libc::SIGSTOP)?;
         // The old process serves the guest, unless the new one had taken it before it stopped. Then it is as if the
         // process that serves the guest had stopped.
-        let ping = format!("ping -c 1 -W 1 {FAR4}");
         until("the guest is served", || {
             let old = upgrades.hawser.process();
             let has_left = old.assert_alive().is_err() || old.log().contains("has taken the guest");
-            Ok(has_left || guest.sh(&ping).is_ok())
+            Ok(has_left || guest.is_answered(FAR4)?)
         })?;
         new.signal(libc::SIGCONT)?;
         new.wait_until("its outcome", LONGEST, |log| {
@@ -329,7 +328,7 @@ fn a_new_process_that_stops_at_any_moment_leaves_the_guest_to_one_of_the_two() -
         } else {
             assert!(!new.wait(LONGEST)?.success(), "{}", new.log());
         }
-        until("the guest is served", || Ok(guest.sh(&ping).is_ok()))?;
+        guest.reaches(FAR4)?;
     }
     assert_kept(&keep, &mut upgrades.hawser)?;
     upgrades.hawser.stop()

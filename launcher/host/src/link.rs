@@ -46,6 +46,11 @@ pub struct Link {
 }
 
 impl Link {
+    /// The link of a device, such as a PCI address, among `links`.
+    pub fn of_device<'a>(links: &'a [Self], device: &str) -> Option<&'a Self> {
+        links.iter().find(|link| link.device.as_deref() == Some(device))
+    }
+
     fn from_message(message: &LinkMessage) -> Self {
         let flags = message.header.flags;
         let mut link = Self {
@@ -196,8 +201,7 @@ impl Netlink {
     /// # Errors
     /// The kernel's error.
     pub fn link_of_device(&mut self, device: &str) -> io::Result<Option<Link>> {
-        let mut links = self.links()?.into_iter();
-        Ok(links.find(|link| link.device.as_deref() == Some(device)))
+        Ok(Link::of_device(&self.links()?, device).cloned())
     }
 
     /// The link with this name, if there is one.

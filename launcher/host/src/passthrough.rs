@@ -217,7 +217,8 @@ pub fn segment(pci: &Pci, netlink: &mut Netlink, vf: PciAddress) -> Result<PfSeg
     let parent = pci.parent(vf).map_err(system(NO_PCI))?;
     let (pf, _) = parent.ok_or(PassthroughError::NotVirtual(vf))?;
     let links = netlink.links().map_err(system(NO_LINKS))?;
-    let link = link_of(&links, pf).ok_or(PassthroughError::NoLink { vf, pf })?;
+    let link = Link::of_device(&links, &pf.to_string()).cloned();
+    let link = link.ok_or(PassthroughError::NoLink { vf, pf })?;
     let master = links.into_iter().find(|other| Some(other.index) == link.master);
     Ok(PfSegment {
         link: link.name,
@@ -240,7 +241,8 @@ pub fn check_segment(
     let parent = pci.parent(vf).map_err(system(NO_PCI))?;
     let (pf, _) = parent.ok_or(PassthroughError::NotVirtual(vf))?;
     let links = netlink.links().map_err(system(NO_LINKS))?;
-    let link = link_of(&links, pf).ok_or(PassthroughError::NoLink { vf, pf })?;
+    let link = Link::of_device(&links, &pf.to_string()).cloned();
+    let link = link.ok_or(PassthroughError::NoLink { vf, pf })?;
     let holder = netlink.holder_of_mac(mac, &link, &links, &vf.to_string());
     match holder.map_err(system("cannot read the MACs of the segment"))? {
         None => Ok(()),
@@ -254,15 +256,6 @@ pub fn check_segment(
 
 const NO_PCI: &str = "cannot read PCI devices in /sys";
 const NO_LINKS: &str = "cannot list the links";
-
-/// The network device of a PCI function.
-fn link_of(links: &[Link], function: PciAddress) -> Option<Link> {
-    let address = function.to_string();
-    links
-        .iter()
-        .find(|link| link.device.as_ref() == Some(&address))
-        .cloned()
-}
 
 /// The MAC among attributes, unless that is to be removed.
 fn mac_of(asked: &[Attribute]) -> Option<MacAddr> {
@@ -289,7 +282,8 @@ pub fn survey(
     let parent = pci.parent(vf).map_err(read())?;
     let (pf, number) = parent.ok_or(PassthroughError::NotVirtual(vf))?;
     let links = netlink.links().map_err(system(NO_LINKS))?;
-    let link = link_of(&links, pf).ok_or(PassthroughError::NoLink { vf, pf })?;
+    let link = Link::of_device(&links, &pf.to_string()).cloned();
+    let link = link.ok_or(PassthroughError::NoLink { vf, pf })?;
     let pf_function = pci.function(pf).map_err(read())?;
     let pf_function = pf_function.ok_or(PassthroughError::NoFunction(pf))?;
     let pf_driver = pf_function.driver.unwrap_or_default();

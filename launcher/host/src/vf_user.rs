@@ -1,4 +1,4 @@
-//! The user of a virtual function: whoever would lose it if it were passed to a guest.
+//! The user of a virtual function, which would lose it if it were passed to a guest.
 
 use super::link::Link;
 use super::netlink::Netlink;
@@ -56,7 +56,7 @@ impl VfUser {
             return Ok(is_open.then_some(Self::Vm));
         }
         let address = function.address.to_string();
-        let Some(link) = links.iter().find(|link| link.device.as_ref() == Some(&address)) else {
+        let Some(link) = Link::of_device(links, &address) else {
             return Ok(Some(match pci.is_network_device(function.address) {
                 true => Self::Namespace,
                 false => Self::Program(driver.to_owned()),

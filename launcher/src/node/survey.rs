@@ -3,7 +3,7 @@
 use crate::failure::Failure;
 use hawser_host::link::Link;
 use hawser_host::netlink::Netlink;
-use hawser_host::pci::{Capability, Function, Pci, PciAddress};
+use hawser_host::pci::{Capability, Function, Pci};
 use hawser_host::vf_user::VfUser;
 use hawser_host::virtual_function::VirtualFunction;
 use std::io;
@@ -61,7 +61,7 @@ pub(super) fn look(pci: &Pci) -> Result<Survey, Failure> {
             let Some(function) = pci.function(address)? else {
                 continue;
             };
-            let Some(link) = link_of(&links, address) else {
+            let Some(link) = Link::of_device(&links, &address.to_string()).cloned() else {
                 found.elsewhere.push(function);
                 continue;
             };
@@ -76,7 +76,7 @@ pub(super) fn look(pci: &Pci) -> Result<Survey, Failure> {
                     user: VfUser::of(pci, &mut netlink, &function, &links)?,
                     function,
                     attributes: attributes.iter().find(|vf| vf.number == number).cloned(),
-                    link: link_of(&links, address),
+                    link: Link::of_device(&links, &address.to_string()).cloned(),
                 });
             }
             found.here.push(Pf {
@@ -89,12 +89,4 @@ pub(super) fn look(pci: &Pci) -> Result<Survey, Failure> {
         Ok(found)
     };
     look().map_err(|error| Failure::runtime(format_args!("cannot list the PFs of this node: {error}")))
-}
-
-fn link_of(links: &[Link], address: PciAddress) -> Option<Link> {
-    let address = address.to_string();
-    links
-        .iter()
-        .find(|link| link.device.as_ref() == Some(&address))
-        .cloned()
 }
