@@ -12,7 +12,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// Descriptors in one batch.
 const BATCH: usize = 128;
 /// Kinds of payloads that hawser writes.
-const KINDS: [&str; 16] = [
+const KINDS: [&str; 17] = [
     "attachment",
     "bridge",
     "echo-socket",
@@ -22,6 +22,7 @@ const KINDS: [&str; 16] = [
     "masquerade",
     "nat-engine",
     "nic",
+    "nic-identity",
     "port",
     "port-forward",
     "socket-lookup",
@@ -48,7 +49,7 @@ pub struct Hello {
 
 impl Hello {
     /// A process that reads everything.
-    pub const NEWER: Self = Self { protocol: 1, old: None };
+    pub const NEWER: Self = Self { protocol: 2, old: None };
 }
 
 impl HalfTaker {
@@ -65,7 +66,7 @@ impl HalfTaker {
             .iter()
             .map(|kind| ((*kind).to_owned(), Value::from(version(*kind))))
             .collect();
-        let words = json!({"protocol": hello.protocol, "program": "test", "formats": formats, "nics": []});
+        let words = json!({"protocol": hello.protocol, "program": "test", "formats": formats, "nics": {}});
         taker.say(&json!({ "hello": words }))?;
         Ok(taker)
     }

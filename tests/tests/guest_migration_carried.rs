@@ -196,7 +196,7 @@ fn a_process_that_serves_another_nic_is_refused_by_name() -> Result<()> {
     assert!(
         refused
             .as_ref()
-            .is_err_and(|why| why.contains("the MAC of the NIC differs")),
+            .is_err_and(|why| why.contains("the MAC of the NIC is ")),
         "{refused:?}"
     );
     setting.source.stop()?;

@@ -191,7 +191,8 @@ fn a_process_that_fails_to_take_over_leaves_everything_as_it_was() -> Result<()>
     let output = other.args(&options).arg("--takeover").output()?;
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(
-        !output.status.success() && said.contains("its MTU is 1400 here and 1500"),
+        !output.status.success()
+            && said.contains("the MTU of the NIC is 1500 in the process that serves the guest and 1400"),
         "{said}"
     );
     assert_kept(&keep, &mut upgrades.hawser)?;

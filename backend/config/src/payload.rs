@@ -20,6 +20,8 @@ pub trait Payload {
     const KIND: &'static str;
     /// Version of the format that this process writes. It can read this version and all earlier ones.
     const VERSION: u32;
+    /// Name that the kind had before. It can still be read.
+    const FORMER_KIND: Option<&'static str> = None;
 }
 
 impl<T: Payload> Payload for [T] {
@@ -93,7 +95,7 @@ impl Mismatch {
     fn check<T: Payload>(head: &Head<'_>) -> Result<(), Self> {
         let kind = T::KIND;
         match head.version {
-            _ if head.kind != kind => Err(Self::Kind {
+            _ if head.kind != kind && Some(&*head.kind) != T::FORMER_KIND => Err(Self::Kind {
                 expected: kind,
                 found: head.kind.clone().into_owned(),
             }),

@@ -3,13 +3,11 @@
 use super::relay::{CHANNEL, LEG, Relay, RelayError};
 use super::status::{Phase, Report, Status};
 use super::wire::Message;
-use crate::config::payload::{Payload, PayloadError, from_bytes, to_bytes};
+use crate::config::payload::{PayloadError, from_bytes, to_bytes};
 use crate::mode::{Follow, FollowingFlow, ModeCommand};
 use crate::nat::tcp::listen;
-use crate::packet::MacAddr;
 use crate::poller::{EventBuffer, Interest, Owner, Poller, Token};
-use crate::port::{Moment, Port};
-use serde::{Deserialize, Serialize};
+use crate::port::{Differs, Identity, Moment, Port};
 use socket2::{Domain, Socket, Type};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -29,54 +27,6 @@ const EVENTS: usize = 256;
 const FLOWS_MAX: usize = 1 << 18;
 /// Longest time for the two processes to compare their NICs, and for a last message to be written.
 const GREETING: Duration = Duration::from_secs(5);
-
-/// What a guest knows about its NIC, as the two processes compare it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Offer {
-    /// MAC in the configuration.
-    mac: Option<MacAddr>,
-    /// MTU in bytes.
-    mtu: u16,
-    /// Number of queue pairs.
-    queue_pairs: u16,
-    /// Addresses that the guest gets.
-    leases: Vec<IpAddr>,
-}
-
-impl Payload for Offer {
-    const KIND: &'static str = "migration-offer";
-    const VERSION: u32 = 1;
-}
-
-impl Offer {
-    fn of(port: &Port) -> Self {
-        let config = port.config();
-        Self {
-            mac: config.mac,
-            mtu: config.mtu,
-            queue_pairs: config.queue_pairs.get(),
-            leases: config.mode.properties().leases().into_iter().flatten().collect(),
-        }
-    }
-
-    /// The first property in which `self`, of the source, differs from `ours`.
-    fn difference(&self, ours: &Self) -> Option<&'static str> {
-        let Self {
-            mac,
-            mtu,
-            queue_pairs,
-            leases,
-        } = self;
-        let same = [
-            (*mac == ours.mac, "MAC"),
-            (*mtu == ours.mtu, "MTU"),
-            (*queue_pairs == ours.queue_pairs, "number of queue pairs"),
-            (*leases == ours.leases, "list of the guest's addresses"),
-        ];
-        same.into_iter().find(|(same, _)| !same).map(|(_, what)| what)
-    }
-}
 
 /// The end of the channel that a process is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -103,8 +53,8 @@ pub enum MigrationError {
     #[error("the other hawser refused: {0}")]
     Refused(String),
     /// The two processes serve different NICs.
-    #[error("the {0} of the NIC differs between the two processes: give both the same configuration")]
-    Differs(&'static str),
+    #[error(transparent)]
+    Differs(#[from] Differs),
     /// The payload of the other process cannot be read.
     #[error(transparent)]
     Payload(#[from] PayloadError),
@@ -254,7 +204,7 @@ impl Migration {
 
     fn serve(&mut self) -> Result<(), MigrationError> {
         if let Part::Source { .. } = self.part {
-            let offer = to_bytes(&Offer::of(&self.port));
+            let offer = to_bytes(&self.port.identity());
             self.relay.send(&Message::Hello(offer));
         }
         let mut events = EventBuffer::with_capacity(EVENTS);
@@ -469,10 +419,8 @@ impl Migration {
 
     /// Target: checks that the guest's NIC is the one of this port, and prepares the workers.
     fn greet(&mut self, offer: &[u8]) -> Result<(), MigrationError> {
-        let offer: Offer = from_bytes(offer)?;
-        if let Some(what) = offer.difference(&Offer::of(&self.port)) {
-            return Err(MigrationError::Differs(what));
-        }
+        let served: Identity = from_bytes(offer)?;
+        served.check(&self.port.identity())?;
         if !self.tell_workers(|| Follow::Expect) {
             return Err(MigrationError::Unsupported(
                 "the target runs a guest already, or is not in masquerade mode",

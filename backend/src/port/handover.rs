@@ -6,6 +6,7 @@
 
 use super::Port;
 use super::forwards::SavedForward;
+use super::identity::Identity;
 use super::saved::{NicError, NicRecord};
 use crate::bridge;
 use crate::config::payload::{Payload, Sealed};
@@ -115,7 +116,7 @@ pub fn formats() -> Vec<(&'static str, u32)> {
     const fn of<T: Payload>() -> (&'static str, u32) {
         (T::KIND, T::VERSION)
     }
-    let own = vec![of::<PortRecord>(), of::<NicRecord>()];
+    let own = vec![of::<PortRecord>(), of::<NicRecord>(), of::<Identity>()];
     [
         own,
         vec![bridge::format()],

@@ -4,6 +4,7 @@
 mod announcement;
 mod forwards;
 mod handover;
+mod identity;
 mod link;
 mod moments;
 mod peers;
@@ -15,11 +16,12 @@ pub(crate) mod testing;
 pub use crate::mode::Origin;
 pub use forwards::ForwardError;
 pub use handover::{PortRecord, RestingPort, formats};
+pub use identity::{Differs, Identity};
 pub use link::Link;
 pub use moments::{Moment, Moments};
 pub use peers::PeerReport;
 pub use resources::PortResources;
-pub use saved::{Identity, NicError, NicRecord, SavedSighting, State as SavedState};
+pub use saved::{NicError, NicRecord, SavedSighting, State as SavedState};
 
 use crate::bridge::{Bridge, BridgeError, BridgeSetup, Leases};
 use crate::capture::Capture;

@@ -1,52 +1,98 @@
 //! The state of a NIC apart from its flows and its front end, for a live upgrade or a migration.
 //!
-//! A record has two parts. [`Identity`] is what the guest has been told about its NIC; a process that serves another
-//! NIC under that name refuses the record. [`State`] is what the guest, its traffic and the operator have changed since
+//! A record has two parts. [`Identity`](super::Identity) is what the guest has been told about its NIC; a process that
+//! serves another NIC under that name refuses the record. [`State`] is what the guest, its traffic and the operator have changed since
 //! the NIC was set up. Rings and features belong to the front end (`vhost-user-server`), flows to the mode.
 
 use super::Port;
+use super::identity::{Differs, Identity};
 use crate::config::Rates;
-use crate::config::payload::Payload;
+use crate::config::payload::{Payload, Sealed};
 use crate::counters::SavedCounters;
 use crate::packet::MacAddr;
 use crate::policy::{SnoopSource, SnoopedAddress};
 use crate::responder::SavedLeases;
 use crate::time::Instant;
 use crate::worker::{self, DriverSettings};
-use serde::{Deserialize, Serialize};
-use std::fmt::Debug;
+use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer};
+use serde::de::{MapAccess, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
+use std::fmt;
 use std::net::IpAddr;
 use std::time::Duration;
 
 /// A NIC between two processes.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, from = "WrittenNic")]
 pub struct NicRecord {
+    /// Name of the port.
+    pub name: String,
     /// What the guest knows about its NIC.
-    pub identity: Identity,
+    pub identity: Sealed<Identity>,
     /// What has changed since the NIC was set up.
     pub state: State,
 }
 
 impl Payload for NicRecord {
     const KIND: &'static str = "nic";
-    const VERSION: u32 = 1;
+    const VERSION: u32 = 2;
 }
 
-/// What the guest has been told about its NIC.
-#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+/// [`NicRecord`] in any version. In version 1 the identity had the name, and was no payload of its own.
+#[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Identity {
-    /// Name of the port.
-    pub name: String,
-    /// MAC in the configuration.
-    pub mac: Option<MacAddr>,
-    /// MTU of the NIC, in bytes.
-    pub mtu: u16,
-    /// Number of queue pairs.
-    pub queue_pairs: u16,
-    /// Addresses that the guest gets by DHCP, DHCPv6 or router advertisement.
-    pub leases: Vec<IpAddr>,
+struct WrittenNic {
+    #[serde(default)]
+    name: String,
+    identity: WrittenIdentity,
+    state: State,
+}
+
+impl From<WrittenNic> for NicRecord {
+    fn from(nic: WrittenNic) -> Self {
+        let WrittenNic { name, identity, state } = nic;
+        let (name, identity) = match identity {
+            WrittenIdentity::Sealed(identity) => (name, identity),
+            WrittenIdentity::Named(NamedIdentity { name, identity }) => (name, Sealed(identity)),
+        };
+        Self { name, identity, state }
+    }
+}
+
+enum WrittenIdentity {
+    Sealed(Sealed<Identity>),
+    Named(NamedIdentity),
+}
+
+#[derive(Deserialize)]
+struct NamedIdentity {
+    name: String,
+    #[serde(flatten)]
+    identity: Identity,
+}
+
+impl<'de> Deserialize<'de> for WrittenIdentity {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        struct Any;
+
+        impl<'de> Visitor<'de> for Any {
+            type Value = WrittenIdentity;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("the identity of a NIC")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, list: A) -> Result<WrittenIdentity, A::Error> {
+                Deserialize::deserialize(SeqAccessDeserializer::new(list)).map(WrittenIdentity::Sealed)
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<WrittenIdentity, A::Error> {
+                Deserialize::deserialize(MapAccessDeserializer::new(map)).map(WrittenIdentity::Named)
+            }
+        }
+
+        from.deserialize_any(Any)
+    }
 }
 
 /// What has changed since the NIC was set up.
@@ -82,18 +128,16 @@ pub struct SavedSighting {
 #[derive(Debug, thiserror::Error)]
 pub enum NicError {
     /// The guest would see another NIC.
+    #[error("interface {0}: {1}")]
+    Differs(String, Differs),
+    /// The record is that of another port.
     #[error(
-        "interface {name}: its {what} is {ours} here and {theirs} in the process that serves it: give both the same \
-         configuration, or restart hawser"
+        "interface {ours}: the state of interface {theirs} was passed on in its place; report the versions on both sides"
     )]
-    Differs {
+    Name {
         /// Name of the port.
-        name: String,
-        /// The property that differs.
-        what: &'static str,
-        /// Its value in this process.
         ours: String,
-        /// Its value in the record.
+        /// Name in the record.
         theirs: String,
     },
     /// No driver can have made these settings.
@@ -104,54 +148,7 @@ pub enum NicError {
     Rate(String),
 }
 
-impl Identity {
-    /// Checks that a guest that was served as `self` may be served as `ours`.
-    ///
-    /// # Errors
-    /// [`NicError::Differs`], with the first property that differs.
-    pub fn check(&self, ours: &Self) -> Result<(), NicError> {
-        let Self {
-            name,
-            mac,
-            mtu,
-            queue_pairs,
-            leases,
-        } = self;
-        let same = |what, is_same: bool, ours: &dyn Debug, theirs: &dyn Debug| match is_same {
-            true => Ok(()),
-            false => Err(NicError::Differs {
-                name: name.clone(),
-                what,
-                ours: format!("{ours:?}"),
-                theirs: format!("{theirs:?}"),
-            }),
-        };
-        same("name", *name == ours.name, &ours.name, name)?;
-        same("MAC", *mac == ours.mac, &ours.mac, mac)?;
-        same("MTU", *mtu == ours.mtu, &ours.mtu, mtu)?;
-        same(
-            "number of queue pairs",
-            *queue_pairs == ours.queue_pairs,
-            &ours.queue_pairs,
-            queue_pairs,
-        )?;
-        same("list of leased addresses", *leases == ours.leases, &ours.leases, leases)
-    }
-}
-
 impl Port {
-    /// What the guest has been told about this NIC.
-    pub fn identity(&self) -> Identity {
-        let config = &self.config;
-        Identity {
-            name: config.name.clone(),
-            mac: config.mac,
-            mtu: config.mtu,
-            queue_pairs: config.queue_pairs.get(),
-            leases: config.mode.properties().leases().into_iter().flatten().collect(),
-        }
-    }
-
     /// The NIC, for another process. Counters are exact if the workers rest.
     pub fn save(&self) -> NicRecord {
         let sighting = |(seen, age): (SnoopedAddress, Duration)| SavedSighting {
@@ -161,7 +158,8 @@ impl Port {
             age: u64::try_from(age.as_millis()).unwrap_or(u64::MAX),
         };
         NicRecord {
-            identity: self.identity(),
+            name: self.config.name.clone(),
+            identity: Sealed(self.identity()),
             state: State {
                 link_up: self.link.is_wanted(),
                 rates: self.rates(),
@@ -179,15 +177,27 @@ impl Port {
     /// # Errors
     /// [`NicError`]
     pub fn load(&self, saved: NicRecord) -> Result<(), NicError> {
-        let NicRecord { identity, state } = saved;
-        identity.check(&self.identity())?;
+        let NicRecord {
+            name,
+            identity: Sealed(identity),
+            state,
+        } = saved;
+        let ours = &self.config.name;
+        if name != *ours {
+            return Err(NicError::Name {
+                ours: ours.clone(),
+                theirs: name,
+            });
+        }
+        let same = identity.check(&self.identity());
+        same.map_err(|differs| NicError::Differs(ours.clone(), differs))?;
         let Rates { to_guest, from_guest } = state.rates;
         let rates = [to_guest.bytes, to_guest.packets, from_guest.bytes, from_guest.packets];
         if rates.into_iter().flatten().any(|rate| rate.per_second == 0) {
-            return Err(NicError::Rate(identity.name));
+            return Err(NicError::Rate(name));
         }
         if !self.nic.load(state.driver) {
-            return Err(NicError::Driver(identity.name));
+            return Err(NicError::Driver(name));
         }
         let now = worker::now();
         let sighting = |seen: SavedSighting| SnoopedAddress {
@@ -221,6 +231,7 @@ mod tests {
     use super::*;
     use crate::config::payload::{from_bytes, to_bytes};
     use crate::config::{Rate, RateLimit};
+    use crate::nat::saved::golden;
     use crate::port::PortResources;
     use crate::virtio::control::{Order, RxMode};
     use crate::virtio::features::Features;
@@ -234,7 +245,25 @@ mod tests {
     }
 
     #[test]
-    fn a_nic_continues_in_another_process() {
+    fn golden_files_of_all_versions_load() {
+        let nic = changed().save();
+        let nic = NicRecord {
+            state: State {
+                snooped: Vec::new(),
+                counters: SavedCounters::default(),
+                ..nic.state
+            },
+            ..nic
+        };
+        golden::check("changed", std::slice::from_ref(&nic));
+        for (name, loaded) in golden::all::<NicRecord>() {
+            assert_eq!(loaded, std::slice::from_ref(&nic), "{name}");
+            port(|_| {}).load(loaded[0].clone()).unwrap();
+        }
+    }
+
+    /// A NIC of which everything has been changed.
+    fn changed() -> Port {
         let old = port(|_| {});
         let bytes = Some(Rate {
             per_second: 1000,
@@ -262,7 +291,12 @@ mod tests {
             .load(serde_json::from_str(r#"{"v4":true,"v6":false,"stranger":"02:00:00:00:00:07"}"#).unwrap());
         let counted = r#"{"drops":{"truncated":3,"of_a_newer_version":1},"counts":{"tx_frames":4}}"#;
         old.counters[0].load(&serde_json::from_str(counted).unwrap());
+        old
+    }
 
+    #[test]
+    fn a_nic_continues_in_another_process() {
+        let old = changed();
         let new = port(|_| {});
         new.load(from_bytes(&to_bytes(&old.save())).unwrap()).unwrap();
         let (mut before, mut after) = (old.save(), new.save());
@@ -270,7 +304,7 @@ mod tests {
         before.state.snooped[0].age = 0;
         after.state.snooped[0].age = 0;
         assert_eq!(after, before);
-        assert!(!new.link().is_up() && new.rates() == limits && new.held_leases().has_v4());
+        assert!(!new.link().is_up() && new.rates() == old.rates() && new.held_leases().has_v4());
     }
 
     #[test]
@@ -283,9 +317,15 @@ mod tests {
             assert_eq!(port.save(), before);
             error
         };
-        assert!(refused(|config| config.mtu = 9000).contains("its MTU is 9000 here and 1500"));
-        assert!(refused(|config| config.mac = None).contains("its MAC is None here"));
-        assert!(refused(|config| config.name = "other".into()).contains("its name is"));
+        assert!(
+            refused(|config| config.mtu = 9000)
+                .contains("MTU of the NIC is 1500 in the process that serves the guest and 9000")
+        );
+        assert!(
+            refused(|config| config.mac = None)
+                .contains("MAC of the NIC is 02:00:00:00:00:09 in the process that serves the guest and unset")
+        );
+        assert!(refused(|config| config.name = "other".into()).contains("interface other: the state of interface"));
     }
 
     #[test]

@@ -21,11 +21,15 @@ use hawser_backend::worker::Rest;
 use hawser_config::handover::Handover as _;
 use hawser_config::payload::Sealed;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::io;
 use std::mem::ManuallyDrop;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, MutexGuard};
 use std::thread::JoinHandle;
+
+/// What the guest knows about each NIC, by name.
+pub(crate) type Identities = BTreeMap<String, Sealed<Identity>>;
 
 /// What the port of another process begins with.
 #[derive(Debug)]
@@ -82,17 +86,18 @@ struct StoppedPort {
 }
 
 impl Machine {
-    /// What the guest knows about each NIC.
+    /// What the guest knows about each NIC, by name.
     ///
     /// # Errors
     /// A NIC cannot be handed over.
-    pub(crate) fn identities(&self) -> Result<Vec<Identity>, Failure> {
+    pub(crate) fn identities(&self) -> Result<Identities, Failure> {
         let state = self.shared.lock();
         if let Some(device) = state.devices.first() {
             let why = "a VF cannot be handed to another process yet: restart hawser instead";
             return Err(Failure::runtime(why).of(&device.name));
         }
-        Ok(state.ports.iter().map(|entry| entry.port.identity()).collect())
+        let named = |entry: &ServedPort| (entry.port.config().name.clone(), Sealed(entry.port.identity()));
+        Ok(state.ports.iter().map(named).collect())
     }
 
     /// Duplicates of the descriptors with which the ports of another process begin.

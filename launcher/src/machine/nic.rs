@@ -11,6 +11,7 @@ use crate::startup;
 use crate::vf::{Keeper, Vf};
 use crate::vmm::{Card, Passed};
 use crate::watcher::files;
+use hawser_backend::port::Identity;
 use hawser_config::ModeConfig;
 use hawser_manifest::plan::NicPlan;
 use std::sync::Arc;
@@ -88,6 +89,14 @@ impl Nic {
         match self {
             Self::VhostUser { found, .. } => &found.port.name,
             Self::PassedThrough(device) => &device.name,
+        }
+    }
+
+    /// What a guest knows about the NIC, if packets pass through hawser.
+    pub(crate) fn identity(&self) -> Option<Identity> {
+        match self {
+            Self::VhostUser { found, .. } => Some(Identity::of(&found.port)),
+            Self::PassedThrough(_) => None,
         }
     }
 

@@ -119,7 +119,7 @@ fn negotiate(wire: &mut Wire, gifts: &Gifts, machine: &Machine) -> Result<(), Fa
     if let Some(obstacle) = (gifts.setup.obstacle)() {
         return Err(Failure::runtime(obstacle));
     }
-    let ours = Hello::new(machine.identities()?);
+    let ours = Hello::new(&machine.identities()?);
     theirs.can_replace(&ours).map_err(Failure::runtime)?;
     wire.say(Word::Hello(ours)).map_err(lost)?;
     match next(wire)?.word {

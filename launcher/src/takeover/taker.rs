@@ -5,11 +5,11 @@ use super::token::Token;
 use super::wire::{Message, Wire};
 use super::words::{Hello, Word};
 use crate::failure::Failure;
-use crate::machine::{GivenPort, Machine, MachineSetup, Nic, SharedPort, Successor};
+use crate::machine::{GivenPort, Identities, Machine, MachineSetup, Nic, SharedPort, Successor};
 use hawser_backend::mode::SavedMode;
-use hawser_backend::port::Identity;
 use hawser_backend::sys::listening_socket::{ListeningSocket, OfferedSocket};
 use hawser_config::handover::Handover as _;
+use hawser_config::payload::Sealed;
 use std::io;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 #[derive(Debug)]
 pub(crate) struct Taker {
     wire: Wire,
-    nics: Vec<Identity>,
+    nics: Identities,
 }
 
 /// What the other process has given.
@@ -45,17 +45,15 @@ impl Taker {
             ))
         })?;
         let mut wire = Wire::new(stream);
-        wire.say(Word::Hello(Hello::new(Vec::new()))).map_err(lost)?;
+        wire.say(Word::Hello(Hello::new(&Identities::new()))).map_err(lost)?;
         let theirs = match next(&mut wire)?.word {
             Word::Hello(hello) => hello,
             word => return Err(unexpected(&word)),
         };
         theirs.check_protocol().map_err(Failure::runtime)?;
         log::info!("taking over from {}", theirs.program);
-        Ok(Self {
-            wire,
-            nics: theirs.nics,
-        })
+        let nics = theirs.nics().map_err(Failure::runtime)?;
+        Ok(Self { wire, nics })
     }
 
     /// Takes over `nics`. If that fails after the other process has stopped serving them, this process exits.
@@ -108,18 +106,23 @@ impl Taker {
 
     /// Checks that the NICs are those of the other process.
     fn check(&self, nics: &[Nic]) -> Result<(), Failure> {
-        let known = |name: &str| self.nics.iter().any(|nic| nic.name == name);
-        if let Some(nic) = nics.iter().find(|nic| !known(nic.name())) {
-            let why = "the running process does not serve it: plug it first, or restart hawser";
-            return Err(Failure::runtime(why).of(nic.name()));
+        for nic in nics {
+            let Some(Sealed(served)) = self.nics.get(nic.name()) else {
+                let why = "the running process does not serve it: plug it first, or restart hawser";
+                return Err(Failure::runtime(why).of(nic.name()));
+            };
+            if let Some(offered) = nic.identity() {
+                let same = served.check(&offered);
+                same.map_err(|differs| Failure::runtime(differs).of(nic.name()))?;
+            }
         }
-        if let Some(nic) = self
+        if let Some(name) = self
             .nics
-            .iter()
-            .find(|nic| nics.iter().all(|ours| ours.name() != nic.name))
+            .keys()
+            .find(|name| nics.iter().all(|ours| ours.name() != **name))
         {
             let why = "the running process serves it: unplug it first, or restart hawser";
-            return Err(Failure::runtime(why).of(&nic.name));
+            return Err(Failure::runtime(why).of(name));
         }
         Ok(())
     }

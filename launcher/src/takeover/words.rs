@@ -11,16 +11,16 @@
 //! Two seconds after `Take`, or when the new process has ended, the old one takes the token itself and goes on. The new
 //! process uses no ring and no socket before it has the token. Once it has, the old one goes on only if it ends.
 
-use crate::machine::GivenHead;
-use hawser_backend::port::Identity;
+use crate::machine::{GivenHead, Identities};
 use hawser_backend::sys::listening_socket::SocketRecord;
 use hawser_config::payload::Sealed;
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// Version of this protocol.
-const PROTOCOL: u32 = 1;
+const PROTOCOL: u32 = 2;
 
 /// A word of one of the two processes.
 #[derive(Debug, Deserialize, Serialize)]
@@ -63,8 +63,8 @@ pub(super) struct Hello {
     pub program: String,
     /// The kinds of payloads that it reads and writes, with the newest version of each.
     formats: BTreeMap<String, u32>,
-    /// Its NICs.
-    pub nics: Vec<Identity>,
+    /// Its NICs ([`Identities`]), which other versions of the protocol describe in another way.
+    nics: Value,
 }
 
 /// The reason why one process cannot replace the other.
@@ -89,13 +89,21 @@ pub(super) enum Mismatch {
 
 impl Hello {
     /// This process, with these NICs.
-    pub(super) fn new(nics: Vec<Identity>) -> Self {
+    pub(super) fn new(nics: &Identities) -> Self {
         Self {
             protocol: PROTOCOL,
             program: format!("hawser {}", env!("CARGO_PKG_VERSION")),
             formats: crate::takeover::formats(),
-            nics,
+            nics: json!(nics),
         }
+    }
+
+    /// Its NICs.
+    ///
+    /// # Errors
+    /// They are not described as in this version of the protocol.
+    pub(super) fn nics(&self) -> Result<Identities, serde_json::Error> {
+        Identities::deserialize(&self.nics)
     }
 
     /// Checks that the process which says this can replace `old`.
@@ -129,9 +137,9 @@ mod tests {
 
     #[test]
     fn a_process_is_replaced_by_one_that_reads_all_that_it_writes() {
-        let old = Hello::new(Vec::new());
+        let old = Hello::new(&Identities::new());
         let with = |change: fn(&mut Hello)| {
-            let mut new = Hello::new(Vec::new());
+            let mut new = Hello::new(&Identities::new());
             change(&mut new);
             new.can_replace(&old).map_err(|why| why.to_string())
         };
@@ -147,7 +155,7 @@ mod tests {
 
     #[test]
     fn another_protocol_is_refused_by_its_version() {
-        let mut hello = Hello::new(Vec::new());
+        let mut hello = Hello::new(&Identities::new());
         assert_eq!(hello.check_protocol(), Ok(()));
         hello.protocol = 9;
         assert!(

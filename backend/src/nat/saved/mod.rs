@@ -32,6 +32,6 @@ pub(super) use self::fields::{Nanos, base64};
 pub use crate::config::payload::{Payload, PayloadError, from_bytes, to_bytes};
 
 #[cfg(test)]
-pub(super) mod golden;
+pub(crate) mod golden;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
