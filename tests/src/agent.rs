@@ -21,6 +21,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 pub struct Agent {
     folder: PathBuf,
     process: Option<Background>,
+    environment: Vec<(String, String)>,
 }
 
 impl Agent {
@@ -28,13 +29,22 @@ impl Agent {
     pub fn new(folder: PathBuf) -> Result<Self> {
         fs::create_dir_all(folder.join("vms"))?;
         fs::create_dir_all(folder.join("shared"))?;
-        let process = None;
-        Ok(Self { folder, process })
+        Ok(Self {
+            folder,
+            process: None,
+            environment: Vec::new(),
+        })
+    }
+
+    /// Sets a variable of the agent's environment for its next start.
+    pub fn set(&mut self, name: &str, value: &str) {
+        self.environment.push((name.to_owned(), value.to_owned()));
     }
 
     /// Starts the agent on the node `name`.
     pub fn start(&mut self, namespace: &Namespace, name: &str, arguments: &[&str]) -> Result<()> {
         let mut command = namespace.command(artifacts::agent()?);
+        command.envs(self.environment.iter().cloned());
         command.arg("serve").arg(format!("--node={name}"));
         command.arg("--hawser").arg(artifacts::hawser()?);
         command.arg("--vm-dir").arg(self.folder.join("vms"));
@@ -78,6 +88,11 @@ impl Agent {
             // SAFETY: takes plain numbers. The number is that of a process that this test's agent has started.
             unsafe { libc::kill(pid, libc::SIGKILL) };
         }
+    }
+
+    /// Number of the running processes of VMs.
+    pub fn running_vms(&self) -> usize {
+        self.vm_pids().len()
     }
 
     /// Numbers of the running processes of VMs.

@@ -1,7 +1,7 @@
 //! Nodes with agents that share etcd.
 
 use crate::agent::Agent;
-use crate::etcd::Etcd;
+use crate::etcd::{Etcd, PORT};
 use crate::guest::Guest;
 use crate::nodes::{Nodes, WORLD4};
 use crate::{Result, until};
@@ -37,8 +37,10 @@ pub fn vm_on(name: &str, node: usize) -> String {
 pub struct Cluster {
     /// Agents by the number of their node.
     pub agents: Vec<Agent>,
-    /// The only member of etcd.
+    /// The only member of etcd, or the first one.
     pub etcd: Etcd,
+    /// The other members.
+    pub members: Vec<Etcd>,
     /// The nodes.
     pub nodes: Nodes,
 }
@@ -57,12 +59,25 @@ impl Cluster {
     fn with_files(count: usize, files: &[(&str, &str)]) -> Result<Self> {
         let nodes = Nodes::new(count, 1500)?;
         let etcd = Etcd::start(&nodes.world, WORLD4, &nodes.path("etcd"))?;
+        Self::on(nodes, vec![etcd], files)
+    }
+
+    /// Starts three nodes without files, each with an agent and a member of etcd.
+    pub fn with_member_on_each_node() -> Result<Self> {
+        let nodes = Nodes::new(3, 1500)?;
+        let addresses: Vec<String> = (0..nodes.nodes.len()).map(Nodes::vtep4).collect();
+        let members = Etcd::start_all(&nodes.nodes, &addresses, &nodes.path("etcd"))?;
+        Self::on(nodes, members, &[])
+    }
+
+    fn on(nodes: Nodes, mut members: Vec<Etcd>, files: &[(&str, &str)]) -> Result<Self> {
         let mut cluster = Self {
             agents: Vec::new(),
-            etcd,
+            etcd: members.remove(0),
+            members,
             nodes,
         };
-        for node in 0..count {
+        for node in 0..cluster.nodes.nodes.len() {
             let agent = Agent::new(cluster.nodes.path(&format!("agent{node}")))?;
             for (name, text) in files {
                 agent.share(name, text)?;
@@ -77,6 +92,29 @@ impl Cluster {
     pub fn start(&mut self, node: usize) -> Result<()> {
         let store = format!("--store={}", self.etcd.store());
         self.agents[node].start(&self.nodes.nodes[node], &format!("n{node}"), &[&store])
+    }
+
+    /// Cuts a node off from members of etcd on other nodes, in both directions. Packets are dropped without an answer.
+    pub fn cut(&self, node: usize) -> Result<()> {
+        let node = &self.nodes.nodes[node];
+        node.run("nft add table inet cut")?;
+        let ports = format!("{{{PORT},{}}}", PORT + 1);
+        for (hook, link) in [("input", "iifname"), ("output", "oifname")] {
+            node.run(&format!(
+                "nft add chain inet cut {hook} {{ type filter hook {hook} priority 0 ; }}"
+            ))?;
+            for end in ["sport", "dport"] {
+                node.run(&format!(
+                    "nft add rule inet cut {hook} {link} eth0 tcp {end} {ports} drop"
+                ))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends the effect of [`cut`](Self::cut).
+    pub fn heal(&self, node: usize) -> Result<()> {
+        self.nodes.nodes[node].run("nft delete table inet cut").map(drop)
     }
 
     /// Makes a node serve a VM by a file, and boots its guest.

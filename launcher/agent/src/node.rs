@@ -172,13 +172,16 @@ struct Node<'a> {
     state: NodeState,
 }
 
-impl Node<'_> {
+impl<'a> Node<'a> {
     /// Runs one turn, and returns the longest pause before the next.
     fn turn(&mut self, now: Instant) -> Duration {
         let unreadable = self.read_files(now).err();
         let mut problem = None;
         if self.rests_until.is_some_and(|until| now < until) {
-            self.vms.values_mut().for_each(|vm| vm.watch(now));
+            let site = self.site();
+            let may_start = !self.membership.is_taken();
+            let vms = self.vms.values_mut();
+            vms.for_each(|vm| vm.watch(&site, may_start, now));
             problem.clone_from(&self.problem);
         } else {
             let turned = self.turn_with_store(now);
@@ -219,21 +222,23 @@ impl Node<'_> {
             self.described.extend(descriptions);
             self.desire(now);
         }
-        let ports = self
-            .vms
-            .values()
-            .flat_map(|vm| vm.ports.iter().map(|port| port.binding.vtep.port()));
-        let mut site = Site {
-            args: self.args,
-            node: self.node,
-            has_units: self.has_units,
-            vtep: self.args.vtep.map_or_else(source_address, Ok),
-            ports: ports.collect(),
-        };
+        let mut site = self.site();
         let store = &mut self.cluster.store;
         self.vms.retain(|_, vm| vm.step(store, &mut site, now));
         self.follow()?;
         self.tell()
+    }
+
+    /// The properties that the VMs share.
+    fn site(&self) -> Site<'a> {
+        let ports = self.vms.values().flat_map(|vm| &vm.ports);
+        Site {
+            args: self.args,
+            node: self.node,
+            has_units: self.has_units,
+            vtep: self.args.vtep.map_or_else(source_address, Ok),
+            ports: ports.map(|port| port.binding.vtep.port()).collect(),
+        }
     }
 
     /// Waits for a signal, a change of the store, the end of a process, or until the time is up.

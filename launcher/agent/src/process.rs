@@ -6,6 +6,7 @@ use crate::unit::{Arguments, Unit};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
@@ -14,6 +15,9 @@ use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::thread;
+
+/// The command of hawser that serves a VM.
+const RUN: &str = "run";
 
 /// A process, from its start until it is reaped.
 #[derive(Debug)]
@@ -87,6 +91,37 @@ impl Main {
         // The start is read after the handle is open, because another process may have got the number.
         (started_at(main.pid)? == start && !main.has_ended()).then_some(main)
     }
+
+    /// The process that an earlier agent has started and not noted, because the agent was killed in between. Its arguments
+    /// name the directory.
+    fn unnoted(folder: &VmFolder) -> Option<Self> {
+        if !folder.path().exists() {
+            return None;
+        }
+        let socket_dir = socket_dir(folder);
+        let is_ours = |pid: &str| {
+            let arguments = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            let mut arguments = arguments.split(|byte| *byte == 0).skip(1);
+            arguments.next() == Some(RUN.as_bytes())
+                && arguments.any(|argument| argument == socket_dir.as_encoded_bytes())
+        };
+        let pids = fs::read_dir("/proc").ok()?.flatten();
+        pids.filter_map(|entry| entry.file_name().into_string().ok())
+            .filter(|pid| is_ours(pid))
+            .find_map(|pid| {
+                let main = Self::of(Pid::from_raw(pid.parse().ok()?)?).ok()?;
+                // Another process may have got the number before the handle was open.
+                let is_it = is_ours(&pid) && !main.has_ended();
+                is_it.then(|| main.note(folder)).map(|_| main)
+            })
+    }
+}
+
+/// The argument that names the directory of a VM's sockets.
+pub(crate) fn socket_dir(folder: &VmFolder) -> OsString {
+    let mut argument = OsString::from("--socket-dir=");
+    argument.push(folder.path());
+    argument
 }
 
 impl Process {
@@ -109,7 +144,7 @@ impl Process {
         let log = log(folder)?;
         let mut command = Command::new(program);
         command
-            .arg("run")
+            .arg(RUN)
             .args(&arguments.vm)
             .args(&arguments.node)
             .env("NOTIFY_SOCKET", &socket)
@@ -149,7 +184,7 @@ impl Process {
         let noted = Main::noted(folder);
         if !unit.may_run() {
             let keeper = Keeper::Earlier;
-            return noted.map(|main| Self {
+            return noted.or_else(|| Main::unnoted(folder)).map(|main| Self {
                 main: Some(main),
                 keeper,
             });

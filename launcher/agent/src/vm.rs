@@ -1,28 +1,30 @@
 //! One VM of this node: its desired state, its current state, and the steps from one to the other.
 
+mod ports;
+
 use crate::cli::ServeArgs;
 use crate::desired::VmFile;
 use crate::folder::VmFolder;
 use crate::history::{EventKind, History};
 use crate::netns::{Netns, Progress};
 use crate::peers::replace;
-use crate::process::Process;
+use crate::process::{Process, socket_dir};
 use crate::store::AgentStore;
 use crate::unit::{Arguments, Unit};
 use hawser_manifest::plan::VmPlan;
 use hawser_packet::MacRange;
-use hawser_store::bindings::{BindError, Binding, Bound, Epoch, Epochs as _, PortId, Watch as _};
-use hawser_store::liveness::ProcessId;
 use hawser_store::sqlite::{Access, Sqlite};
-use hawser_store::{Holder, Lease, Store as _, StoreError, VmName, agreement};
+use hawser_store::{Lease, Store as _, StoreError, VmName, agreement};
 use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fs;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
+
+pub(crate) use ports::OwnPort;
 
 /// First and longest pause before another attempt.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
@@ -54,32 +56,6 @@ impl Phase {
     pub(crate) const ALL: [Self; 4] = [Self::Waiting, Self::Starting, Self::Running, Self::Stopping];
 }
 
-/// A port of the VM on a network that spans nodes.
-#[derive(Clone, Debug)]
-pub(crate) struct OwnPort {
-    pub port: PortId,
-    pub binding: Binding,
-    epoch: Epoch,
-}
-
-/// The data with which a later agent can unbind a port.
-#[derive(Debug, serde::Serialize, serde::Deserialize)]
-struct KnownPort {
-    network: String,
-    interface: String,
-    epoch: u32,
-}
-
-impl KnownPort {
-    fn of(own: &OwnPort) -> Self {
-        Self {
-            network: own.port.network.clone(),
-            interface: own.port.holder.interface.clone(),
-            epoch: own.epoch.0,
-        }
-    }
-}
-
 /// A VM.
 #[derive(Debug)]
 pub(crate) struct Vm {
@@ -97,6 +73,8 @@ pub(crate) struct Vm {
     pub message: String,
     /// What has happened to it on this node.
     pub history: History,
+    /// The plan of the process, once the store has the VM's records.
+    accepted: Option<VmPlan>,
     /// True if the NICs in the file have changed since the process was started or adopted them.
     changed: bool,
     /// A running `hawser plug` that applies changed NICs.
@@ -150,6 +128,7 @@ impl Vm {
             phase: Phase::Waiting,
             message: String::new(),
             history: History::default(),
+            accepted: None,
             changed: false,
             plug: None,
             next: now,
@@ -178,12 +157,47 @@ impl Vm {
         waits.then(|| self.next.saturating_duration_since(now).max(BUSY_TURN))
     }
 
-    /// Does what needs no store: ends the process of a VM that is no longer described, and notices its end.
-    pub(crate) fn watch(&mut self, now: Instant) {
+    /// Does what needs no store: ends the process of a VM that is no longer described, and starts one that has ended
+    /// again as it was. The ports are those of this node until another one binds them, so nothing is decided by that.
+    pub(crate) fn watch(&mut self, site: &Site<'_>, may_start: bool, now: Instant) {
         self.notice_end(now);
         if self.file.is_none() {
             self.end_process(now);
+            return;
         }
+        self.notice_ready();
+        let is_due = self.process.is_none() && self.phase == Phase::Waiting && now >= self.next;
+        if !is_due || !may_start {
+            return;
+        }
+        let Some(plan) = self.accepted.clone().filter(|plan| self.ports.len() == shared(plan)) else {
+            return;
+        };
+        let started = match self.netns.prepare(site.args, now) {
+            Ok(Progress::Done(namespace)) => self.start(&plan, namespace.as_deref(), site, now),
+            Ok(Progress::Pending) => return,
+            Err(problem) => Err(problem),
+        };
+        match started {
+            Ok(()) => self.message.clear(),
+            Err(problem) => self.wait(problem.into(), now),
+        }
+    }
+
+    /// Notices that the process serves the VM.
+    fn notice_ready(&mut self) {
+        let Some(process) = self.process.as_mut().filter(|_| self.phase != Phase::Stopping) else {
+            return;
+        };
+        let phase = if process.is_ready() {
+            Phase::Running
+        } else {
+            Phase::Starting
+        };
+        if phase == Phase::Running && self.phase == Phase::Starting {
+            self.history.record(EventKind::Running, "");
+        }
+        self.phase = phase;
     }
 
     /// Takes one step towards the desired state. False once the VM is neither desired nor running.
@@ -196,17 +210,8 @@ impl Vm {
             // The file is back before the process has ended.
             return self.step_to_end(store, site, now);
         }
-        let has_ports = self.has_ports();
-        if let Some(process) = self.process.as_mut().filter(|_| has_ports) {
-            let phase = if process.is_ready() {
-                Phase::Running
-            } else {
-                Phase::Starting
-            };
-            if phase == Phase::Running && self.phase == Phase::Starting {
-                self.history.record(EventKind::Running, "");
-            }
-            self.phase = phase;
+        if self.process.is_some() && self.has_ports() {
+            self.notice_ready();
             if self.phase == Phase::Running && (self.changed || self.plug.is_some()) {
                 self.step_to_change(store, site, now);
             }
@@ -282,8 +287,7 @@ impl Vm {
     /// True if the VM's records in the store are known, and its file requires no other ports.
     fn has_ports(&self) -> bool {
         let Some(file) = &self.file else { return true };
-        let wanted = file.plan.nics.iter().filter(|nic| nic.mode.layer2().is_some()).count();
-        self.ports.len() == wanted
+        self.ports.len() == shared(&file.plan)
     }
 
     fn wait(&mut self, obstacle: Obstacle, now: Instant) {
@@ -372,33 +376,6 @@ impl Vm {
         true
     }
 
-    /// Unbinds the ports of the VM, including those that an earlier agent has bound.
-    fn give_back(&mut self, store: &mut AgentStore) -> Result<(), StoreError> {
-        let mut ports: Vec<KnownPort> = self.ports.iter().map(KnownPort::of).collect();
-        if ports.is_empty() {
-            let text = fs::read_to_string(self.folder.ports()).unwrap_or_default();
-            ports = serde_json::from_str(&text).unwrap_or_default();
-        }
-        for KnownPort {
-            network,
-            interface,
-            epoch,
-        } in ports
-        {
-            let vm = self.name.clone();
-            let holder = Holder { vm, interface };
-            match store.unbind(&PortId { network, holder }, Epoch(epoch)) {
-                // Another node already has the port.
-                Ok(()) | Err(BindError::Fenced { .. }) => {}
-                Err(BindError::Store(error)) => return Err(error),
-            }
-        }
-        self.ports.clear();
-        // The file is written again with the next ports.
-        let _ = fs::remove_file(self.folder.ports());
-        Ok(())
-    }
-
     /// Leases MACs and addresses to the VM, claims its ports, and writes the files of its process.
     fn prepare(&mut self, store: &mut AgentStore, site: &mut Site<'_>) -> Result<VmPlan, Obstacle> {
         let Some(file) = &self.file else {
@@ -412,6 +389,7 @@ impl Vm {
         self.leases = leases;
         self.seed(&plan).map_err(|error| error.to_string())?;
         self.claim_ports(&plan, store, site)?;
+        self.accepted = Some(plan.clone());
         Ok(plan)
     }
 
@@ -462,65 +440,6 @@ impl Vm {
         }
     }
 
-    fn claim_ports(&mut self, plan: &VmPlan, store: &mut AgentStore, site: &mut Site<'_>) -> Result<(), Obstacle> {
-        let fenced = self.file.as_ref().and_then(|file| file.fenced.clone());
-        for nic in &plan.nics {
-            let Some(layer2) = nic.mode.layer2() else { continue };
-            let port = PortId {
-                network: layer2.network.network.clone(),
-                holder: Holder {
-                    vm: self.name.clone(),
-                    interface: nic.name.clone(),
-                },
-            };
-            if self.ports.iter().any(|known| known.port == port) {
-                continue;
-            }
-            let lease = self.leases.iter().find(|lease| lease.holder == port.holder);
-            let lease = lease.ok_or_else(|| format!("interface {} has no lease", nic.name))?;
-            let mac = nic.mac.or(lease.mac);
-            let mac = mac.ok_or_else(|| format!("interface {} has no MAC: give macAddress", nic.name))?;
-            let own = ProcessId {
-                node: site.node.to_owned(),
-                process: self.name.to_string(),
-            };
-            let is_own = |found: &Bound| found.binding.process == own;
-            // A port that an earlier agent has bound keeps its UDP port, because the process listens on it.
-            let found = store.bound(&port).map_err(|error| error.to_string())?;
-            let is_free = |found: &Bound| is_own(found) || fenced.as_ref() == Some(&found.binding.process.node);
-            if let Some(other) = found.as_ref().filter(|found| !is_free(found)) {
-                return Err(Obstacle::Elsewhere(format!(
-                    "it runs on node {} (interface {}, epoch {}): remove it there first",
-                    other.binding.process.node, nic.name, other.epoch
-                )));
-            }
-            let vtep_port = match found.as_ref().filter(|_| self.process.is_some()) {
-                Some(bound) => bound.binding.vtep.port(),
-                None => site.free_port()?,
-            };
-            site.ports.insert(vtep_port);
-            let binding = Binding {
-                process: own,
-                mac,
-                addresses: lease.addresses.iter().map(|net| net.addr()).collect(),
-                vtep: SocketAddr::new(site.vtep.clone()?, vtep_port),
-            };
-            let epoch = match &found {
-                Some(bound) if bound.binding == binding => bound.epoch,
-                _ => store
-                    .bind(&port, found.as_ref().map(|bound| bound.epoch), &binding)
-                    .map_err(|error| error.to_string())?,
-            };
-            self.ports.retain(|known| known.port != port);
-            self.ports.push(OwnPort { port, binding, epoch });
-            let known: Vec<KnownPort> = self.ports.iter().map(KnownPort::of).collect();
-            let path = self.folder.ports();
-            let text = serde_json::to_string(&known).map_err(|error| error.to_string())?;
-            replace(&path, &text).map_err(|error| unwritable(&path, &error))?;
-        }
-        Ok(())
-    }
-
     fn start(&mut self, plan: &VmPlan, namespace: Option<&Path>, site: &Site<'_>, now: Instant) -> Result<(), String> {
         let mut arguments = self.arguments(plan, site);
         for port in &self.ports {
@@ -551,9 +470,7 @@ impl Vm {
     }
 
     fn arguments(&self, plan: &VmPlan, site: &Site<'_>) -> Arguments {
-        let mut sockets = OsString::from("--socket-dir=");
-        sockets.push(self.folder.path());
-        let vm = vec!["-f".into(), self.folder.manifests().into(), sockets];
+        let vm = vec!["-f".into(), self.folder.manifests().into(), socket_dir(&self.folder)];
         let mut arguments: Vec<OsString> = Vec::new();
         let mut option = |name: &str, value: &dyn AsRef<std::ffi::OsStr>| {
             let mut argument = OsString::from(format!("--{name}="));
@@ -591,6 +508,11 @@ impl Site<'_> {
         let free = (self.args.vtep_port..=u16::MAX).find(|port| !self.ports.contains(port));
         free.ok_or_else(|| format!("no UDP port from --vtep-port={} on is free", self.args.vtep_port))
     }
+}
+
+/// Number of NICs on networks that span nodes.
+fn shared(plan: &VmPlan) -> usize {
+    plan.nics.iter().filter(|nic| nic.mode.layer2().is_some()).count()
 }
 
 fn unwritable(path: &Path, error: &io::Error) -> String {

@@ -32,6 +32,8 @@ pub(super) struct Membership {
     seen: Option<(i64, i64)>,
     /// Time at which pending VMs are placed.
     place: Option<Instant>,
+    /// True if another agent serves the node of this name.
+    is_taken: bool,
     /// States as they were written last.
     told: BTreeMap<VmName, VmStatus>,
 }
@@ -58,8 +60,14 @@ impl Membership {
             roll: Instant::now(),
             seen: None,
             place: None,
+            is_taken: false,
             told: BTreeMap::new(),
         })
+    }
+
+    /// True if another agent serves the node of this name, by the last answer of the store.
+    pub(super) const fn is_taken(&self) -> bool {
+        self.is_taken
     }
 }
 
@@ -107,11 +115,12 @@ impl Node<'_> {
     /// Answers the roll call, and places VMs without a node.
     pub(super) fn attend(&mut self, now: Instant) -> Result<(), String> {
         if now >= self.membership.roll {
-            match self
+            let roll = self
                 .cluster
                 .answer_roll(&self.membership.own)
-                .map_err(|error| error.to_string())?
-            {
+                .map_err(|error| error.to_string())?;
+            self.membership.is_taken = roll != Roll::Ours;
+            match roll {
                 Roll::Ours => self.membership.roll = now + ROLL,
                 Roll::Taken(host) => return Err(taken(self.node, &host)),
             }

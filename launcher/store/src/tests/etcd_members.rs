@@ -13,6 +13,8 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
+/// Seconds for which etcd accepts the token of a user who sends nothing.
+const TOKEN: u64 = 1;
 const NETWORK: &str = "default/blue";
 
 /// Repeats an attempt until it succeeds.
@@ -71,6 +73,7 @@ fn a_cluster_with_certificates_and_users_takes_only_those_it_knows() {
         format!("--key-file={}", at("good.key")),
         format!("--trusted-ca-file={}", at("good-ca.pem")),
         "--client-cert-auth".to_owned(),
+        format!("--auth-token-ttl={TOKEN}"),
     ];
     let member = Member::start_with("https", folder, arguments);
     let certificates = [
@@ -122,6 +125,9 @@ fn a_cluster_with_certificates_and_users_takes_only_those_it_knows() {
     give(&mut etcd, "a", &[of_range("lan", 9)]).unwrap();
     let (_, mut revision) = etcd.bindings(NETWORK).unwrap();
     assert_eq!(changes(&etcd, &mut revision), []);
+    // A token that has expired is replaced.
+    std::thread::sleep(Duration::from_secs(2 * TOKEN + 1));
+    assert_eq!(etcd.bind(&port("b"), None, &binding("p")).unwrap(), Epoch(1));
 
     let problem = |refused: Result<Etcd, StoreError>| refused.map(drop).unwrap_err().problem;
     let wrong = problem(connect(tls("good", "good"), "guessed"));
