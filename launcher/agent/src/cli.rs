@@ -34,7 +34,7 @@ pub(crate) enum Command {
     Start(PowerArgs),
     /// Stops a VM, which keeps its MAC and addresses
     Stop(PowerArgs),
-    /// Stops a VM and starts it on another node, with the same MAC and addresses
+    /// Moves a VM to another node with the same MAC and addresses; stops it for that, unless --live is given
     Move(MoveArgs),
     /// Lists the VMs that this node serves, including those of --vm-dir
     Status(StatusArgs),

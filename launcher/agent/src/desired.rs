@@ -70,10 +70,19 @@ pub(crate) struct VmFile {
     pub origin: Origin,
     /// Content of the VM's file, followed by that of the shared files.
     pub sources: Vec<SourceFile>,
-    /// A node that is known to be off. Ports that it has bound are taken over.
-    pub fenced: Option<String>,
+    /// How the VM gets its ports.
+    pub terms: Terms,
     /// The plan, without leases. The paths of its sockets have no directory.
     pub plan: VmPlan,
+}
+
+/// How a VM gets its ports on networks that span nodes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Terms {
+    /// A node that is known to be off. Ports that it has bound are taken over.
+    pub fenced: Option<String>,
+    /// The node on which the VM runs. Its ports are taken over once the guest runs here.
+    pub arrives_from: Option<String>,
 }
 
 impl VmDir {
@@ -107,7 +116,7 @@ impl VmDir {
         let describe = |path: &PathBuf| {
             let origin = Origin::File(path.clone());
             let with_common = |own| [own].into_iter().chain(common.iter().cloned()).collect();
-            let described = read(path).map(|own| describe(origin.clone(), with_common(own), None));
+            let described = read(path).map(|own| describe(origin.clone(), with_common(own), Terms::default()));
             (origin, described.unwrap_or_else(Described::Wrong))
         };
         let described = found.0.keys().map(describe).collect();
@@ -121,14 +130,14 @@ fn unreadable(path: &Path, error: &io::Error) -> String {
 }
 
 /// Describes the only VM of these files.
-pub(crate) fn describe(origin: Origin, sources: Vec<SourceFile>, fenced: Option<String>) -> Described {
+pub(crate) fn describe(origin: Origin, sources: Vec<SourceFile>, terms: Terms) -> Described {
     let options = PlanOptions::default();
     let setup = PlanSetup::new(Path::new(""), &options);
     match check_sources(&sources, &setup) {
         Ok(checked) => Described::Vm(Box::new(VmFile {
             origin,
             sources,
-            fenced,
+            terms,
             plan: checked.plan,
         })),
         Err(rejected) => Described::Wrong(text(&rejected)),

@@ -57,6 +57,11 @@ impl VmFolder {
         self.0.join("notify.sock")
     }
 
+    /// The socket of the process's API.
+    pub(crate) fn api(&self) -> PathBuf {
+        self.0.join("api.sock")
+    }
+
     /// The arguments of the process, if it is a unit of systemd.
     pub(crate) fn unit(&self) -> PathBuf {
         self.0.join("unit.env")

@@ -23,17 +23,20 @@ pub(crate) enum EventKind {
     Waiting,
     /// The running process has applied changed NICs.
     Changed,
+    /// Its guest has arrived from another node while it ran.
+    Arrived,
 }
 
 impl EventKind {
     /// All kinds.
-    pub(crate) const ALL: [Self; 6] = [
+    pub(crate) const ALL: [Self; 7] = [
         Self::Started,
         Self::Running,
         Self::Stopping,
         Self::Ended,
         Self::Waiting,
         Self::Changed,
+        Self::Arrived,
     ];
 }
 

@@ -30,6 +30,7 @@ mod cli;
 mod client;
 mod cluster;
 mod desired;
+mod exchange;
 mod folder;
 mod history;
 mod moment;

@@ -225,8 +225,25 @@ impl<'a> Node<'a> {
         let mut site = self.site();
         let store = &mut self.cluster.store;
         self.vms.retain(|_, vm| vm.step(store, &mut site, now));
+        self.receive()?;
         self.follow()?;
         self.tell()
+    }
+
+    /// Takes over the ports of VMs whose guests have arrived from other nodes.
+    fn receive(&mut self) -> Result<(), String> {
+        for vm in self.vms.values_mut().filter(|vm| vm.has_arrived()) {
+            let failed = |error: crate::cluster::Refused| error.to_string();
+            if !self.cluster.flip_move(&vm.name).map_err(failed)? {
+                // The move was cancelled. The next list of VMs ends this one.
+                continue;
+            }
+            vm.take_ports(&mut self.cluster.store)?;
+            self.cluster.finish_move(&vm.name).map_err(failed)?;
+            log::info!("VM {}: its guest has arrived", vm.name);
+            vm.history.record(crate::history::EventKind::Arrived, "");
+        }
+        Ok(())
     }
 
     /// The properties that the VMs share.

@@ -6,6 +6,7 @@
 //! | `placed/NODE/NAMESPACE/NAME` | [`PlacedVm`]: the part of it that its node needs; written together with it |
 //! | `pending/NAMESPACE/NAME` | empty; a VM without a node |
 //! | `status/NAMESPACE/NAME` | [`VmStatus`], written by the node |
+//! | `arrival/NAMESPACE/NAME` | the same of a VM that moves while it runs, written by the node that it moves to |
 //! | `object/KIND/NAMESPACE/NAME` | [`OtherObject`]; the namespace is `-` for kinds without one |
 //! | `node/NAME` | [`NodeObject`] |
 //!
@@ -56,6 +57,19 @@ pub(crate) struct VmObject {
     pub is_deleted: bool,
     /// A node that is known to be off. The VM's new node takes over the ports that this node has bound.
     pub fenced: Option<String>,
+    /// A move while the VM runs.
+    #[serde(default)]
+    pub moving: Option<Moving>,
+}
+
+/// A move of a VM that runs. Both nodes have a process; that of the target is silent until the guest runs there.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Moving {
+    /// The node that the VM moves to.
+    pub to: String,
+    /// True once that node takes over the ports. The move can no longer be cancelled.
+    pub is_flipping: bool,
 }
 
 /// A VM, for its node.
@@ -66,15 +80,27 @@ pub(crate) struct PlacedVm {
     pub power: Power,
     pub is_deleted: bool,
     pub fenced: Option<String>,
+    /// The node on which the VM runs, if it is to arrive from there.
+    #[serde(default)]
+    pub arrives_from: Option<String>,
 }
 
 impl VmObject {
+    /// The record for the node that the VM moves to.
+    pub(crate) fn arriving(&self) -> PlacedVm {
+        PlacedVm {
+            arrives_from: self.node.clone(),
+            ..self.placed()
+        }
+    }
+
     pub(crate) fn placed(&self) -> PlacedVm {
         PlacedVm {
             manifest: self.manifest.clone(),
             power: self.power,
             is_deleted: self.is_deleted,
             fenced: self.fenced.clone(),
+            arrives_from: None,
         }
     }
 }
@@ -221,6 +247,15 @@ pub(crate) fn status_key(vm: &VmName) -> RecordKey {
 
 pub(crate) fn statuses() -> RecordKey {
     RecordKey::new(["status"])
+}
+
+pub(crate) fn arrival_key(vm: &VmName) -> RecordKey {
+    RecordKey::new(["arrival", &vm.namespace, &vm.name])
+}
+
+/// True for the key of an [arrival](arrival_key).
+pub(crate) fn is_arrival(key: &RecordKey) -> bool {
+    key.parts().first().is_some_and(|part| part == "arrival")
 }
 
 pub(crate) fn object_key(kind: &str, namespace: Option<&str>, name: &str) -> RecordKey {

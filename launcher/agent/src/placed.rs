@@ -4,7 +4,7 @@
 //! reads both as a whole.
 
 use crate::cluster::sources_for;
-use crate::desired::{Described, Descriptions, Origin, describe};
+use crate::desired::{Described, Descriptions, Origin, Terms, describe};
 use crate::objects::{self, PlacedVm, Power};
 use crate::store::AgentStore;
 use hawser_store::VmName;
@@ -16,6 +16,8 @@ use std::collections::BTreeMap;
 pub(crate) enum Wanted {
     /// Its process is to run.
     Running,
+    /// Its process is to run, silent until its guest arrives from another node.
+    Arriving,
     /// Its process is to end.
     Stopped,
     /// Its process is to end, and its records are to be removed.
@@ -78,11 +80,16 @@ impl Placed {
             let wanted = match placed.power {
                 _ if placed.is_deleted => Wanted::Deleted,
                 Power::Off => Wanted::Stopped,
+                Power::On if placed.arrives_from.is_some() => Wanted::Arriving,
                 Power::On => Wanted::Running,
             };
-            if wanted == Wanted::Running {
+            if matches!(wanted, Wanted::Running | Wanted::Arriving) {
+                let terms = Terms {
+                    fenced: placed.fenced,
+                    arrives_from: placed.arrives_from,
+                };
                 let described = match sources_for(&vm, &placed.manifest, &others) {
-                    Ok(sources) => describe(origin.clone(), sources, placed.fenced),
+                    Ok(sources) => describe(origin.clone(), sources, terms),
                     Err(problem) => Described::Wrong(problem),
                 };
                 descriptions.insert(origin, described);

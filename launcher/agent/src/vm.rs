@@ -4,6 +4,7 @@ mod ports;
 
 use crate::cli::ServeArgs;
 use crate::desired::VmFile;
+use crate::exchange::{Message, exchange};
 use crate::folder::VmFolder;
 use crate::history::{EventKind, History};
 use crate::netns::{Netns, Progress};
@@ -35,6 +36,12 @@ const HANDOVER_PAUSE: Duration = Duration::from_millis(200);
 const STABLE: Duration = Duration::from_secs(60);
 /// Shortest time between two steps.
 const BUSY_TURN: Duration = Duration::from_millis(50);
+/// Time for which the process of a VM that has moved passes on late frames (`moved`, docs/layer2.md).
+const LATE: Duration = Duration::from_secs(10);
+/// Interval at which a process is asked whether its guest has arrived.
+const ARRIVAL_TURN: Duration = Duration::from_millis(20);
+/// Longest wait for its answer.
+const ANSWER: Duration = Duration::from_secs(2);
 /// Time for a process to end before it is killed.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -82,6 +89,8 @@ pub(crate) struct Vm {
     next: Instant,
     pause: Duration,
     since: Instant,
+    /// Another node has taken over the ports, and late frames are passed on until then.
+    late_until: Option<Instant>,
 }
 
 /// The reason why a VM cannot be started yet.
@@ -134,6 +143,7 @@ impl Vm {
             next: now,
             pause: FIRST_PAUSE,
             since: now,
+            late_until: None,
         }
     }
 
@@ -153,6 +163,9 @@ impl Vm {
         if matches!(self.phase, Phase::Starting | Phase::Stopping) || self.plug.is_some() {
             return Some(BUSY_TURN);
         }
+        if self.arrives() && self.phase == Phase::Running {
+            return Some(ARRIVAL_TURN);
+        }
         let waits = self.phase == Phase::Waiting && self.process.is_none();
         waits.then(|| self.next.saturating_duration_since(now).max(BUSY_TURN))
     }
@@ -162,7 +175,9 @@ impl Vm {
     pub(crate) fn watch(&mut self, site: &Site<'_>, may_start: bool, now: Instant) {
         self.notice_end(now);
         if self.file.is_none() {
-            self.end_process(now);
+            if self.late_until.is_none_or(|until| now >= until) {
+                self.end_process(now);
+            }
             return;
         }
         self.notice_ready();
@@ -170,7 +185,7 @@ impl Vm {
         if !is_due || !may_start {
             return;
         }
-        let Some(plan) = self.accepted.clone().filter(|plan| self.ports.len() == shared(plan)) else {
+        let Some(plan) = self.accepted.clone().filter(|plan| self.has_ports_of(plan)) else {
             return;
         };
         let started = match self.netns.prepare(site.args, now) {
@@ -182,6 +197,47 @@ impl Vm {
             Ok(()) => self.message.clear(),
             Err(problem) => self.wait(problem.into(), now),
         }
+    }
+
+    /// True while the VM runs on another node, from which its guest is to arrive.
+    fn arrives(&self) -> bool {
+        self.file.as_ref().is_some_and(|file| file.terms.arrives_from.is_some())
+    }
+
+    /// True if the VM's guest was to arrive from another node and runs here: a driver runs each NIC.
+    pub(crate) fn has_arrived(&self) -> bool {
+        #[derive(serde::Deserialize)]
+        struct Status {
+            interfaces: Vec<Interface>,
+        }
+        #[derive(serde::Deserialize)]
+        struct Interface {
+            driver: String,
+        }
+        if !self.arrives() || self.phase != Phase::Running {
+            return false;
+        }
+        let answer = exchange(&self.folder.api(), Message::get("/v1/status"), ANSWER);
+        // A process that does not answer is asked again.
+        let status = answer
+            .ok()
+            .and_then(|(_, body)| serde_json::from_slice::<Status>(&body).ok());
+        status.is_some_and(|status| {
+            !status.interfaces.is_empty() && status.interfaces.iter().all(|nic| nic.driver == "running")
+        })
+    }
+
+    /// True while the process of a VM that has moved passes on late frames. Its node learns of the move together with the
+    /// end of the VM's description.
+    fn is_late(&mut self, store: &AgentStore, node: &str, now: Instant) -> Result<bool, StoreError> {
+        if self.late_until.is_none() && self.process.is_some() && self.phase == Phase::Running {
+            let Some(other) = self.taken_by(store, node)? else {
+                return Ok(false);
+            };
+            self.message = format!("its guest runs on node {other}: late frames are passed on");
+            self.late_until = Some(now + LATE);
+        }
+        Ok(self.process.is_some() && self.late_until.is_some_and(|until| now < until))
     }
 
     /// Notices that the process serves the VM.
@@ -205,6 +261,10 @@ impl Vm {
         self.notice_end(now);
         if self.file.is_none() {
             return self.step_to_end(store, site, now);
+        }
+        if self.late_until.take().is_some() {
+            // The VM comes back: its process has left the network, and another one enters it.
+            return self.end_process(now) || self.step_to_end(store, site, now);
         }
         if self.phase == Phase::Stopping && self.process.is_some() {
             // The file is back before the process has ended.
@@ -287,7 +347,7 @@ impl Vm {
     /// True if the VM's records in the store are known, and its file requires no other ports.
     fn has_ports(&self) -> bool {
         let Some(file) = &self.file else { return true };
-        self.ports.len() == shared(&file.plan)
+        self.has_ports_of(&file.plan)
     }
 
     fn wait(&mut self, obstacle: Obstacle, now: Instant) {
@@ -332,6 +392,14 @@ impl Vm {
 
     /// Stops the process, then unbinds the ports. Leases stay until they are released.
     fn step_to_end(&mut self, store: &mut AgentStore, site: &Site<'_>, now: Instant) -> bool {
+        match self.is_late(store, site.node, now) {
+            Ok(false) => {}
+            Ok(true) => return true,
+            Err(error) => {
+                self.wait(error.to_string().into(), now);
+                return true;
+            }
+        }
         if self.end_process(now) {
             return true;
         }

@@ -42,7 +42,7 @@ pub(crate) struct ApplyAnswer {
 /// A VM that moves.
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]
 pub(crate) struct MoveAnswer {
-    /// The node to which it moves.
+    /// The node to which it moves, or on which it stays.
     pub node: String,
 }
 
@@ -132,9 +132,20 @@ pub(super) const ROUTES: &[Route] = &[
         handler: relocate,
         describe: |generator| {
             let to = ("to", "Node to move to; chosen by labels and load if it is missing");
-            Operation::new("Stops a VM and starts it on another node, with the same MAC and addresses")
-                .query(&[NAMESPACE, NAME, to, OFF])
-                .answers::<MoveAnswer>(generator)
+            let live = (
+                "live",
+                "1: the VM keeps running; the other node prepares a process, and takes over the ports once the guest \
+                 runs there",
+            );
+            let cancel = (
+                "cancel",
+                "1: ends a move of a VM that keeps running, before its guest runs there",
+            );
+            Operation::new(
+                "Moves a VM to another node, with the same MAC and addresses; stops it for that unless it is live",
+            )
+            .query(&[NAMESPACE, NAME, to, OFF, live, cancel])
+            .answers::<MoveAnswer>(generator)
         },
     },
     Route {
@@ -267,6 +278,11 @@ fn set_power(context: &Context, request: &Request, power: Power) -> Result<Answe
 
 fn relocate(context: &Context, request: &Request) -> Result<Answer, Refused> {
     let (vm, to) = (vm(request)?, value(request, "to"));
-    let node = with(context, |cluster| cluster.move_to(&vm, to, is_off(request)))?;
+    let is_set = |name| value(request, name) == Some("1");
+    let node = with(context, |cluster| match (is_set("cancel"), is_set("live")) {
+        (true, _) => cluster.cancel_move(&vm),
+        (false, true) => cluster.begin_move(&vm, to),
+        (false, false) => cluster.move_to(&vm, to, is_off(request)),
+    })?;
     Ok(json(200, &MoveAnswer { node }))
 }

@@ -133,6 +133,13 @@ pub(crate) struct MoveArgs {
     /// The node of the VM is known to be off: take over the ports that it has bound
     #[arg(long)]
     pub force: bool,
+    /// The VM keeps running: the other node starts a process that is silent until the guest has migrated to it. This
+    /// command ends when the process waits for its VMM, and with --wait when the guest runs there
+    #[arg(long, conflicts_with = "force")]
+    pub live: bool,
+    /// End a move with --live before the guest has migrated
+    #[arg(long, conflicts_with_all = ["live", "force", "to"])]
+    pub cancel: bool,
     #[command(flatten)]
     pub wait: WaitArgs,
     #[command(flatten)]

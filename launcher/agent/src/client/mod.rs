@@ -180,8 +180,22 @@ pub(crate) fn relocate(args: &MoveArgs) -> Result<(), Failure> {
         args.to.as_deref().unwrap_or_default(),
         if args.force { "1" } else { "" },
     );
-    let query = [("namespace", namespace), ("name", name), ("to", to), ("off", off)];
+    let flag = |is_set| if is_set { "1" } else { "" };
+    let query = [
+        ("namespace", namespace),
+        ("name", name),
+        ("to", to),
+        ("off", off),
+        ("live", flag(args.live)),
+        ("cancel", flag(args.cancel)),
+    ];
     let MoveAnswer { node } = agent.ask(Method::POST, "/v1/move", &query, Vec::new())?;
+    if args.cancel {
+        return print(&format!("virtualmachine/{name} stays on node {node}\n"));
+    }
+    if args.live {
+        return follow_move(&agent, (namespace, name), &node, &args.wait);
+    }
     if args.wait.wait {
         wait_for(&agent, (namespace, name), &args.wait, "running there", |vm| {
             vm.is_some_and(is_settled)
@@ -190,6 +204,37 @@ pub(crate) fn relocate(args: &MoveArgs) -> Result<(), Failure> {
     print(&format!(
         "virtualmachine/{name} moved to node {node}: start its VMM there, on the sockets in the folder of its status\n"
     ))
+}
+
+/// Waits for a move of a VM that keeps running, and says what the operator has to do.
+fn follow_move(agent: &Agent, vm: (&str, &str), node: &str, wait: &WaitArgs) -> Result<(), Failure> {
+    let is_there = |object: &ObjectView| {
+        let state = object.vm.as_ref();
+        state.is_some_and(|vm| vm.node.as_deref() == Some(node) && vm.moving.is_none())
+    };
+    let arrival = |object: &ObjectView| object.vm.as_ref()?.moving.as_ref()?.status.clone();
+    let mut folder = None;
+    wait_for(agent, vm, wait, "ready to move", |object| {
+        let Some(object) = object else { return false };
+        let ready = arrival(object).filter(|status| status.phase == "Running");
+        folder = ready.map(|status| status.folder).or(folder.take());
+        folder.is_some() || is_there(object)
+    })?;
+    let name = vm.1;
+    if let Some(folder) = folder {
+        print(&format!(
+            "virtualmachine/{name} is ready to move to node {node}: start a VMM that waits for the guest there, on the \
+             sockets in {}, and migrate the guest to it\n",
+            folder.display()
+        ))?;
+    }
+    if wait.wait {
+        wait_for(agent, vm, wait, "running there", |object| {
+            object.is_some_and(|object| is_there(object) && is_settled(object))
+        })?;
+        print(&format!("virtualmachine/{name} moved to node {node}\n"))?;
+    }
+    Ok(())
 }
 
 fn agent(args: &AgentArgs) -> Agent {
@@ -239,7 +284,7 @@ fn wait_for(
     (namespace, name): (&str, &str),
     wait: &WaitArgs,
     what: &str,
-    holds: impl Fn(Option<&ObjectView>) -> bool,
+    mut holds: impl FnMut(Option<&ObjectView>) -> bool,
 ) -> Result<(), Failure> {
     let deadline = Instant::now() + Duration::from_secs(wait.timeout);
     loop {

@@ -57,6 +57,7 @@ fn whole(object: &ObjectView) -> Value {
             "nodeName": vm.node,
             "power": vm.power,
             "message": vm.message,
+            "moving": vm.moving,
             "folder": vm.status.as_ref().map(|status| &status.folder),
             "interfaces": vm.status.as_ref().map_or(&[][..], |status| &status.interfaces),
         }),
@@ -158,6 +159,10 @@ pub(super) fn description(object: &ObjectView) -> String {
         line("Phase", &vm.phase);
         line("Power", &format!("{:?}", vm.power));
         line("Node", vm.node.as_deref().unwrap_or("<none>"));
+        if let Some(moving) = &vm.moving {
+            let phase = moving.status.as_ref().map_or("Waiting", |status| status.phase.as_str());
+            line("Moving to", &format!("{} ({phase} there)", moving.to));
+        }
         line("Message", vm.message.replace('\n', "\n              ").trim());
         if let Some(status) = &vm.status {
             line("Folder", &status.folder.display().to_string());

@@ -160,6 +160,7 @@ impl Cluster {
                     power: Power::On,
                     is_deleted: false,
                     fenced: None,
+                    moving: None,
                 },
             };
             after.manifest = object.value.clone();

@@ -5,13 +5,16 @@
 //! node. A node reads its own folder only.
 
 mod apply;
+mod moving;
 mod nodes;
 
 pub(crate) use apply::{Application, Applied, sources_for};
+pub(crate) use moving::MovingView;
 pub(crate) use nodes::{LIFETIME, NodeView, Roll};
 
 use crate::objects::{
-    self, OtherObject, Power, VmObject, VmStatus, object_key, objects_of, pending_key, placed_key, status_key, vm_key,
+    self, OtherObject, Power, VmObject, VmStatus, arrival_key, object_key, objects_of, pending_key, placed_key,
+    status_key, vm_key,
 };
 use crate::placement::{Candidate, choose};
 use crate::resources::{self, Resource};
@@ -83,6 +86,8 @@ pub(crate) struct VmView {
     pub message: String,
     /// The last report of the node.
     pub status: Option<VmStatus>,
+    /// A move while the VM runs.
+    pub moving: Option<MovingView>,
 }
 
 /// The objects of a cluster, through a connection to its store.
@@ -155,7 +160,8 @@ impl Cluster {
             let object: VmObject = objects::value(record).map_err(Refused::Store)?;
             let status = statuses.get(&vm).map(|record| objects::value::<VmStatus>(record));
             let status = status.transpose().map_err(Refused::Store)?;
-            views.push(vm_view(vm, object, status, &silent));
+            let moving = self.moving_view(&vm, &object)?;
+            views.push(vm_view(vm, object, status, moving, &silent));
         }
         Ok(views)
     }
@@ -191,6 +197,7 @@ impl Cluster {
     pub(crate) fn set_power(&mut self, vm: &VmName, power: Power) -> Result<(), Refused> {
         self.change_vm(vm, |_, object| {
             refuse_deleted(vm, object)?;
+            moving::refuse(vm, object)?;
             object.power = power;
             Ok(())
         })
@@ -204,21 +211,9 @@ impl Cluster {
     pub(crate) fn move_to(&mut self, vm: &VmName, to: Option<&str>, is_off: bool) -> Result<String, Refused> {
         let moved = self.change_vm(vm, |cluster, object| {
             refuse_deleted(vm, object)?;
-            let mut nodes = cluster.candidates()?;
             let from = object.node.clone();
-            match to {
-                Some(to) if from.as_deref() == Some(to) => {
-                    return Err(Refused::Conflict(format!(
-                        "VM {vm} is on node {to} already: name another node"
-                    )));
-                }
-                Some(to) => {
-                    nodes.retain(|node| node.name == to);
-                    let missing =
-                        || Refused::NotFound(format!("there is no node {to}: hawser-agent get nodes lists them"));
-                    nodes.first().ok_or_else(missing)?;
-                }
-                None => nodes.retain(|node| Some(&node.name) != from.as_ref()),
+            if !is_off {
+                moving::refuse(vm, object)?;
             }
             let silent = cluster.silent_nodes()?;
             let is_silent = from.as_ref().is_some_and(|from| silent.contains(from));
@@ -229,15 +224,34 @@ impl Cluster {
                      the node is off and give --force"
                 )));
             }
-            let chosen = choose(&nodes, &object.selector, random())
-                .map_err(Refused::Conflict)?
-                .to_owned();
+            let chosen = cluster.destination(vm, object, to)?;
+            object.moving = None;
             object.fenced = from.filter(|_| is_off);
             object.node = Some(chosen);
             object.reason.clear();
             Ok(())
         })?;
         Ok(moved.node.unwrap_or_default())
+    }
+
+    /// The node that a VM moves to: the named one, or one that is chosen by its labels and load.
+    fn destination(&self, vm: &VmName, object: &VmObject, to: Option<&str>) -> Result<String, Refused> {
+        let mut nodes = self.candidates()?;
+        match to {
+            Some(to) if object.node.as_deref() == Some(to) => {
+                return Err(Refused::Conflict(format!(
+                    "VM {vm} is on node {to} already: name another node"
+                )));
+            }
+            Some(to) => {
+                nodes.retain(|node| node.name == to);
+                let missing = || Refused::NotFound(format!("there is no node {to}: hawser-agent get nodes lists them"));
+                nodes.first().ok_or_else(missing)?;
+            }
+            None => nodes.retain(|node| Some(&node.name) != object.node.as_ref()),
+        }
+        let chosen = choose(&nodes, &object.selector, random());
+        chosen.map(str::to_owned).map_err(Refused::Conflict)
     }
 
     /// Deletes an object. A VM is stopped and its leases are released first, unless `is_off` says that its node is
@@ -267,6 +281,10 @@ impl Cluster {
             name: name.into(),
         };
         let object = self.change_vm(&vm, |_, object| {
+            if !is_off {
+                moving::refuse(&vm, object)?;
+            }
+            object.moving = None;
             object.is_deleted = true;
             Ok(())
         })?;
@@ -358,9 +376,16 @@ fn written(vm: &VmName, before: Option<(i64, &VmObject)>, after: &VmObject) -> B
     let mut batch = Batch::default()
         .expect(&key, before.map(|(version, _)| version))
         .put(&key, objects::text(after));
-    let old = before.and_then(|(_, object)| object.node.as_ref());
-    if let Some(old) = old.filter(|_| old != after.node.as_ref()) {
-        batch = batch.delete(&placed_key(old, vm));
+    let target = |object: &VmObject| object.moving.as_ref().map(|moving| moving.to.clone());
+    let nodes = |object: &VmObject| [object.node.clone(), target(object)].into_iter().flatten();
+    let old = before.into_iter().flat_map(|(_, object)| nodes(object));
+    for old in old.filter(|old| !nodes(after).any(|node| node == *old)) {
+        batch = batch.delete(&placed_key(&old, vm));
+    }
+    match target(after) {
+        Some(to) => batch = batch.put(&placed_key(&to, vm), objects::text(&after.arriving())),
+        None if before.is_some_and(|(_, object)| object.moving.is_some()) => batch = batch.delete(&arrival_key(vm)),
+        None => {}
     }
     match &after.node {
         Some(node) => batch
@@ -370,7 +395,13 @@ fn written(vm: &VmName, before: Option<(i64, &VmObject)>, after: &VmObject) -> B
     }
 }
 
-fn vm_view(vm: VmName, object: VmObject, status: Option<VmStatus>, silent: &[String]) -> ObjectView {
+fn vm_view(
+    vm: VmName,
+    object: VmObject,
+    status: Option<VmStatus>,
+    moving: Option<MovingView>,
+    silent: &[String],
+) -> ObjectView {
     // A report of the node that the VM was on before says nothing about now.
     let status = status.filter(|status| Some(&status.node) == object.node.as_ref());
     let reported = status.as_ref().map_or("Waiting", |status| status.phase.as_str());
@@ -396,6 +427,7 @@ fn vm_view(vm: VmName, object: VmObject, status: Option<VmStatus>, silent: &[Str
             power: object.power,
             message,
             status,
+            moving,
         }),
         node: None,
     }

@@ -4,11 +4,11 @@ use super::Node;
 use crate::cli::{Failure, ServeArgs};
 use crate::cluster::{LIFETIME, Refused, Roll, random};
 use crate::history;
-use crate::objects::{self, HOSTNAME_LABEL, NodeObject, VmStatus, status_key};
+use crate::objects::{self, HOSTNAME_LABEL, NodeObject, VmStatus, arrival_key, status_key};
 use crate::placed::Wanted;
 use crate::report::interfaces;
 use hawser_store::VmName;
-use hawser_store::records::{Batch, MAX_EDITS, Records as _};
+use hawser_store::records::{Batch, MAX_EDITS, RecordKey, Records as _};
 use std::collections::BTreeMap;
 use std::fs;
 use std::time::{Duration, Instant};
@@ -35,7 +35,7 @@ pub(super) struct Membership {
     /// True if another agent serves the node of this name.
     is_taken: bool,
     /// States as they were written last.
-    told: BTreeMap<VmName, VmStatus>,
+    told: BTreeMap<RecordKey, VmStatus>,
 }
 
 impl Membership {
@@ -148,23 +148,30 @@ impl Node<'_> {
             self.cluster
                 .finish_delete(vm, false)
                 .map_err(|error| error.to_string())?;
-            self.membership.told.remove(vm);
+            self.membership.told.remove(&status_key(vm));
         }
-        let states: BTreeMap<VmName, VmStatus> = self
-            .placed
-            .vms
-            .keys()
-            .filter(|vm| !deleted.contains(vm))
-            .map(|vm| (vm.clone(), self.state_of(vm)))
-            .collect();
-        self.membership.told.retain(|vm, _| states.contains_key(vm));
+        let key = |vm: &VmName, wanted: Wanted| match wanted {
+            Wanted::Arriving => arrival_key(vm),
+            Wanted::Running | Wanted::Stopped | Wanted::Deleted => status_key(vm),
+        };
+        let vms = self.placed.vms.iter().filter(|(vm, _)| !deleted.contains(vm));
+        let states: BTreeMap<RecordKey, VmStatus> =
+            vms.map(|(vm, wanted)| (key(vm, *wanted), self.state_of(vm))).collect();
+        // The record of an arrival ends with it; others end with their VM.
+        let ended = self.membership.told.keys().filter(|key| !states.contains_key(*key));
+        let ended: Vec<RecordKey> = ended.filter(|key| objects::is_arrival(key)).cloned().collect();
+        for part in ended.chunks(MAX_EDITS) {
+            let batch = part.iter().fold(Batch::default(), Batch::delete);
+            self.cluster.store.change(&batch).map_err(|error| error.to_string())?;
+        }
+        self.membership.told.retain(|key, _| states.contains_key(key));
         let told = &self.membership.told;
-        let new: Vec<(VmName, VmStatus)> = states
+        let new: Vec<(RecordKey, VmStatus)> = states
             .into_iter()
-            .filter(|(vm, state)| told.get(vm) != Some(state))
+            .filter(|(key, state)| told.get(key) != Some(state))
             .collect();
         for part in new.chunks(MAX_EDITS) {
-            let put = |batch: Batch, (vm, state): &(VmName, VmStatus)| batch.put(&status_key(vm), objects::text(state));
+            let put = |batch: Batch, (key, state): &(RecordKey, VmStatus)| batch.put(key, objects::text(state));
             let batch = part.iter().fold(Batch::default(), put);
             self.cluster.store.change(&batch).map_err(|error| error.to_string())?;
             self.membership.told.extend(part.iter().cloned());
