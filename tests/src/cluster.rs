@@ -90,8 +90,14 @@ impl Cluster {
 
     /// Starts the agent of a node.
     pub fn start(&mut self, node: usize) -> Result<()> {
+        self.start_with(node, &[])
+    }
+
+    /// Starts the agent of a node with further options.
+    pub fn start_with(&mut self, node: usize, options: &[&str]) -> Result<()> {
         let store = format!("--store={}", self.etcd.store());
-        self.agents[node].start(&self.nodes.nodes[node], &format!("n{node}"), &[&store])
+        let options = [&[store.as_str()], options].concat();
+        self.agents[node].start(&self.nodes.nodes[node], &format!("n{node}"), &options)
     }
 
     /// Cuts a node off from members of etcd on other nodes, in both directions. Packets are dropped without an answer.

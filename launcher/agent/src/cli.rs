@@ -102,6 +102,10 @@ pub(crate) struct ServeArgs {
     /// Option for every hawser process, such as --hawser-option=--log-level=debug; may be repeated
     #[arg(long = "hawser-option", value_name = "OPTION", allow_hyphen_values = true)]
     pub hawser_options: Vec<String>,
+    /// Seconds within which the node must reach its default gateways and etcd after a NodeNetworkConfigurationPolicy has
+    /// changed its links; otherwise they are put back
+    #[arg(long, value_name = "SECONDS", default_value_t = 30)]
+    pub reach_within: u64,
     /// TLS for etcd: certificates of the authorities that sign its certificates, in PEM
     #[arg(long, value_name = "FILE")]
     pub etcd_ca: Option<PathBuf>,

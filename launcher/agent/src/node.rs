@@ -5,6 +5,7 @@
 //! repeated. A VM that runs is stopped only when its description is removed, and only if the source was read. While the
 //! store does not answer, turns leave it alone for [`REST`].
 
+mod links;
 mod membership;
 
 use crate::api::{Api, NodeState, Public};
@@ -20,6 +21,7 @@ use crate::unit;
 use crate::vm::{Site, Vm};
 use hawser_store::VmName;
 use hawser_store::bindings::{Changes, PortId, Revision, Watch as _};
+use links::Links;
 use membership::Membership;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use signal_hook::consts::{SIGINT, SIGTERM};
@@ -74,6 +76,7 @@ pub(crate) fn serve(args: &ServeArgs) -> Result<(), Failure> {
         described: BTreeMap::new(),
         placed: Placed::new(node.clone()),
         membership: Membership::join(args)?,
+        links: Links::default(),
         vms: BTreeMap::new(),
         wrong: BTreeMap::new(),
         networks: BTreeMap::new(),
@@ -159,6 +162,7 @@ struct Node<'a> {
     described: Descriptions,
     placed: Placed,
     membership: Membership,
+    links: Links,
     vms: BTreeMap<VmName, Vm>,
     /// Problems of descriptions that can not be served.
     wrong: BTreeMap<Origin, String>,
@@ -227,7 +231,8 @@ impl<'a> Node<'a> {
         self.vms.retain(|_, vm| vm.step(store, &mut site, now));
         self.receive()?;
         self.follow()?;
-        self.tell()
+        self.tell()?;
+        self.serve_links(now)
     }
 
     /// Takes over the ports of VMs whose guests have arrived from other nodes.

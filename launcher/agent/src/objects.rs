@@ -8,6 +8,7 @@
 //! | `status/NAMESPACE/NAME` | [`VmStatus`], written by the node |
 //! | `arrival/NAMESPACE/NAME` | the same of a VM that moves while it runs, written by the node that it moves to |
 //! | `object/KIND/NAMESPACE/NAME` | [`OtherObject`]; the namespace is `-` for kinds without one |
+//! | `report/KIND/-/NAME` | [`OtherObject`] that an agent writes to report a state |
 //! | `node/NAME` | [`NodeObject`] |
 //!
 //! Every value has a version. An agent refuses the record of a newer agent by its name.
@@ -268,6 +269,14 @@ pub(crate) fn objects() -> RecordKey {
 
 pub(crate) fn objects_of(kind: &str) -> RecordKey {
     RecordKey::new(["object", kind])
+}
+
+pub(crate) fn report_key(kind: &str, name: &str) -> RecordKey {
+    RecordKey::new(["report", kind, NO_NAMESPACE, name])
+}
+
+pub(crate) fn reports_of(kind: &str) -> RecordKey {
+    RecordKey::new(["report", kind])
 }
 
 /// The namespace in the key of an object.

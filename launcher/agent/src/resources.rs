@@ -9,6 +9,8 @@ pub(crate) struct Resource {
     names: &'static [&'static str],
     /// True if its objects have a namespace.
     pub is_namespaced: bool,
+    /// True if agents write its objects, to report a state.
+    pub is_report: bool,
 }
 
 const fn resource(kind: &'static str, names: &'static [&'static str]) -> Resource {
@@ -16,6 +18,7 @@ const fn resource(kind: &'static str, names: &'static [&'static str]) -> Resourc
         kind,
         names,
         is_namespaced: true,
+        is_report: false,
     }
 }
 
@@ -23,6 +26,13 @@ const fn of_cluster(kind: &'static str, names: &'static [&'static str]) -> Resou
     Resource {
         is_namespaced: false,
         ..resource(kind, names)
+    }
+}
+
+const fn report(kind: &'static str, names: &'static [&'static str]) -> Resource {
+    Resource {
+        is_report: true,
+        ..of_cluster(kind, names)
     }
 }
 
@@ -41,6 +51,19 @@ pub(crate) static VM: Resource = resource(
 );
 /// A node, which its agent creates.
 pub(crate) static NODE: Resource = of_cluster("Node", &["nodes", "no"]);
+
+/// A policy for the links of nodes.
+pub(crate) static LINK_POLICY: Resource = of_cluster(
+    "NodeNetworkConfigurationPolicy",
+    &["nodenetworkconfigurationpolicies", "nncp", "nncps"],
+);
+/// How far a policy is on a node.
+pub(crate) static ENACTMENT: Resource = report(
+    "NodeNetworkConfigurationEnactment",
+    &["nodenetworkconfigurationenactments", "nnce", "nnces"],
+);
+/// The links of a node.
+pub(crate) static LINKS: Resource = report("NodeNetworkState", &["nodenetworkstates", "nns"]);
 
 static OTHERS: &[Resource] = &[
     resource("UserDefinedNetwork", &["userdefinednetworks", "udn", "udns"]),
@@ -72,7 +95,7 @@ pub(crate) fn find(name: &str) -> Result<&'static Resource, String> {
     let name = name.to_ascii_lowercase();
     let is_named =
         |resource: &&Resource| resource.kind.to_ascii_lowercase() == name || resource.names.contains(&name.as_str());
-    let all = || [&VM, &NODE].into_iter().chain(OTHERS);
+    let all = || [&VM, &NODE, &LINK_POLICY, &ENACTMENT, &LINKS].into_iter().chain(OTHERS);
     all().find(is_named).ok_or_else(|| {
         let names: Vec<&str> = all().map(|resource| resource.names[0]).collect();
         format!("there is no kind {name:?}: give one of {}", names.join(", "))
@@ -83,7 +106,10 @@ pub(crate) fn find(name: &str) -> Result<&'static Resource, String> {
 pub(crate) fn of_manifest(kind: &str) -> Option<&'static Resource> {
     match kind {
         "VirtualMachineInstance" => Some(&VM),
-        _ => [&VM].into_iter().chain(OTHERS).find(|resource| resource.kind == kind),
+        _ => [&VM, &LINK_POLICY]
+            .into_iter()
+            .chain(OTHERS)
+            .find(|resource| resource.kind == kind),
     }
 }
 

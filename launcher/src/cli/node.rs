@@ -18,7 +18,7 @@ pub(crate) enum NodeCommand {
     /// Create the VFs and bridges of this node that SriovNetworkNodePolicy and
     /// NodeNetworkConfigurationPolicy objects request
     Apply(ApplyPolicies),
-    /// Print the PFs and VFs of this node, as a SriovNetworkNodeState
+    /// Print the PFs and VFs of this node, as a SriovNetworkNodeState, or its links
     Status(ShowNode),
 }
 
@@ -51,6 +51,9 @@ pub(crate) struct ApplyPolicies {
 #[derive(Debug, Args)]
 #[group(skip)]
 pub(crate) struct ShowNode {
+    /// Print the links of this node, as a NodeNetworkState
+    #[arg(long)]
+    pub links: bool,
     /// Print JSON instead of YAML
     #[arg(long)]
     pub json: bool,

@@ -90,8 +90,13 @@ fn apply(args: &ApplyPolicies) -> Result<(), Failure> {
 }
 
 fn show(args: &ShowNode) -> Result<(), Failure> {
-    let pools = Pools::read(&pools_file(args.pools.as_ref())?)?;
-    let state = status::state(&system::node_name(), &pools, &survey::look(&Pci::default())?.here);
+    let node = system::node_name();
+    let state = if args.links {
+        network::state(&node)?
+    } else {
+        let pools = Pools::read(&pools_file(args.pools.as_ref())?)?;
+        status::state(&node, &pools, &survey::look(&Pci::default())?.here)
+    };
     output::print(&match args.json {
         true => format!("{state:#}\n"),
         false => status::yaml(&state),

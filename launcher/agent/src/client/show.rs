@@ -81,6 +81,8 @@ fn header(resource: &Resource, is_wide: bool) -> Vec<String> {
             &["NAME", "STATUS", "VMS", "VTEP", "AGE"],
             &["HOST", "VERSION", "LABELS"],
         )
+    } else if has_conditions(resource) {
+        (&["NAME", "STATUS", "AGE", "MESSAGE"], &[])
     } else {
         (&["NAME", "AGE"], &[])
     };
@@ -119,9 +121,24 @@ fn row(object: &ObjectView, is_wide: bool) -> Vec<String> {
                 row.extend([node.host.clone(), node.version.clone(), labels(node)]);
             }
         }
-        _ => row.push(age),
+        _ => match condition(object) {
+            Some((kind, message)) => row.extend([kind, age, first_line(&message)]),
+            None => row.push(age),
+        },
     }
     row
+}
+
+fn has_conditions(resource: &Resource) -> bool {
+    [&resources::LINK_POLICY, &resources::ENACTMENT].contains(&resource)
+}
+
+/// Type and message of the condition of an object that holds.
+fn condition(object: &ObjectView) -> Option<(String, String)> {
+    let conditions = object.manifest["status"]["conditions"].as_array()?;
+    let holds = conditions.iter().find(|condition| condition["status"] == "True")?;
+    let text = |name: &str| holds[name].as_str().unwrap_or_default().to_owned();
+    Some((text("type"), text("message")))
 }
 
 const fn state(node: &NodeView) -> &'static str {
@@ -205,12 +222,12 @@ pub(super) fn description(object: &ObjectView) -> String {
             first_line(&event.message)
         );
     }
-    if !spec.is_null() {
-        let _ = write!(
-            text,
-            "Spec:\n{}",
-            yaml(spec).lines().map(|line| format!("  {line}\n")).collect::<String>()
-        );
+    for (title, value) in [("Spec", spec), ("Status", &object.manifest["status"])] {
+        if !value.is_null() {
+            let lines = yaml(value);
+            let lines = lines.lines().map(|line| format!("  {line}\n"));
+            let _ = write!(text, "{title}:\n{}", lines.collect::<String>());
+        }
     }
     text
 }

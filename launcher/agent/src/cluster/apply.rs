@@ -250,12 +250,16 @@ fn file(name: &str, value: &Value) -> SourceFile {
 /// namespace and of the cluster, and of namespaces that it names.
 pub(crate) fn sources_for(vm: &VmName, manifest: &Value, others: &[Record]) -> Result<Vec<SourceFile>, String> {
     let text = manifest.to_string();
-    let concerns = |record: &&Record| match objects::namespace_of(&record.key) {
+    let in_scope = |record: &&Record| match objects::namespace_of(&record.key) {
         None => true,
         Some(namespace) => {
             let kind = record.key.parts().get(1).map_or("", String::as_str);
             namespace == vm.namespace || GLOBAL.contains(&kind) || text.contains(&format!("\"{namespace}/"))
         }
+    };
+    let concerns = |record: &&Record| match record.key.parts().get(1).map(String::as_str) {
+        Some(kind) if kind == resources::LINK_POLICY.kind => false,
+        _ => in_scope(record),
     };
     let concerning: Vec<&Record> = others.iter().filter(concerns).collect();
     let own = file(&format!("{}.{}.json", vm.namespace, vm.name), manifest);

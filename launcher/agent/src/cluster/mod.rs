@@ -5,6 +5,7 @@
 //! node. A node reads its own folder only.
 
 mod apply;
+mod enactments;
 mod moving;
 mod nodes;
 
@@ -115,9 +116,16 @@ impl Cluster {
         } else if *resource == resources::NODE {
             self.node_objects()?
         } else {
-            let list = self.store.list(&objects_of(resource.kind))?;
-            list.iter().map(other_view).collect::<Result<_, _>>()?
+            let folder = match resource.is_report {
+                true => objects::reports_of(resource.kind),
+                false => objects_of(resource.kind),
+            };
+            let list = self.store.list(&folder)?;
+            list.iter().map(other_view).collect::<Result<Vec<_>, _>>()?
         };
+        if *resource == resources::LINK_POLICY {
+            self.add_enactments(&mut found)?;
+        }
         found.retain(|object| {
             let in_it = !resource.is_namespaced || namespace.is_none() || object.namespace.as_deref() == namespace;
             in_it && name.is_none_or(|name| object.name == name)
@@ -265,6 +273,12 @@ impl Cluster {
     ) -> Result<(), Refused> {
         if *resource == resources::NODE {
             return self.delete_node(name);
+        }
+        if resource.is_report {
+            let (kind, policy) = (resource.kind, resources::LINK_POLICY.kind);
+            return Err(Refused::Conflict(format!(
+                "{kind} is written by agents: delete the {policy}"
+            )));
         }
         if *resource != resources::VM {
             let key = object_key(resource.kind, namespace.filter(|_| resource.is_namespaced), name);

@@ -65,6 +65,11 @@ impl Membership {
         })
     }
 
+    /// The labels of the node.
+    pub(super) const fn labels(&self) -> &BTreeMap<String, String> {
+        &self.own.labels
+    }
+
     /// True if another agent serves the node of this name, by the last answer of the store.
     pub(super) const fn is_taken(&self) -> bool {
         self.is_taken

@@ -167,6 +167,7 @@ impl KnownKind {
         match self.kind {
             Kind::ClusterUserDefined
             | Kind::Namespace
+            | Kind::NodeNetwork
             | Kind::Policy(PolicyKind::Cluster(_) | PolicyKind::OtherCluster(_)) => Scope::Cluster,
             _ => Scope::Namespace,
         }

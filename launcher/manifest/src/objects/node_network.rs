@@ -1,12 +1,13 @@
 //! Reads `kind: NodeNetworkConfigurationPolicy`: the bridges of a node, their ports and addresses, in the words of NMState.
 
 use super::fields::node_network as table;
-use super::metadata::Metadata;
+use super::metadata::{Metadata, texts};
 use super::reader::{Item, Object};
 use super::report::Spot;
 use crate::values;
 use hawser_packet::MacAddr;
 use ipnet::IpNet;
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 /// A policy for the links of a node.
@@ -14,6 +15,8 @@ use std::net::IpAddr;
 pub struct NodeNetwork {
     /// `metadata.name`
     pub name: String,
+    /// Labels of the nodes that the policy is for.
+    pub selector: BTreeMap<String, String>,
     /// Links, in the order of the manifest.
     pub links: Vec<DesiredLink>,
 }
@@ -86,7 +89,8 @@ pub fn read(object: &Object<'_>, namespace: &str) -> Option<NodeNetwork> {
     let state = spec.need("desiredState", "give interfaces")?;
     let items = state.object(&table::DESIRED_STATE)?.list("interfaces");
     let links = items.iter().map(link).collect::<Option<Vec<_>>>()?;
-    Some(NodeNetwork { name, links })
+    let selector = texts(spec.get("nodeSelector"));
+    Some(NodeNetwork { name, selector, links })
 }
 
 fn link(item: &Item<'_>) -> Option<DesiredLink> {

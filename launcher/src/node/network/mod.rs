@@ -12,6 +12,7 @@
 mod apply;
 mod check_point;
 mod plan;
+mod status;
 mod survey;
 
 use crate::attachment::default_runtime_folder;
@@ -20,6 +21,7 @@ use crate::failure::Failure;
 use hawser_host::journal;
 use hawser_manifest::objects::node_network::NodeNetwork;
 use plan::Step;
+use serde_json::Value;
 use std::fmt::Write as _;
 use std::path::PathBuf;
 
@@ -38,6 +40,12 @@ impl NetworkPlan {
     pub(super) fn new(policies: Vec<NodeNetwork>, args: &ApplyPolicies) -> Result<Self, Failure> {
         if !args.dry_run && !policies.is_empty() {
             journal::recover(&runtime_folder(args));
+        }
+        for policy in policies.iter().filter(|policy| !policy.selector.is_empty()) {
+            log::warn!(
+                "policy {}: nodeSelector is not compared: this node is the one",
+                policy.name
+            );
         }
         let steps = plan::plan(&policies, &survey::look()?).map_err(Failure::usage)?;
         Ok(Self { policies, steps })
@@ -64,6 +72,14 @@ impl NetworkPlan {
         }
         apply::carry_out(self, &runtime_folder(args), args)
     }
+}
+
+/// The links of this node, as a NodeNetworkState.
+///
+/// # Errors
+/// The kernel refuses to list them.
+pub(super) fn state(node: &str) -> Result<Value, Failure> {
+    Ok(status::state(node, &survey::look()?))
 }
 
 fn runtime_folder(args: &ApplyPolicies) -> PathBuf {

@@ -10,7 +10,10 @@ pub static NODE_NETWORK: ObjectType = ObjectType {
         honoured("apiVersion", "`nmstate.io/v1`"),
         honoured("kind", ""),
         honoured("metadata", ""),
-        honoured("spec", "applied by `hawser node apply`"),
+        honoured(
+            "spec",
+            "applied by `hawser node apply`, or by `hawser-agent` from the store",
+        ),
     ],
 };
 
@@ -20,9 +23,10 @@ pub static NODE_NETWORK_SPEC: ObjectType = ObjectType {
     unknown: Unknown::Refused,
     fields: &[
         honoured("desiredState", ""),
-        passed_over(
+        honoured(
             "nodeSelector",
-            "`hawser node apply` applies the policies of its files to its own node",
+            "labels of the nodes on which `hawser-agent` applies the policy; `hawser node apply` applies those of its files \
+             to its own node",
         ),
         passed_over("maxUnavailable", "concerns several nodes"),
         refused("capture", "give the names of links"),
