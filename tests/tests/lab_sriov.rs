@@ -1,9 +1,9 @@
-//! Tests of SR-IOV in a lab VM with an IOMMU and two emulated PFs with 7 VFs each.
+//! Tests of SR-IOV in a lab VM with an IOMMU and three emulated PFs with 7 VFs each.
 //!
 //! All tests share one boot, and each leaves the PFs as it found them. If the lab cannot exist because a kernel or an
 //! emulated PF is missing, the tests are reported as ignored.
 
-use hawser_testkit::guest::Machine;
+use hawser_testkit::guest::{Machine, passed};
 use hawser_testkit::{Result, artifacts, failure};
 use libtest_mimic::{Arguments, Failed, Trial};
 use passing::{
@@ -11,18 +11,24 @@ use passing::{
     after_a_kill_at_any_moment_the_next_start_puts_the_vf_back, every_attribute_that_a_driver_has_is_set_and_read_back,
 };
 use policies::a_policy_is_applied_once_and_shown_and_taken_back;
+use qemu::{
+    a_guest_reaches_the_pf_through_its_vf_and_another_vf_comes_and_goes,
+    after_fifty_kills_of_hawser_and_qemu_the_vfs_are_as_before, after_kills_of_hawser_and_qemu_the_vfs_are_as_before,
+    qemu_has_a_vf_at_the_address_of_its_manifest_and_plugs_and_unplugs_others,
+};
 use refusals::{
     a_mac_that_is_on_the_segment_is_refused, a_vf_that_is_used_is_refused,
-    policies_that_contradict_the_node_or_each_other_change_nothing,
+    a_vf_whose_iommu_group_has_the_pf_in_it_is_refused, policies_that_contradict_the_node_or_each_other_change_nothing,
     what_cannot_work_is_refused_before_anything_changes,
 };
 use std::fs;
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
 use vms::{
-    a_pf_that_goes_down_and_a_vf_that_is_taken_away_are_told,
+    a_pf_that_goes_down_and_a_vf_that_is_taken_away_are_told, a_pf_that_is_taken_away_is_told,
     a_vm_of_the_manuals_gets_its_vf_and_keeps_it_and_gives_it_back,
     a_vm_that_asks_for_it_gets_a_macvtap_where_no_vf_is_left,
+    a_vm_that_asks_for_it_gets_a_port_of_the_bridge_of_the_pf_where_no_vf_is_left,
     of_two_vms_that_start_at_once_a_hundred_times_one_gets_the_last_vf,
     of_two_vms_that_start_at_once_one_gets_the_last_vf,
     the_standby_of_a_vf_is_on_its_pf_and_gets_the_frames_for_its_mac,
@@ -32,6 +38,8 @@ use vms::{
 mod passing;
 #[path = "lab_sriov/policies.rs"]
 mod policies;
+#[path = "lab_sriov/qemu.rs"]
+mod qemu;
 #[path = "lab_sriov/refusals.rs"]
 mod refusals;
 #[path = "lab_sriov/vms.rs"]
@@ -41,9 +49,10 @@ mod vms;
 const PF: &str = "0000:01:00.0";
 
 /// The lab VM, which the first test boots.
-#[derive(Default)]
 struct Lab {
     machine: Mutex<Option<Machine>>,
+    /// True if it gets the image of a guest.
+    has_image: bool,
 }
 
 impl Lab {
@@ -51,9 +60,18 @@ impl Lab {
         let mut machine = self.machine.lock().unwrap_or_else(PoisonError::into_inner);
         let booted = match &mut *machine {
             Some(machine) => machine,
-            none => none.insert(Machine::boot_sriov(&[("usr/bin/vf", &fs::read(artifacts::vf()?)?)])?),
+            none => none.insert(self.boot()?),
         };
         Ok(test(booted)?)
+    }
+
+    fn boot(&self) -> Result<Machine> {
+        let mut files = vec![("usr/bin/vf", fs::read(artifacts::vf()?)?)];
+        if self.has_image {
+            files.push((passed::IMAGE, passed::image()?));
+        }
+        let files: Vec<(&str, &[u8])> = files.iter().map(|(path, bytes)| (*path, &**bytes)).collect();
+        Machine::boot_sriov(&files)
     }
 }
 
@@ -71,6 +89,7 @@ const TESTS: &[(&str, Test)] = tests![
     after_a_kill_at_any_moment_the_next_start_puts_the_vf_back,
     what_cannot_work_is_refused_before_anything_changes,
     a_vf_that_is_used_is_refused,
+    a_vf_whose_iommu_group_has_the_pf_in_it_is_refused,
     a_mac_that_is_on_the_segment_is_refused,
     policies_that_contradict_the_node_or_each_other_change_nothing,
     every_attribute_that_a_driver_has_is_set_and_read_back,
@@ -78,12 +97,20 @@ const TESTS: &[(&str, Test)] = tests![
     a_vm_of_the_manuals_gets_its_vf_and_keeps_it_and_gives_it_back,
     of_two_vms_that_start_at_once_one_gets_the_last_vf,
     a_pf_that_goes_down_and_a_vf_that_is_taken_away_are_told,
+    a_pf_that_is_taken_away_is_told,
     the_standby_of_a_vf_is_on_its_pf_and_gets_the_frames_for_its_mac,
     a_vm_that_asks_for_it_gets_a_macvtap_where_no_vf_is_left,
+    a_vm_that_asks_for_it_gets_a_port_of_the_bridge_of_the_pf_where_no_vf_is_left,
+    qemu_has_a_vf_at_the_address_of_its_manifest_and_plugs_and_unplugs_others,
+    after_kills_of_hawser_and_qemu_the_vfs_are_as_before,
 ];
 
 /// Tests for `hack/test --long`.
-const LONG: &[(&str, Test)] = tests![of_two_vms_that_start_at_once_a_hundred_times_one_gets_the_last_vf];
+const LONG: &[(&str, Test)] = tests![
+    of_two_vms_that_start_at_once_a_hundred_times_one_gets_the_last_vf,
+    after_fifty_kills_of_hawser_and_qemu_the_vfs_are_as_before,
+    a_guest_reaches_the_pf_through_its_vf_and_another_vf_comes_and_goes,
+];
 
 fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
@@ -93,7 +120,10 @@ fn main() -> ExitCode {
     if let Some(reason) = &lacking {
         eprintln!("skipped, because there is no lab with SR-IOV: {reason}");
     }
-    let lab = Arc::new(Lab::default());
+    let lab = Arc::new(Lab {
+        machine: Mutex::default(),
+        has_image: arguments.include_ignored || arguments.ignored,
+    });
     let all = TESTS.iter().map(|test| (test, false));
     let all = all.chain(LONG.iter().map(|test| (test, true)));
     let trials = all.map(|(&(name, test), is_long)| {

@@ -4,7 +4,7 @@
 //! It is an emulating QEMU, without a NIC or with a PF. Inside it run hawser and a guest, User-Mode Linux. The guest's
 //! command line is another serial line of the lab VM.
 
-use super::{AGENT_FD, Guest, Kind, Plan, SHORT_BOOT, Shell, cpio, hand_over};
+use super::{AGENT_FD, Guest, Kind, Plan, SHORT_BOOT, Shell, cpio, hand_over, passed};
 use crate::lab::{Turn, share_machine};
 use crate::process::Background;
 use crate::{Result, artifacts, failure};
@@ -17,11 +17,12 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-const MEMORY: &str = "1G";
 /// Descriptor of QEMU's end of the nested guest's line.
 const NESTED_FD: i32 = AGENT_FD + 1;
 /// Path of the nested guest's initramfs in the lab VM.
 const NESTED_INITRAMFS: &str = "/guest/initramfs.cpio";
+/// Longest time for a lab VM to boot. It unpacks much, with processors that other tests use too.
+const PATIENCE: Duration = Duration::from_secs(240);
 /// Longest time for the nested guest to boot. It runs in an emulation within an emulation.
 const NESTED_PATIENCE: Duration = Duration::from_secs(90);
 /// Longest run time of the nested guest.
@@ -38,6 +39,9 @@ mkdir -p /run/netns /run/hawser
 exec hawser-traffic agent tty=/dev/$HAWSER_AGENT
 ";
 
+/// Files by their paths, without a leading slash.
+pub(super) type Files = Vec<(String, Vec<u8>)>;
+
 /// What a lab VM consists of.
 struct Hardware {
     /// Files of `hack/guests`: the kernel, and the archives of the initramfs.
@@ -46,6 +50,9 @@ struct Hardware {
     processor: &'static str,
     /// Number of processors.
     processors: &'static str,
+    memory: &'static str,
+    /// Programs that run in it, besides hawser.
+    programs: fn(&Path) -> Result<Files>,
     /// Further arguments of QEMU.
     devices: &'static [&'static str],
     /// Further parameters for the kernel.
@@ -58,11 +65,13 @@ const PLAIN: Hardware = Hardware {
     archives: &["qemu/initramfs.cpio", "qemu/lab.cpio"],
     processor: "max",
     processors: "2",
+    memory: "1G",
+    programs: uml,
     devices: &[],
     parameters: "",
 };
 
-/// A machine with an IOMMU and two PFs. Each PF is at its own root port, and both are on one segment.
+/// A machine with an IOMMU and three PFs, each at its own root port. Two are on one segment. Inside it runs QEMU.
 const SRIOV: Hardware = Hardware {
     kernel: "sriov/vmlinuz",
     archives: &["sriov/initramfs.cpio"],
@@ -70,6 +79,8 @@ const SRIOV: Hardware = Hardware {
     processor: "EPYC",
     // With an IOMMU, the emulator loses timers of a second one.
     processors: "1",
+    memory: "1536M",
+    programs: |_| passed::qemu(),
     devices: &[
         "-device",
         "intel-iommu,intremap=off,caching-mode=on",
@@ -77,14 +88,21 @@ const SRIOV: Hardware = Hardware {
         "pcie-root-port,id=rp0,slot=1",
         "-device",
         "pcie-root-port,id=rp1,slot=2",
+        "-device",
+        "pcie-root-port,id=rp2,slot=3,disable-acs=on",
         "-netdev",
         "hubport,id=pf0,hubid=0",
         "-netdev",
         "hubport,id=pf1,hubid=0",
+        "-netdev",
+        "hubport,id=pf2,hubid=1",
         "-device",
         "igb,netdev=pf0,bus=rp0,romfile=,mac=52:54:00:00:10:01",
         "-device",
         "igb,netdev=pf1,bus=rp1,romfile=,mac=52:54:00:00:10:02",
+        // This root port does not isolate its functions, so the kernel puts all of them into one IOMMU group.
+        "-device",
+        "igb,netdev=pf2,bus=rp2,romfile=,mac=52:54:00:00:10:03",
     ],
     parameters: "intel_iommu=on iommu=pt",
 };
@@ -112,7 +130,7 @@ impl Machine {
         Self::boot_with(&PLAIN, files)
     }
 
-    /// Boots a lab VM with an IOMMU and two PFs, which use the driver igb.
+    /// Boots a lab VM with an IOMMU and three PFs, which use the driver igb.
     pub fn boot_sriov(files: &[(&str, &[u8])]) -> Result<Self> {
         Self::boot_with(&SRIOV, files)
     }
@@ -151,7 +169,7 @@ impl Machine {
             monitor: None,
             folder,
         };
-        host.wait_for_boot()?;
+        host.wait_for_boot_within(PATIENCE)?;
         Ok(Self {
             host,
             nested: Some(nested),
@@ -174,6 +192,13 @@ impl Machine {
             ))?;
         }
         Ok(())
+    }
+
+    /// The command line of a guest that QEMU continues in the lab VM ([`passed::arguments`]). Only one such guest can run.
+    pub fn continued_guest(&self) -> Result<Nested> {
+        let line = self.nested.as_ref().map(UnixStream::try_clone);
+        let line = line.ok_or_else(|| failure("a lab VM has a line for one guest"))??;
+        Ok(Nested(Shell::new(line, None)?))
     }
 
     /// Starts User-Mode Linux in the lab VM with a NIC for each of `sockets`. Only one such guest can run.
@@ -236,7 +261,7 @@ fn qemu(hardware: &Hardware, initramfs: &Path) -> Result<Command> {
             "-smp",
             hardware.processors,
             "-m",
-            MEMORY,
+            hardware.memory,
             "-serial",
             "stdio",
         ]);
@@ -261,21 +286,12 @@ fn write_initramfs(path: &Path, hardware: &Hardware, files: &[(&str, &[u8])]) ->
     for piece in hardware.archives {
         archive.write_all(&fs::read(artifacts::lab_file(piece)?)?)?;
     }
-    let nested = path.with_extension("nested");
-    Plan::new(Kind::Uml, Path::new("")).write_initramfs(&nested)?;
-    let uml = artifacts::guest_file("bin/linux.uml")?;
-    let mut contents: Vec<(String, Vec<u8>)> = vec![
+    let mut contents: Files = vec![
         ("usr/bin/hawser".into(), fs::read(artifacts::hawser()?)?),
         ("usr/bin/hawser-traffic".into(), fs::read(artifacts::traffic()?)?),
-        ("usr/bin/linux.uml".into(), fs::read(&uml)?),
         ("etc/hawser/boot".into(), LAB_BOOT.into()),
-        (NESTED_INITRAMFS.trim_start_matches('/').into(), fs::read(&nested)?),
     ];
-    // The program looks for its libraries at the path where it was built.
-    for library in fs::read_dir(artifacts::guest_file("uml/lib")?)? {
-        let library = library?.path();
-        contents.push((inside(&library), fs::read(&library)?));
-    }
+    contents.extend((hardware.programs)(path)?);
     contents.extend(files.iter().map(|(path, bytes)| ((*path).to_owned(), bytes.to_vec())));
     let folders = folders(&contents);
     let folders: Vec<&str> = folders.iter().map(String::as_str).collect();
@@ -285,8 +301,25 @@ fn write_initramfs(path: &Path, hardware: &Hardware, files: &[(&str, &[u8])]) ->
     Ok(archive.write_all(&bytes)?)
 }
 
+/// User-Mode Linux and what it boots. `beside` is a path beside which files can be written.
+fn uml(beside: &Path) -> Result<Files> {
+    let nested = beside.with_extension("nested");
+    Plan::new(Kind::Uml, Path::new("")).write_initramfs(&nested)?;
+    let uml = artifacts::guest_file("bin/linux.uml")?;
+    let mut contents = vec![
+        ("usr/bin/linux.uml".into(), fs::read(&uml)?),
+        (NESTED_INITRAMFS.trim_start_matches('/').into(), fs::read(&nested)?),
+    ];
+    // The program looks for its libraries at the path where it was built.
+    for library in fs::read_dir(artifacts::guest_file("uml/lib")?)? {
+        let library = library?.path();
+        contents.push((inside(&library), fs::read(&library)?));
+    }
+    Ok(contents)
+}
+
 /// A path in the form that archives use.
-fn inside(path: &Path) -> String {
+pub(super) fn inside(path: &Path) -> String {
     path.display().to_string().trim_start_matches('/').to_owned()
 }
 

@@ -8,6 +8,7 @@ mod channel;
 mod cpio;
 mod machine;
 mod migration;
+pub mod passed;
 mod shell;
 
 use crate::frontend::Withholding;
@@ -366,6 +367,10 @@ impl Guest {
             Kind::Uml => Duration::from_secs(30),
             Kind::Qemu => Duration::from_secs(90),
         };
+        self.wait_for_boot_within(limit)
+    }
+
+    fn wait_for_boot_within(&mut self, limit: Duration) -> Result<()> {
         let step = Duration::from_millis(500);
         for _ in 0..limit.as_millis() / step.as_millis() {
             if self.shell.is_ready(step) {

@@ -1,5 +1,6 @@
 //! What cannot work is refused before anything changes, with the field, the device and the remedy.
 
+use super::vms::only_a_vf;
 use super::{Machine, PF, Result, TAGGED, TRUSTED, UNCHECKED, Vfs, policy, vf};
 
 pub(super) fn what_cannot_work_is_refused_before_anything_changes(machine: &Machine) -> Result<()> {
@@ -130,6 +131,40 @@ pub(super) fn a_vf_that_is_used_is_refused(machine: &Machine) -> Result<()> {
         "ip netns exec pod ip link set {link} netns 1; ip netns del pod; echo {address} >{device}/driver/unbind; echo >{device}/driver_override"
     ))?;
     Ok(())
+}
+
+/// PCI address of the third PF, whose root port does not isolate its VFs.
+const SHARING_PF: &str = "0000:03:00.0";
+
+pub(super) fn a_vf_whose_iommu_group_has_the_pf_in_it_is_refused(machine: &Machine) -> Result<()> {
+    let device = format!("/sys/bus/pci/devices/{SHARING_PF}");
+    machine.sh(&format!(
+        "set -e\necho 0 >{device}/sriov_drivers_autoprobe\necho 1 >{device}/sriov_numvfs\nip link set $(ls {device}/net) up\n\
+         for n in $(seq 100); do grep -q 1 {device}/net/*/carrier && exit; usleep 50000; done; exit 1"
+    ))?;
+    let address = machine.sh(&format!("basename $(readlink {device}/virtfn0)"))?;
+    let address = address.trim();
+    let state = format!(
+        "ip link show dev $(ls {device}/net); cat {device}/virtfn0/driver_override; ls {device}/virtfn0/driver 2>&1"
+    );
+    let before = machine.sh(&format!("{state} | cat"))?;
+    let vm = only_a_vf("sharing")
+        .replace("    k8s.v1.cni.cncf.io/resourceName: openshift.io/nics\n", "")
+        .replace("  annotations:\n", "")
+        .replace("\"type\": ", &format!("\"deviceID\": \"{address}\", \"type\": "));
+    let refused = machine.run(&format!(
+        "mkdir -p /root /var/lib/hawser\ncat >/root/sharing.yaml <<'END'\n{vm}END\n\
+         hawser run -f /root/sharing.yaml --socket-dir=/run/sharing --runtime-dir=/run/hawser --store=/run/sharing.db -- qemu-none"
+    ))?;
+    assert_ne!(refused.status, Some(0));
+    let words = format!("of {address} also contains {SHARING_PF} with the driver igb");
+    assert!(refused.err.contains(&words), "{}", refused.err);
+    assert_eq!(machine.sh(&format!("{state} | cat"))?, before);
+    machine
+        .sh(&format!(
+            "echo 0 >{device}/sriov_numvfs; echo 1 >{device}/sriov_drivers_autoprobe; ip link set $(ls {device}/net) down"
+        ))
+        .map(drop)
 }
 
 pub(super) fn a_mac_that_is_on_the_segment_is_refused(machine: &Machine) -> Result<()> {

@@ -5,7 +5,7 @@ use serde_json::Value;
 use std::time::Duration;
 
 /// The network and the VM of the manuals, on the pool of [`policy`].
-const VM: &str = r#"apiVersion: sriovnetwork.openshift.io/v1
+pub(super) const VM: &str = r#"apiVersion: sriovnetwork.openshift.io/v1
 kind: SriovNetwork
 metadata:
   name: sriov-network
@@ -59,7 +59,7 @@ while :; do usleep 100000; done
 "#;
 
 /// Longest time that a VM runs.
-const LIFETIME: Duration = Duration::from_secs(600);
+pub(super) const LIFETIME: Duration = Duration::from_secs(1200);
 
 const RUN: &str = "hawser run -f /root/vm.yaml --socket-dir=/run/vm --runtime-dir=/run/hawser";
 
@@ -155,7 +155,7 @@ pub(super) fn a_vm_of_the_manuals_gets_its_vf_and_keeps_it_and_gives_it_back(mac
 }
 
 /// A VM with only a VF of the pool of [`policy`].
-fn only_a_vf(name: &str) -> String {
+pub(super) fn only_a_vf(name: &str) -> String {
     format!(
         "apiVersion: k8s.cni.cncf.io/v1\nkind: NetworkAttachmentDefinition\nmetadata:\n  name: vfs\n  annotations:\n    \
          k8s.v1.cni.cncf.io/resourceName: openshift.io/nics\nspec:\n  config: '{{\"cniVersion\": \"0.3.1\", \"type\": \
@@ -302,7 +302,24 @@ pub(super) fn the_standby_of_a_vf_is_on_its_pf_and_gets_the_frames_for_its_mac(m
         .map(drop)
 }
 
+/// The way of a NIC in place of a VF.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum InPlace {
+    Macvtap,
+    BridgePort,
+}
+
 pub(super) fn a_vm_that_asks_for_it_gets_a_macvtap_where_no_vf_is_left(machine: &Machine) -> Result<()> {
+    without_vf(machine, InPlace::Macvtap)
+}
+
+pub(super) fn a_vm_that_asks_for_it_gets_a_port_of_the_bridge_of_the_pf_where_no_vf_is_left(
+    machine: &Machine,
+) -> Result<()> {
+    without_vf(machine, InPlace::BridgePort)
+}
+
+fn without_vf(machine: &Machine, way: InPlace) -> Result<()> {
     machine.sh(&format!(
         "mkdir -p /root /var/lib/hawser\ncat >/root/first.yaml <<'END'\n{}END\ncat >/root/second.yaml <<'END'\n{}END\n\
          cat >/usr/bin/qemu-stand-in <<'END'\n{VMM}END\nprintf '#!/bin/sh\\n' >/usr/bin/qemu-that-ends\n\
@@ -315,6 +332,11 @@ pub(super) fn a_vm_that_asks_for_it_gets_a_macvtap_where_no_vf_is_left(machine: 
         .sh(&format!("ls /sys/bus/pci/devices/{PF}/net"))?
         .trim()
         .to_owned();
+    if way == InPlace::BridgePort {
+        machine.sh(&format!(
+            "set -e\nip link add segment type bridge\nip link set {pf} master segment\nip link set segment up"
+        ))?;
+    }
     let run = "--runtime-dir=/run/hawser --store=/run/short.db";
     // The VF stays leased to the first VM.
     machine.sh(&format!(
@@ -337,15 +359,29 @@ pub(super) fn a_vm_that_asks_for_it_gets_a_macvtap_where_no_vf_is_left(machine: 
         .split_once(",mac=")
         .and_then(|(_, rest)| rest.split(',').next())
         .unwrap_or_default();
-    let links = machine.sh("ip -o -d link show type macvtap")?;
-    assert!(
-        links.contains(&format!("@{pf}:")) && links.contains(&format!("link/ether {mac} ")),
-        "{mac}: {links}"
-    );
+    match way {
+        InPlace::Macvtap => {
+            let links = machine.sh("ip -o -d link show type macvtap")?;
+            assert!(
+                links.contains(&format!("@{pf}:")) && links.contains(&format!("link/ether {mac} ")),
+                "{mac}: {links}"
+            );
+        }
+        InPlace::BridgePort => {
+            let ports = machine.sh("ip -o link show master segment")?;
+            assert_eq!(ports.lines().count(), 2, "{ports}");
+            assert_eq!(machine.sh("ip -o link show type macvtap")?, "");
+        }
+    }
     let status: Value = serde_json::from_str(&machine.sh("hawser status --json --socket-dir=/run/second")?)?;
     assert_eq!(status["interfaces"][0]["mode"], "bridge", "{status}");
     end_vm(machine)?;
     assert_eq!(machine.sh("ip -o link show type macvtap")?, "", "the macvtap is gone");
+    if way == InPlace::BridgePort {
+        assert_eq!(machine.sh("ip -o link show master segment")?.lines().count(), 1);
+        machine.sh("ip link del segment")?;
+    }
+    machine.sh("rm -f /run/short.db*")?;
     take_back(machine)
 }
 
@@ -360,7 +396,7 @@ fn end_vm(machine: &Machine) -> Result<()> {
 }
 
 /// Removes the VFs of [`policy`].
-fn take_back(machine: &Machine) -> Result<()> {
+pub(super) fn take_back(machine: &Machine) -> Result<()> {
     apply(machine, &policy(0), "")?;
     machine
         .sh(&format!(
@@ -425,4 +461,43 @@ pub(super) fn a_pf_that_goes_down_and_a_vf_that_is_taken_away_are_told(machine: 
     wait_for(machine, "the metric", &metrics(r#"hawser_port_failed{port="nic"} 1"#))?;
     end_vm(machine)?;
     take_back(machine)
+}
+
+pub(super) fn a_pf_that_is_taken_away_is_told(machine: &Machine) -> Result<()> {
+    machine.sh(&format!(
+        "mkdir -p /root /var/lib/hawser\ncat >/root/removed.yaml <<'END'\n{}END\ncat >/usr/bin/qemu-stand-in <<'END'\n{VMM}END\n\
+         chmod 755 /usr/bin/qemu-stand-in; rm -f /run/qemu.up /run/events",
+        only_a_vf("removed")
+    ))?;
+    let policy = policy(1).replace(PF, OTHER_PF);
+    machine.sh(&format!("hawser node apply -f - <<'END'\n{policy}END"))?;
+    let pf = machine
+        .sh(&format!("ls /sys/bus/pci/devices/{OTHER_PF}/net"))?
+        .trim()
+        .to_owned();
+    machine.start(
+        "echo $$ >/run/told.pid; exec hawser run -f /root/removed.yaml --socket-dir=/run/removed --runtime-dir=/run/hawser \
+         --store=/run/removed.db --event-log=/run/events -- /usr/bin/qemu-stand-in >/run/told.log 2>&1",
+        LIFETIME,
+    )?;
+    wait_for(machine, "the VMM", "[ -e /run/qemu.up ]")?;
+    machine.sh(&format!("echo 1 >/sys/bus/pci/devices/{OTHER_PF}/remove"))?;
+    wait_for(
+        machine,
+        "the PF that is gone",
+        r#"[ $(grep -c '"event":"port-failed"' /run/events) = 1 ]"#,
+    )?;
+    // Its VFs go before it does.
+    let reason = format!("{pf}: it has no VF 0\\|{pf} is gone");
+    wait_for(machine, "the reason", &format!("grep -q '{reason}' /run/events"))?;
+    let status: Value = serde_json::from_str(&machine.sh("hawser status --json --socket-dir=/run/removed")?)?;
+    assert!(
+        status["interfaces"][0]["warnings"].to_string().contains(&pf),
+        "{status}"
+    );
+    end_vm(machine)?;
+    machine.sh(&format!(
+        "echo 1 >/sys/bus/pci/rescan\nfor n in $(seq 100); do [ -e /sys/bus/pci/devices/{OTHER_PF}/net ] && exit; usleep 50000; done; exit 1"
+    ))?;
+    machine.sh("rm -f /run/events /var/lib/hawser/vf-pools.json").map(drop)
 }
