@@ -56,6 +56,9 @@ pub(crate) struct VmReport {
     pub pid: Option<i32>,
     /// Directory of its sockets.
     pub folder: PathBuf,
+    /// Socket of its process's API.
+    #[serde(default)]
+    pub api: PathBuf,
     pub interfaces: Vec<InterfaceStatus>,
 }
 
@@ -84,6 +87,7 @@ impl VmReport {
             message: vm.message.clone(),
             pid: vm.process.as_ref().and_then(Process::id),
             folder: vm.folder.path().to_owned(),
+            api: vm.folder.api(),
             interfaces: interfaces(vm),
         }
     }

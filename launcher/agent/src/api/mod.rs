@@ -9,6 +9,7 @@ mod metrics;
 mod openapi;
 mod public;
 mod routes;
+mod traffic;
 
 pub(crate) use routes::{ApplyAnswer, ListAnswer, MoveAnswer, Refusal};
 
@@ -107,8 +108,10 @@ impl Public {
     /// The address or the thread cannot be used.
     pub(crate) fn serve(address: SocketAddr, node: NodeState) -> Result<Self, Failure> {
         let failed = |error: std::io::Error| Failure::runtime(format_args!("--http={address}: {error}"));
+        let traffic = traffic::Traffic::default();
         let listener = http::Listener::Tcp(TcpListener::bind(address).map_err(failed)?);
-        let server = http::Server::start(listener, move |request| public::answer(&node, request)).map_err(failed)?;
+        let server =
+            http::Server::start(listener, move |request| public::answer(&node, &traffic, request)).map_err(failed)?;
         Ok(Self {
             address,
             _server: server,

@@ -1,9 +1,10 @@
-//! What anybody may read: the node's report, its metrics, and a page that shows the report.
+//! What anybody may read: the node's report, its metrics, the traffic of its VMs, and a page that shows them.
 //!
 //! The address is given by `--http`. Nothing here reads the store or changes anything, so a client costs no more than
-//! its connection.
+//! its connection, and all clients together one sample of the traffic per second.
 
 use super::http::{Answer, Request};
+use super::traffic::Traffic;
 use super::{NodeState, metrics};
 use crate::cluster::Refused;
 use hyper::Method;
@@ -47,7 +48,7 @@ pub(super) fn scrape(node: &NodeState) -> Result<Answer, Refused> {
 }
 
 /// Answers a request that comes over TCP.
-pub(super) fn answer(node: &NodeState, request: &Request) -> Answer {
+pub(super) fn answer(node: &NodeState, traffic: &Traffic, request: &Request) -> Answer {
     let text = |status, text: &str| Answer {
         status,
         kind: "text/plain; charset=utf-8",
@@ -65,9 +66,10 @@ pub(super) fn answer(node: &NodeState, request: &Request) -> Answer {
     }
     match request.path.as_str() {
         "/v1/node" => json(200, &node.get()),
+        "/v1/traffic" => json(200, &traffic.get(node)),
         // The second path is the one that Prometheus uses by default.
         "/v1/metrics" | "/metrics" => scrape(node).unwrap_or_else(|refused| text(503, &refused.to_string())),
-        _ => text(404, "there are /, /v1/node and /metrics\n"),
+        _ => text(404, "there are /, /v1/node, /v1/traffic and /metrics\n"),
     }
 }
 
@@ -83,7 +85,7 @@ mod tests {
             query: Default::default(),
             body: Bytes::new(),
         };
-        answer(&NodeState::default(), &request)
+        answer(&NodeState::default(), &Traffic::default(), &request)
     }
 
     #[test]
@@ -105,7 +107,7 @@ mod tests {
             assert!(!text.contains("innerHTML"), "{path}");
         }
         let page = String::from_utf8(ask(Method::GET, "/").body).unwrap();
-        for id in ["node", "problem", "vms", "networks", "wrong", "events"] {
+        for id in ["node", "problem", "vms", "traffic", "networks", "wrong", "events"] {
             assert!(page.contains(&format!("id=\"{id}\"")), "{id}");
             assert!(FILES[2].2.contains(&format!("\"{id}\"")), "{id}");
         }

@@ -28,11 +28,23 @@ function show(report) {
     fill("events", Object.entries(report.counts.events));
 }
 
+function showTraffic(vms) {
+    fill("traffic", vms.map((vm) => vm.isKnown ? [
+        vm.namespace, vm.name, vm.flowsPerSecond?.toFixed(1) ?? "", vm.openFlows, vm.tunnels,
+        Object.entries(vm.drops).map(([reason, count]) => `${reason} ${count}`).join(", "),
+    ] : [vm.namespace, vm.name, "", "", "", "its process does not answer"]));
+}
+
+async function read(path) {
+    const answer = await fetch(path);
+    if (!answer.ok) throw new Error(`status ${answer.status}`);
+    return answer.json();
+}
+
 async function refresh() {
     try {
-        const answer = await fetch("v1/node");
-        if (!answer.ok) throw new Error(`status ${answer.status}`);
-        show(await answer.json());
+        show(await read("v1/node"));
+        showTraffic(await read("v1/traffic"));
     } catch (error) {
         document.getElementById("problem").textContent = `the agent does not answer: ${error.message}`;
     }
