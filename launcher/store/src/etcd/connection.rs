@@ -1,5 +1,6 @@
 //! The connection to the cluster. One thread runs the client's tasks, and calls wait for their answers.
 
+use super::epochs::LastRead;
 use super::follow::Followed;
 use super::keys::{KeyRange, Keys};
 use super::liveness::Alive;
@@ -9,7 +10,7 @@ use super::records::{LAYOUT, SchemaValue, read, written};
 use crate::error::{StoreError, StoreProblem};
 use etcd_client::{
     Certificate, Client, Compare, CompareOp, ConnectOptions, Error, GetOptions, GetResponse, Identity, TlsOptions, Txn,
-    TxnOp,
+    TxnOp, TxnOpResponse,
 };
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
@@ -52,6 +53,7 @@ pub(super) struct Shared {
     pub(super) followed: Followed,
     pub(super) stamps: Stamps,
     pub(super) alive: Mutex<Alive>,
+    pub(super) last_read: LastRead,
     /// Ends the thread when it is dropped.
     _end: oneshot::Sender<()>,
 }
@@ -120,6 +122,7 @@ impl Etcd {
             followed: Followed::default(),
             stamps: Stamps::default(),
             alive: Mutex::new(Alive::default()),
+            last_read: LastRead::default(),
             _end: end,
             options,
         };
@@ -304,6 +307,25 @@ impl Shared {
         page(self.get(key, options).await?)
     }
 
+    /// Reads two records at the newest revision, by one request.
+    pub(super) async fn both(&self, keys: [&str; 2]) -> Result<[Option<Record>; 2], StoreProblem> {
+        let read = || {
+            let mut client = self.client.clone();
+            let gets = keys.map(|key| TxnOp::get(key, None));
+            async move { client.txn(Txn::new().and_then(gets)).await }
+        };
+        let found = repeatedly(read)
+            .await?
+            .op_responses()
+            .into_iter()
+            .map(|answer| match answer {
+                TxnOpResponse::Get(mut answer) => answer.take_kvs().into_iter().map(record).next(),
+                _ => None,
+            });
+        let mut found = found.fuse();
+        Ok([found.next().flatten(), found.next().flatten()])
+    }
+
     async fn get(&self, key: &str, options: GetOptions) -> Result<GetResponse, StoreProblem> {
         let read = || {
             let mut client = self.client.clone();
@@ -341,18 +363,19 @@ impl Shared {
     }
 }
 
+fn record(record: etcd_client::KeyValue) -> Record {
+    let changed = record.mod_revision();
+    let (key, value) = record.into_key_value();
+    let key = String::from_utf8_lossy(&key).into_owned();
+    Record { key, changed, value }
+}
+
 fn page(mut answer: GetResponse) -> Result<Page, StoreProblem> {
     let (revision, cluster) = match answer.header() {
         Some(header) => (header.revision(), header.cluster_id()),
         None => return Err(StoreProblem::Other("an answer of etcd has no header".to_owned())),
     };
     let more = answer.more();
-    let record = |record: etcd_client::KeyValue| {
-        let changed = record.mod_revision();
-        let (key, value) = record.into_key_value();
-        let key = String::from_utf8_lossy(&key).into_owned();
-        Record { key, changed, value }
-    };
     Ok(Page {
         records: answer.take_kvs().into_iter().map(record).collect(),
         revision,

@@ -1,10 +1,11 @@
 //! Changes bindings of ports by compare-and-swap.
 
-use super::connection::{Etcd, Shared, patiently};
+use super::connection::{Etcd, Record, Shared, lock, patiently};
 use super::records::{FloorValue, PortValue, read, written};
 use crate::bindings::{BindError, Binding, Bound, Change, Epoch, Epochs, PortId, check_bound, next_epoch};
 use crate::error::{StoreError, StoreProblem};
 use etcd_client::{Compare, CompareOp, Txn, TxnOp};
+use std::sync::Mutex;
 
 /// Maximum ports that one transaction forgets. etcd accepts 128 operations.
 const FORGOTTEN: usize = 100;
@@ -24,11 +25,29 @@ struct Floor {
     changed: i64,
 }
 
+/// The port that was read last.
+#[derive(Default)]
+pub(super) struct LastRead(Mutex<Option<(PortId, Last)>>);
+
+impl Floor {
+    fn of(key: &str, record: Option<Record>) -> Result<Self, StoreProblem> {
+        let Some(record) = record else {
+            return Ok(Self { epoch: 0, changed: 0 });
+        };
+        let FloorValue { epoch } = read(key, &record.value)?;
+        let changed = record.changed;
+        Ok(Self { epoch, changed })
+    }
+}
+
 impl Epochs for Etcd {
     fn bind(&mut self, port: &PortId, seen: Option<Epoch>, binding: &Binding) -> Result<Epoch, BindError> {
         let mut tried = None;
+        let mut known = self.shared.known(port);
+        // What is known may be out of date, so the store has the last word on a refusal.
+        known.take_if(|last| next_epoch(port, last.change.as_ref(), seen, last.floor.epoch).is_err());
         loop {
-            let last = self.shared.last(port)?;
+            let last = known.take().map_or_else(|| self.shared.last(port), Ok)?;
             if is_written(&last, tried.as_ref())
                 && let Some(Change::Bound(bound)) = last.change
             {
@@ -121,13 +140,13 @@ impl Shared {
     /// The last change of a port, and the floor of epochs at the same revision.
     fn last(&self, port: &PortId) -> Result<Last, StoreError> {
         self.wait(async {
-            let key = self.keys.port(port);
-            let page = self.one(&key, None).await?;
-            let Some(record) = page.records.first() else {
+            let (key, floor) = (self.keys.port(port), self.keys.floor());
+            let [record, floor_record] = self.both([&key, &floor]).await?;
+            let Some(record) = record else {
                 return Ok(Last {
                     change: None,
                     changed: 0,
-                    floor: self.floor(Some(page.revision)).await?,
+                    floor: Floor::of(&floor, floor_record)?,
                 });
             };
             // The record contains the last epoch.
@@ -141,15 +160,28 @@ impl Shared {
         })
     }
 
+    /// The binding of a port. A following change of the port need not read it again.
+    pub(super) fn read_bound(&self, port: &PortId) -> Result<Option<Bound>, StoreError> {
+        let last = self.last(port)?;
+        let bound = match &last.change {
+            Some(Change::Bound(bound)) => Some(bound.clone()),
+            Some(Change::Unbound { .. }) | None => None,
+        };
+        *lock(&self.last_read.0) = Some((port.clone(), last));
+        Ok(bound)
+    }
+
+    /// What [`read_bound`](Self::read_bound) has read of a port, if that was the last port. It may be out of date: a change
+    /// is compared with the store, and a refusal by it does not count.
+    fn known(&self, port: &PortId) -> Option<Last> {
+        let mut known = lock(&self.last_read.0);
+        known.take_if(|(of, _)| of == port).map(|(_, last)| last)
+    }
+
     async fn floor(&self, revision: Option<i64>) -> Result<Floor, StoreProblem> {
         let key = self.keys.floor();
         let page = self.one(&key, revision).await?;
-        let Some(record) = page.records.first() else {
-            return Ok(Floor { epoch: 0, changed: 0 });
-        };
-        let FloorValue { epoch } = read(&key, &record.value)?;
-        let changed = record.changed;
-        Ok(Floor { epoch, changed })
+        Floor::of(&key, page.records.into_iter().next())
     }
 
     /// Replaces the last change of a port. False if another process was first, or if it is unknown whether the change was

@@ -77,11 +77,7 @@ impl Watch for Etcd {
     }
 
     fn bound(&self, port: &PortId) -> Result<Option<Bound>, StoreError> {
-        self.shared.wait(async {
-            let key = self.shared.keys.port(port);
-            let page = self.shared.one(&key, None).await?;
-            Ok(bound(changes_of(&self.shared, page)?.into_iter().map(|(_, change)| change)).pop())
-        })
+        self.shared.read_bound(port)
     }
 
     fn changes(&self, network: &str, after: Revision) -> Result<Changes, StoreError> {

@@ -10,7 +10,8 @@ use crate::range::number;
 use crate::records::{Batch, RecordKey, Records as _};
 use crate::{Lease, Store as _, StoreProblem};
 use std::collections::BTreeSet;
-use std::net::TcpListener;
+use std::io::{Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -101,6 +102,21 @@ impl Member {
         let output = command.args(arguments).output().unwrap();
         assert!(output.status.success(), "{arguments:?}: {output:?}");
         String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// Number of requests for keys that the member has answered.
+    fn requests(&self) -> u64 {
+        let mut stream = TcpStream::connect(("127.0.0.1", self.ports[0])).unwrap();
+        stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").unwrap();
+        let mut text = String::new();
+        stream.read_to_string(&mut text).unwrap();
+        let lines = text
+            .lines()
+            .filter(|line| line.starts_with("grpc_server_handled_total{"));
+        let of_keys = lines.filter(|line| line.contains("\"etcdserverpb.KV\""));
+        of_keys
+            .map(|line| line.rsplit(' ').next().unwrap().parse::<u64>().unwrap())
+            .sum()
     }
 
     pub(super) fn options(&self, node: &str) -> EtcdOptions {
@@ -197,6 +213,23 @@ fn nodes_that_start_at_once_get_different_macs_and_addresses() {
     for kind in ["vm", "mac", "ip", "any"] {
         assert_eq!(count(kind).split_whitespace().count(), NODES * VMS, "{kind}");
     }
+}
+
+#[test]
+fn a_port_that_was_looked_up_is_bound_by_one_more_request_unless_another_node_was_first() {
+    let member = Member::start();
+    let (mut etcd, mut other) = (member.join("n1"), member.join("n2"));
+    let before = member.requests();
+    assert_eq!(etcd.bound(&port("a")).unwrap(), None);
+    assert_eq!(etcd.bind(&port("a"), None, &binding("p")).unwrap(), Epoch(1));
+    assert_eq!(member.requests() - before, 2);
+    // What was read is out of date when it is used: for the better, and for the worse.
+    assert_eq!(etcd.bound(&port("a")).unwrap().map(|bound| bound.epoch), Some(Epoch(1)));
+    assert_eq!(other.bind(&port("a"), Some(Epoch(1)), &binding("q")).unwrap(), Epoch(2));
+    assert_eq!(etcd.bind(&port("a"), Some(Epoch(2)), &binding("p")).unwrap(), Epoch(3));
+    assert_eq!(etcd.bound(&port("a")).unwrap().map(|bound| bound.epoch), Some(Epoch(3)));
+    assert_eq!(other.bind(&port("a"), Some(Epoch(3)), &binding("q")).unwrap(), Epoch(4));
+    etcd.bind(&port("a"), Some(Epoch(3)), &binding("p")).unwrap_err();
 }
 
 #[test]
