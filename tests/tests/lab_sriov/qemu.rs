@@ -242,7 +242,8 @@ fn kill(machine: &Machine, rounds: u32) -> Result<()> {
         "hawser run -f /root/killed.yaml --socket-dir=/run/killed-vm --runtime-dir=/run/hawser --store=/run/killed.db";
     let mut had = 0;
     for round in 0..rounds {
-        // QEMU gets no time to let go of the VF in any order: both end, hawser alone, or hawser with its keeper.
+        // hawser ends first and its keeper stays, all end at once, or hawser and its keeper end first. A QEMU that starts
+        // at that very moment is killed afterwards.
         let whom = match round % 3 {
             0 => "kill -9 $!; usleep 300000; kill -9 $(pidof qemu-system-x86_64)",
             1 => "kill -9 $(pidof hawser) $(pidof qemu-system-x86_64)",
@@ -252,7 +253,9 @@ fn kill(machine: &Machine, rounds: u32) -> Result<()> {
         let log = machine.sh(&format!(
             "{run} -- {FIRMWARE} >/run/killed.log 2>&1 &\nusleep {wait}000\n\
              pidof qemu-system-x86_64 >/dev/null && echo had\n({whom}) 2>/dev/null\nwait\n\
-             for n in $(seq 100); do pidof hawser qemu-system-x86_64 >/dev/null || exit 0; usleep 100000; done; ps; exit 1"
+             for n in $(seq 100); do\n\
+             kill -9 $(pidof qemu-system-x86_64) 2>/dev/null\n\
+             pidof hawser qemu-system-x86_64 >/dev/null || exit 0; usleep 100000; done; ps; exit 1"
         ))?;
         had += u32::from(log.contains("had"));
         // Where the keeper was killed too, the next start puts the VF back.
