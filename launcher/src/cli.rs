@@ -26,6 +26,7 @@ pub(crate) mod leases;
 pub(crate) mod migrate;
 pub(crate) mod node;
 mod pace;
+pub(crate) mod passt;
 mod plan_args;
 pub(crate) mod policy;
 mod segment;
@@ -42,6 +43,7 @@ use leases::Leases;
 use migrate::MigrateCommand;
 use node::Node;
 use pace::PaceArgs;
+use passt::PasstArgs;
 use plan_args::PlanArgs;
 use policy::PolicyArgs;
 use segment::SegmentArgs;
@@ -140,6 +142,8 @@ pub(crate) enum Command {
     CloudInit(CloudInitArgs),
     /// Serve every NIC of a VM's manifests, each on its own socket
     Run(RunManifest),
+    /// Serve one virtual machine by the arguments of passt(1), for libvirt and QEMU; the same as hawser under the name passt
+    Passt(PasstArgs),
     /// Reserve, list and release the MACs and addresses of VMs
     Leases(Leases),
     /// Give the PFs of this node their VFs, and show them
@@ -377,6 +381,10 @@ pub(crate) struct PortArgs {
     /// IPv6 address, else off]
     #[arg(long, value_name = "CIDR|off", help_heading = "Guest network", value_parser = values::ipv6_network)]
     pub ipv6: Option<Family<Ipv6Net>>,
+    /// Interface of this network namespace whose addresses the guest has too, instead of a private network; pod: that of
+    /// the default route
+    #[arg(long, value_name = "INTERFACE|pod", help_heading = "Guest network")]
+    pub guest_address_of: Option<String>,
     /// Host name for the guest, one label [default: this system's]
     #[arg(long, value_name = "NAME", help_heading = "Guest network", value_parser = values::hostname)]
     pub hostname: Option<String>,
@@ -402,8 +410,8 @@ pub(crate) struct PortArgs {
 
     /// Ports to forward to the guest: [tcp|udp]:[ADDR:]HOST[-HOST2][:GUEST[-GUEST2]], TCP by
     /// default, an IPv6 ADDR in brackets; or all, tcp:all, udp:all: every port that no program of
-    /// this network namespace listens on (needs CAP_NET_ADMIN and CAP_BPF at start); may be
-    /// repeated
+    /// this network namespace listens on (with CAP_NET_ADMIN and CAP_BPF at start through one socket,
+    /// else through a socket for each, as far as descriptors last); may be repeated
     #[arg(
         long = "port",
         value_name = "SPEC,…",

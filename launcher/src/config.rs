@@ -9,13 +9,16 @@ use hawser_config::{
 };
 use hawser_manifest::forward;
 use hawser_manifest::links::{DEFAULT_IPV4, DEFAULT_IPV6, Links};
-use hawser_manifest::nic::{BridgeSpec, Family, MasqueradeSpec, ModeSpec, NicSpec, Teaming};
+use hawser_manifest::nic::{BridgeSpec, MasqueradeSpec, ModeSpec, NicSpec, Teaming};
+use ipnet::IpNet;
 use std::net::IpAddr;
 
 mod layer2;
 mod lease;
+mod network;
 
 pub(crate) use layer2::{Layer2Error, PeerSource, PeersError, ServiceSource};
+pub(crate) use network::SharedError;
 
 /// MTU that is used if the system has no default route.
 const FALLBACK_MTU: u16 = 1500;
@@ -25,6 +28,9 @@ const MIN_IPV6_MTU: u16 = 1280;
 /// The reason why a NIC is inconsistent or does not fit the host.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum ConfigError {
+    /// The addresses of an interface cannot be shared.
+    #[error(transparent)]
+    Shared(#[from] SharedError),
     /// Both families are disabled.
     #[error("--ipv4=off and --ipv6=off leave the guest without a network: leave one of them out")]
     NoFamily,
@@ -84,7 +90,7 @@ impl ConfigError {
     /// False if the problem is in the system and not in the options.
     pub(crate) const fn is_usage(&self) -> bool {
         match self {
-            Self::NoAddress => false,
+            Self::NoAddress | Self::Shared(_) => false,
             Self::Layer2(error) => error.is_usage(),
             _ => true,
         }
@@ -177,17 +183,7 @@ fn port(spec: &NicSpec, mtu: u16, mode: ModeConfig) -> PortConfig {
 }
 
 fn masquerade(spec: &NicSpec, mode: &MasqueradeSpec, host: &Host) -> Result<Resolved, ConfigError> {
-    let ipv4 = family(mode.ipv4, DEFAULT_IPV4, host.addresses.iter().any(IpAddr::is_ipv4));
-    let ipv6 = family(mode.ipv6, DEFAULT_IPV6, host.addresses.iter().any(IpAddr::is_ipv6));
-    if ipv4.is_none() && ipv6.is_none() {
-        let asked = mode.ipv4 == Some(Family::Off) && mode.ipv6 == Some(Family::Off);
-        return Err(if asked {
-            ConfigError::NoFamily
-        } else {
-            ConfigError::NoAddress
-        });
-    }
-    let links = Links::new(ipv4, ipv6);
+    let links = network::links(&mode.network, host)?;
     let mtu = mtu(spec.mtu, &links, host)?;
     check_forwards(&mode.forwards, &links)?;
     for addr in &mode.map_host_loopback {
@@ -203,13 +199,14 @@ fn masquerade(spec: &NicSpec, mode: &MasqueradeSpec, host: &Host) -> Result<Reso
             hostname: spec.names.hostname.clone().or_else(|| host.hostname.clone()),
             dns,
             search,
-            domain: None,
+            domain: spec.names.domain.clone(),
             dhcp_options: spec.names.dhcp_options.clone(),
         },
         forwards: mode.forwards.clone(),
         every_port: mode.every_port.clone(),
         map_host_loopback: mode.map_host_loopback.clone(),
         dns_forward: forward,
+        neighbourhood: links.neighbourhood,
     };
     Ok((port(spec, mtu, ModeConfig::Masquerade(masquerade)), names, notices))
 }
@@ -275,30 +272,27 @@ fn mtu(asked: Option<u16>, links: &Links, host: &Host) -> Result<u16, ConfigErro
     }
 }
 
-fn family<N>(asked: Option<Family<N>>, default: N, namespace_has_it: bool) -> Option<N> {
-    match asked {
-        Some(Family::On(net)) => Some(net),
-        Some(Family::Off) => None,
-        None => namespace_has_it.then_some(default),
-    }
-}
-
 /// Checks that an address can map to the host's loopback.
 fn check_loopback_alias(links: &Links, addr: IpAddr) -> Result<(), ConfigError> {
     let (taken, network) = match (addr, links.ipv4, links.ipv6) {
         (IpAddr::V4(v4), Some(link), _) => {
             let net = link.network;
             let taken = [link.guest, net.network(), net.broadcast()].contains(&v4);
-            (taken, format!(" {net}"))
+            (taken, Some(IpNet::V4(net)))
         }
         (IpAddr::V6(v6), _, Some(link)) => {
-            let taken = [link.guest, link.network.network()].contains(&v6);
-            (taken, format!(" {}", link.network))
+            let net = link.network;
+            let taken = [link.guest, net.network()].contains(&v6);
+            (taken, Some(IpNet::V6(net)))
         }
-        _ => (false, String::new()),
+        _ => (false, None),
     };
-    match (links.covers(addr), taken) {
-        (false, _) => Err(ConfigError::OutsideNetwork { addr, network }),
+    let is_inside = network.is_some_and(|network| network.contains(&addr));
+    match (is_inside, taken) {
+        (false, _) => Err(ConfigError::OutsideNetwork {
+            addr,
+            network: network.map(|network| format!(" {network}")).unwrap_or_default(),
+        }),
         (true, true) => Err(ConfigError::TakenAddress(addr)),
         (true, false) => Ok(()),
     }

@@ -2,7 +2,9 @@ use super::*;
 use crate::cli::Cli;
 use crate::resolv::ResolvConf;
 use clap::Parser as _;
-use hawser_backend::config::{Ipv4Link, Ipv6Link};
+use hawser_backend::config::{Ipv4Link, Ipv6Link, Neighbourhood};
+use hawser_host::interfaces::Interface;
+use hawser_host::system::DefaultRoute;
 use std::net::Ipv4Addr;
 
 /// A pod with both families, and with a name server and a search list of the cluster.
@@ -13,6 +15,7 @@ fn pod() -> Host {
         default_routes: [None, None],
         hostname: Some("virt-launcher-vm".into()),
         resolv: ResolvConf::parse("nameserver 10.96.0.10\nsearch ns.svc.cluster.local cluster.local\n"),
+        interfaces: Vec::new(),
     }
 }
 
@@ -232,4 +235,89 @@ fn forwards_are_checked_against_each_other_and_the_families() {
         error.starts_with("--port=tcp:127.0.0.1:80 listens on an address of a family"),
         "{error}"
     );
+}
+
+/// A pod whose interface has one address of each family, and a second interface without routes.
+fn pod_with_interfaces() -> Host {
+    let interface = |name: &str, addresses: &[&str], gateways: &[&str]| Interface {
+        name: name.into(),
+        addresses: addresses.iter().map(|net| net.parse().unwrap()).collect(),
+        gateways: self::addresses(gateways),
+    };
+    let route = |source: &str| {
+        Some(DefaultRoute {
+            source: source.parse().unwrap(),
+            link: "eth0".into(),
+            mtu: 1400,
+        })
+    };
+    Host {
+        interfaces: vec![
+            interface("lo", &[], &[]),
+            interface(
+                "eth0",
+                &["10.244.0.7/24", "fd00:10:244::7/64"],
+                &["10.244.0.1", "fe80::1"],
+            ),
+            interface("net1", &["192.0.2.9/32"], &[]),
+        ],
+        default_routes: [route("10.244.0.7"), route("fd00:10:244::7")],
+        ..pod()
+    }
+}
+
+#[test]
+fn a_guest_shares_address_network_and_router_of_an_interface() {
+    let host = pod_with_interfaces();
+    let plan = plan_on(&host, &["--guest-address-of=pod"]).unwrap();
+    let config = masquerade(&plan);
+    let ipv4 = config.ipv4.unwrap();
+    assert_eq!(
+        (
+            ipv4.guest.to_string(),
+            ipv4.network.to_string(),
+            ipv4.gateway.to_string()
+        ),
+        ("10.244.0.7".into(), "10.244.0.0/24".into(), "10.244.0.1".into())
+    );
+    let ipv6 = config.ipv6.unwrap();
+    assert_eq!(
+        (
+            ipv6.guest.to_string(),
+            ipv6.network.to_string(),
+            ipv6.gateway.to_string()
+        ),
+        ("fd00:10:244::7".into(), "fd00:10:244::/64".into(), "fe80::1".into())
+    );
+    assert_eq!(config.neighbourhood, Neighbourhood::Shared);
+    // The guest reaches the neighbours and the name server itself.
+    assert_eq!(plan.notices, [""; 0]);
+    assert_eq!(config.names.dns, addresses(&["10.96.0.10"]));
+    // An interface without a router, and without IPv6.
+    let plan = plan_on(&host, &["--guest-address-of=net1"]).unwrap();
+    let config = masquerade(&plan);
+    assert_eq!(config.ipv4.unwrap().network.to_string(), "192.0.2.9/32");
+    assert_eq!(config.ipv6, None);
+    let plan = plan_on(&host, &["--guest-address-of=eth0", "--ipv6=off"]).unwrap();
+    assert_eq!(masquerade(&plan).ipv6, None);
+}
+
+#[test]
+fn an_interface_that_cannot_be_shared_is_refused() {
+    let refusal = |options: &[&str]| plan_on(&pod_with_interfaces(), options).unwrap_err().to_string();
+    assert_eq!(
+        refusal(&["--guest-address-of=eth9"]),
+        "this network namespace has no interface eth9; it has eth0, net1"
+    );
+    assert!(refusal(&["--guest-address-of=lo"]).starts_with("lo has no address"));
+    let nowhere = plan_on(&pod(), &["--guest-address-of=pod"]).unwrap_err();
+    assert!(nowhere.to_string().contains("no default route") && !nowhere.is_usage());
+    let argv = [
+        "hawser",
+        "--socket-path=/s",
+        "--guest-address-of=pod",
+        "--ipv4=10.0.2.0/24",
+    ];
+    let both = Cli::try_parse_from(argv).unwrap().port.spec("s".into()).unwrap_err();
+    assert!(both.to_string().starts_with("--ipv4 names a private network"));
 }

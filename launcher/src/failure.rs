@@ -45,6 +45,14 @@ impl Failure {
         }
     }
 
+    /// The same failure with exit status 1, for programs that have no other.
+    pub(crate) fn at_run_time(self) -> Self {
+        match self {
+            Self::Usage(message) => Self::Runtime(message),
+            other => other,
+        }
+    }
+
     /// Creates the failure that standard output cannot be written.
     #[allow(clippy::needless_pass_by_value, reason = "for map_err")]
     pub(crate) fn standard_output(error: std::io::Error) -> Self {

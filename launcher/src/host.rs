@@ -1,8 +1,11 @@
 //! Facts of the system that serve as defaults of options, read once at the start. All other code takes a [`Host`] and
 //! can be tested without a system.
 
+use crate::failure::Failure;
 use crate::resolv::{self, ResolvConf};
+use hawser_host::interfaces::{self, Interface};
 use hawser_host::system::{self, DefaultRoute};
+use hawser_manifest::nic::NicSpec;
 use hawser_manifest::values;
 use std::net::IpAddr;
 use std::path::Path;
@@ -20,6 +23,8 @@ pub(crate) struct Host {
     pub hostname: Option<String>,
     /// Name servers and search domains of resolv.conf.
     pub resolv: ResolvConf,
+    /// The interfaces, for a guest that shares the addresses of one. Empty otherwise.
+    pub interfaces: Vec<Interface>,
 }
 
 impl Host {
@@ -42,7 +47,21 @@ impl Host {
             default_routes,
             hostname: first_label(&system::node_name()),
             resolv: ResolvConf::read(Path::new(resolv::PATH)).unwrap_or_default(),
+            interfaces: Vec::new(),
         }
+    }
+
+    /// Reads the facts that these NICs need.
+    ///
+    /// # Errors
+    /// The interfaces cannot be listed.
+    pub(crate) fn probe_for<'a>(mut nics: impl Iterator<Item = &'a NicSpec>) -> Result<Self, Failure> {
+        let mut host = Self::probe();
+        if nics.any(|nic| nic.mode.shares_addresses()) {
+            host.interfaces = interfaces::interfaces()
+                .map_err(|e| Failure::runtime(format_args!("cannot list this network namespace's interfaces: {e}")))?;
+        }
+        Ok(host)
     }
 }
 

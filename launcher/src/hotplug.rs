@@ -523,12 +523,16 @@ impl Operator {
 
     /// Surveys the host for a NIC and resolves the NIC.
     fn resolve(&self, nic: &NicPlan) -> Result<Nic, HotplugError> {
-        let segment = match nic.spec() {
-            Some(spec) => attachment::survey(&spec, Vec::new(), &self.setup.site),
+        let spec = nic.spec();
+        let segment = match &spec {
+            Some(spec) => attachment::survey(spec, Vec::new(), &self.setup.site),
             None => Ok(None),
         };
         let keeper = self.setup.keeper.as_ref();
-        let planned = segment.and_then(|segment| Nic::planned(nic, &Host::probe(), segment, keeper));
+        let planned = segment.and_then(|segment| {
+            let host = Host::probe_for(spec.iter())?;
+            Nic::planned(nic, &host, segment, keeper)
+        });
         planned.map_err(HotplugError::Port)
     }
 }

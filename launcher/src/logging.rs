@@ -1,8 +1,13 @@
-//! Logs to standard error, with a filter that can be changed at run time.
+//! Logs to standard error, a file or the system's log, with a filter that can be changed at run time.
 
-use env_logger::Logger;
-use log::{Log, Metadata, Record};
-use std::sync::{PoisonError, RwLock};
+use env_logger::{Logger, Target};
+use log::{Level, Log, Metadata, Record};
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::net::UnixDatagram;
+use std::path::Path;
+use std::process;
+use std::sync::{OnceLock, PoisonError, RwLock};
 
 /// The logger of the process.
 struct Switchable(RwLock<Option<Current>>);
@@ -20,7 +25,11 @@ impl Log for Switchable {
     }
 
     fn log(&self, record: &Record<'_>) {
-        self.with(|current| current.logger.log(record));
+        self.with(|current| match DESTINATION.get() {
+            Some(Destination::System(socket)) if current.logger.matches(record) => tell_system(socket.as_ref(), record),
+            Some(Destination::System(_)) => {}
+            _ => current.logger.log(record),
+        });
     }
 
     fn flush(&self) {
@@ -35,6 +44,63 @@ impl Switchable {
     }
 }
 
+/// Where the log goes.
+#[derive(Debug)]
+pub(crate) enum Destination {
+    /// Standard error.
+    StandardError,
+    /// The end of a file.
+    File(File),
+    /// The system's log; `None` if it has none.
+    System(Option<UnixDatagram>),
+}
+
+static DESTINATION: OnceLock<Destination> = OnceLock::new();
+
+impl Destination {
+    /// The end of a file, which is created if it does not exist.
+    ///
+    /// # Errors
+    /// The error of open(2).
+    pub(crate) fn file(path: &Path) -> io::Result<Self> {
+        OpenOptions::new().append(true).create(true).open(path).map(Self::File)
+    }
+
+    /// The system's log.
+    pub(crate) fn system() -> Self {
+        /// Socket of the system's log (syslog(3)).
+        const SOCKET: &str = "/dev/log";
+        let socket = UnixDatagram::unbound().and_then(|socket| {
+            socket.connect(SOCKET)?;
+            socket.set_nonblocking(true)?;
+            Ok(socket)
+        });
+        Self::System(socket.ok())
+    }
+}
+
+/// Writes a record to the system's log, as syslog(3) does.
+fn tell_system(socket: Option<&UnixDatagram>, record: &Record<'_>) {
+    /// Facility of daemons, which have no other.
+    const DAEMON: u8 = 3 << 3;
+    let severity = match record.level() {
+        Level::Error => 3,
+        Level::Warn => 4,
+        Level::Info => 6,
+        Level::Debug | Level::Trace => 7,
+    };
+    let line = format!("<{}>hawser[{}]: {}", DAEMON | severity, process::id(), record.args());
+    // A log that is full or gone loses the line.
+    let _ = socket.map(|socket| socket.send(line.as_bytes()));
+}
+
+/// Starts logging to `destination`. The parser of the option has validated `filter`.
+pub(crate) fn start_to(filter: &str, destination: Destination) {
+    // A destination that was set earlier stays in place, as the logger does.
+    let _ = DESTINATION.set(destination);
+    start(filter);
+}
+
 /// Starts logging. The parser of the option has validated `filter`.
 pub(crate) fn start(filter: &str) {
     set_filter(filter);
@@ -44,7 +110,13 @@ pub(crate) fn start(filter: &str) {
 
 /// Replaces the filter.
 pub(crate) fn set_filter(filter: &str) {
-    let logger = env_logger::Builder::new()
+    let mut builder = env_logger::Builder::new();
+    if let Some(Destination::File(file)) = DESTINATION.get()
+        && let Ok(file) = file.try_clone()
+    {
+        builder.target(Target::Pipe(Box::new(file)));
+    }
+    let logger = builder
         .parse_filters(filter)
         .format_target(false)
         .format_timestamp_millis()

@@ -7,6 +7,7 @@
 
 mod api;
 mod attachment;
+mod background;
 mod capabilities;
 mod cli;
 mod client;
@@ -30,6 +31,7 @@ mod mode;
 mod names;
 mod node;
 mod output;
+mod passt;
 mod resolv;
 mod resolv_watch;
 mod run;
@@ -55,6 +57,7 @@ use hawser_manifest::nic::NicSpec;
 use host::Host;
 use machine::{Endpoint, Nic};
 use serve::Order;
+use std::ffi::OsString;
 use std::os::fd::OwnedFd;
 use std::process::ExitCode;
 use vmm::{Vm, VmmError};
@@ -71,7 +74,11 @@ fn run() -> Result<(), Failure> {
     if std::env::args_os().skip(1).any(|arg| arg == capabilities::OPTION) {
         return output::print(&(capabilities::json().map_err(Failure::runtime)? + "\n"));
     }
-    let cli = match Cli::try_parse() {
+    let words: Vec<OsString> = std::env::args_os().collect();
+    if let Some(served) = passt::by_name(&words) {
+        return served;
+    }
+    let cli = match Cli::try_parse_from(&words) {
         Ok(cli) => cli,
         // Help and version, which clap formats for the terminal.
         Err(shown) if !shown.use_stderr() => return shown.print().map_err(Failure::standard_output),
@@ -90,6 +97,8 @@ fn run() -> Result<(), Failure> {
         Some(Command::Validate(args)) => validate::run(args),
         Some(Command::CloudInit(args)) => cloud_init::run(args),
         Some(Command::Run(args)) => run::run(args),
+        // The words before them are the program's and the subcommand's name.
+        Some(Command::Passt(args)) => passt::run(args, &words[2..]),
         Some(Command::Forward(args)) => client::forward::run(args),
         Some(Command::Top(args)) => client::top::run(args),
         Some(Command::Rate(args)) => client::rate::run(args),
@@ -124,6 +133,7 @@ fn serve_port(cli: &Cli) -> Result<(), Failure> {
         run: &cli.run,
         vmm: &[],
         hotplug: None,
+        background: None,
     })
 }
 
@@ -151,12 +161,12 @@ fn nic(
     queues: Vec<OwnedFd>,
     site: &Site,
 ) -> Result<Nic, Failure> {
-    let host = Host::probe();
     let failure = |error: ConfigError| match error.is_usage() {
         true => Failure::usage(error),
         false => Failure::runtime(error),
     };
     let spec = spec.map_err(Failure::usage)?;
+    let host = Host::probe_for(std::iter::once(&spec))?;
     let segment = attachment::survey(&spec, queues, site)?;
     let found = config::resolve(spec, &host, segment).map_err(failure)?;
     Ok(Nic::vhost_user(endpoint, found))

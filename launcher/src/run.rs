@@ -46,7 +46,7 @@ pub(crate) fn run(args: &RunManifest) -> Result<(), Failure> {
         return only_say(args, checked.plan, &site);
     }
     site.recover();
-    let host = Host::probe();
+    let host = probe(&checked.plan)?;
     let mut segments = survey(&checked.plan.nics, &site)?;
     let keeper = keeper(&checked.plan, &site, args)?;
     leases::settle(&mut checked.plan, &args.store)?;
@@ -92,6 +92,7 @@ pub(crate) fn run(args: &RunManifest) -> Result<(), Failure> {
         run: &run,
         vmm: &vmm,
         hotplug: Some(hotplug),
+        background: None,
     })
 }
 
@@ -105,7 +106,7 @@ fn only_say(args: &RunManifest, mut plan: VmPlan, site: &Site) -> Result<(), Fai
     let keeper = keeper(&tried, site, args)?;
     vf::preview(&mut tried, &args.store, keeper.as_deref())?;
     add_ports(&mut tried, &mut segments, site, keeper.as_deref())?;
-    let nics = resolve_all(&tried, &Host::probe(), segments, keeper.as_ref())?;
+    let nics = resolve_all(&tried, &probe(&tried)?, segments, keeper.as_ref())?;
     let cards = cards(&nics);
     if let Some(vmm) = args.print_args {
         preview.need_macs()?;
@@ -172,6 +173,12 @@ fn keeper(plan: &VmPlan, site: &Site, args: &RunManifest) -> Result<Option<Arc<K
     let start = || Keeper::start(&site.runtime_folder, cluster);
     let keeper = site.namespace.outside(start).map_err(Failure::runtime)??;
     Ok(Some(Arc::new(keeper)))
+}
+
+/// The facts of this host that the NICs of a plan need.
+fn probe(plan: &VmPlan) -> Result<Host, Failure> {
+    let specs: Vec<_> = plan.nics.iter().filter_map(NicPlan::spec).collect();
+    Host::probe_for(specs.iter())
 }
 
 /// The NICs of a plan on this host; `segments` are the surveys of their segments.

@@ -16,6 +16,7 @@ fn pod() -> Host {
         default_routes: [None, None],
         hostname: Some("virt-launcher".into()),
         resolv: ResolvConf::parse("nameserver 10.96.0.10\nsearch cluster.local\n"),
+        interfaces: Vec::new(),
     }
 }
 

@@ -10,6 +10,7 @@
 use crate::api::agent::GuestAgent;
 use crate::api::{Api, Context};
 use crate::attachment::Site;
+use crate::background::{self, Background};
 use crate::cli::RunArgs;
 use crate::events::{EventFile, EventLog};
 use crate::failure::Failure;
@@ -22,7 +23,7 @@ use crate::sandbox::{Access, Needs, Reach, Sandbox, ThreadKind, resolv_conf};
 use crate::service_manager;
 use crate::signals::SignalWatch;
 use crate::startup;
-use crate::takeover::{self, Giver, GiverSetup, Obstacle, Taken, Taker};
+use crate::takeover::{Giver, GiverSetup, Obstacle, Taken, Taker};
 use crate::vmm_process::VmmProcess;
 use hawser_backend::sys::listening_socket::ListeningSocket;
 use hawser_backend::vhost_user::Lifetime;
@@ -48,6 +49,8 @@ pub(crate) struct Order<'a> {
     pub vmm: &'a [OsString],
     /// Hot-plug of NICs. `None` if the NICs never change.
     pub hotplug: Option<HotplugSetup>,
+    /// What else the process does when it serves.
+    pub background: Option<Background>,
 }
 
 /// Serves the NICs until a request to stop, until no front end can connect to any of them, or until
@@ -62,6 +65,7 @@ pub(crate) fn serve(order: Order<'_>) -> Result<(), Failure> {
         run,
         vmm,
         hotplug,
+        background,
     } = order;
     let signals = Signals::new([SIGTERM, SIGINT, SIGUSR1])
         .map_err(|e| Failure::runtime(format_args!("cannot catch signals: {e}")))?;
@@ -131,6 +135,7 @@ pub(crate) fn serve(order: Order<'_>) -> Result<(), Failure> {
     let giver = takeover.map(start).transpose()?;
     let vmm = vmm_process.map(|vmm| accompany(vmm, &machine)).transpose()?;
     service_manager::ready(&machine);
+    background.map_or(Ok(()), Background::ready)?;
     let served = machine.wait();
     service_manager::stopping();
     let served = served.and(ended(vmm));
@@ -162,7 +167,7 @@ fn begin(run: &RunArgs, setup: MachineSetup, nics: Vec<Nic>) -> Result<Begun, Fa
         })?;
         let Taken { machine, api, takeover } = Taker::connect(path)?.take(setup, nics)?;
         if run.takeover.detached {
-            takeover::report();
+            background::report();
         }
         return Ok(Begun {
             machine,

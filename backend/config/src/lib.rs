@@ -21,7 +21,7 @@ mod service;
 pub use bridge::{BridgeConfig, Forwarding, Lease6Config, LeaseConfig, NicRole};
 pub use forward::{Families, Forward, Transport};
 pub use layer2::{Layer2Config, NetworkRole, PeerConfig, PrimaryNetwork, SecondaryNetwork, mac_of_address};
-pub use masquerade::{GATEWAY_MAC, Ipv4Link, Ipv6Link, MasqueradeConfig};
+pub use masquerade::{GATEWAY_MAC, Ipv4Link, Ipv6Link, MasqueradeConfig, Neighbourhood};
 pub use mode::{Inbound, ModeConfig, ModeProperties, TunnelEnd};
 pub use names::{NameConfig, Resolvers};
 pub use policy::{AddressCheck, MacCheck, PolicyConfig, Rate, RateLimit, Rates, VlanConfig, VlanSet};

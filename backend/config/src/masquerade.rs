@@ -29,6 +29,19 @@ pub struct MasqueradeConfig {
     pub map_host_loopback: Vec<IpAddr>,
     /// Name servers that answer queries to port 53 of the gateway. The guest cannot reach them at their own addresses.
     pub dns_forward: Vec<IpAddr>,
+    /// What the other addresses of the guest's network are.
+    pub neighbourhood: Neighbourhood,
+}
+
+/// What the addresses of the guest's network are, apart from the guest's own.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Neighbourhood {
+    /// The network is the guest's own. Only the gateway is in it.
+    #[default]
+    Private,
+    /// The network is that of an interface of this network namespace, and the guest has the interface's address. The
+    /// other addresses, including the gateway's, belong to other hosts, which the guest reaches through the gateway.
+    Shared,
 }
 
 impl MasqueradeConfig {
@@ -46,7 +59,11 @@ impl ModeProperties for MasqueradeConfig {
         let v4 = self.ipv4.map(|l| format!("{}/{}", l.guest, l.network.prefix_len()));
         let v6 = self.ipv6.map(|l| format!("{}/{}", l.guest, l.network.prefix_len()));
         let addresses: Vec<String> = [v4, v6].into_iter().flatten().collect();
-        write!(f, "masquerade, guest {}", addresses.join(" and "))
+        let whose = match self.neighbourhood {
+            Neighbourhood::Private => "",
+            Neighbourhood::Shared => ", shared with this network namespace",
+        };
+        write!(f, "masquerade, guest {}{whose}", addresses.join(" and "))
     }
 
     fn resolvers(&self) -> Option<Resolvers> {
@@ -79,22 +96,22 @@ impl ModeProperties for MasqueradeConfig {
 /// IPv4 addresses of the guest's network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ipv4Link {
-    /// Subnet of the guest and the gateway.
+    /// Subnet of the guest.
     pub network: Ipv4Net,
-    /// Address of the gateway: network + 1.
+    /// Address of the gateway: network + 1 in a private network.
     pub gateway: Ipv4Addr,
-    /// Address of the guest: network + 2.
+    /// Address of the guest: network + 2 in a private network.
     pub guest: Ipv4Addr,
 }
 
 /// IPv6 addresses of the guest's network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ipv6Link {
-    /// Subnet of the guest and the gateway.
+    /// Subnet of the guest.
     pub network: Ipv6Net,
-    /// Address of the gateway: network + 1.
+    /// Address of the gateway: network + 1 in a private network.
     pub gateway: Ipv6Addr,
-    /// Address of the guest: network + 2.
+    /// Address of the guest: network + 2 in a private network.
     pub guest: Ipv6Addr,
 }
 

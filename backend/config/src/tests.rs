@@ -78,6 +78,7 @@ fn masquerade() -> ModeConfig {
         }),
         map_host_loopback: vec!["10.0.2.1".parse().unwrap()],
         dns_forward: vec!["127.0.0.53".parse().unwrap()],
+        neighbourhood: Neighbourhood::Private,
     })
 }
 

@@ -3,8 +3,10 @@
 //!
 //! For TCP, the port that a client used is the local port of the accepted socket. For UDP, it is in the ancillary data
 //! of the datagram. The program runs before the kernel's own lookup of listening sockets, so it leaves out the ports of
-//! the pod: those that programs listen on at the start, those of forwards, and those excluded by configuration.
+//! the pod: those that programs listen on at the start, those of forwards, and those excluded by configuration. Where this
+//! process may not install it, each port gets a socket of its own ([`each_port`]).
 
+use super::each_port::{self, EachPort};
 use crate::config::{EveryPort, Families, Forward, MasqueradeConfig, Otherwise, PortSet, Transport};
 use crate::mode::{BoundForward, ForwardSocket, GuestPort};
 use crate::nat::engine::Engine;
@@ -35,6 +37,10 @@ pub(super) fn serve(
     };
     let opened = match check_namespace(wanted).and_then(|()| open(config, wanted, families)) {
         Ok(opened) => opened,
+        Err(EveryPortError::Lookup(why @ (LookupError::NotPermitted | LookupError::NotSupported))) => {
+            serve_each(name, config, wanted, families, engine, &why)?;
+            return Ok(None);
+        }
         Err(error) if wanted.otherwise == Otherwise::Warn => {
             let forwards: Vec<String> = config.forwards.iter().map(ToString::to_string).collect();
             let reached = match &forwards[..] {
@@ -67,6 +73,32 @@ pub(super) fn serve(
         engine.add_forward(bound).map_err(unwatched)?;
     }
     Ok(Some(opened.lookup))
+}
+
+/// Makes `engine` serve the wanted ports with a socket for each, because the program cannot be installed.
+fn serve_each(
+    name: &str,
+    config: &MasqueradeConfig,
+    wanted: &EveryPort,
+    families: Families,
+    engine: &mut Engine,
+    why: &LookupError,
+) -> Result<(), EveryPortError> {
+    let mut ports = wanted.ports.clone();
+    ports.remove_all(&forwarded(config));
+    let EachPort { bound, left_out } = each_port::open(&ports, families);
+    let count: usize = bound.iter().map(|bound| bound.sockets.len()).sum();
+    log::warn!(
+        "port {name}: each port has a socket of its own, {count} in total: one socket for all is not possible: {why}; \
+         {left_out} do not reach the guest"
+    );
+    for bound in bound {
+        engine.add_forward(bound).map_err(|source| EveryPortError::Socket {
+            step: "cannot watch a socket",
+            source,
+        })?;
+    }
+    Ok(())
 }
 
 /// The reason why not every port can be forwarded.

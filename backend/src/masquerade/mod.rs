@@ -3,6 +3,7 @@
 //! The mode has three parts: services of the gateway ([`GatewayServices`]), port forwards ([`forwards`], `every_port`),
 //! and the NAT engine ([`crate::nat`]), which handles everything else.
 
+mod each_port;
 mod every_port;
 pub mod forwards;
 mod handover;
@@ -78,6 +79,7 @@ impl Masquerade {
                 dns_forward: mode.dns_forward.clone(),
                 dns_stream: None,
                 balance: None,
+                neighbourhood: mode.neighbourhood,
             },
             poller: setup.poller,
             counters: Arc::clone(&setup.counters),
@@ -103,6 +105,7 @@ impl Masquerade {
             advertise: setup.worker == 0,
             autoconfigures: true,
             convention: Convention::KubeVirt,
+            neighbourhood: mode.neighbourhood,
         };
         Ok(Self {
             engine,

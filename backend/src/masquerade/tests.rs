@@ -1,7 +1,8 @@
 //! Tests of the frames that services handle, the frames that are dropped, and their counters.
 
 use crate::config::{
-    Forward, GATEWAY_MAC, Ipv6Link, MasqueradeConfig, ModeConfig, PaceConfig, PolicyConfig, PortConfig, Transport,
+    Forward, GATEWAY_MAC, Ipv6Link, MasqueradeConfig, ModeConfig, Neighbourhood, PaceConfig, PolicyConfig, PortConfig,
+    Transport,
 };
 use crate::counters::{Count, Counters, DropReason};
 use crate::frame::testing::{OwnedFrame, TestSink};
@@ -58,6 +59,7 @@ impl Bench {
                 .map(|a| a.parse().expect("an address"))
                 .into(),
             dns_forward: vec![],
+            neighbourhood: Neighbourhood::Private,
         };
         let port = PortConfig {
             name: "test".to_owned(),

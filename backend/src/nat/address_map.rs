@@ -4,8 +4,11 @@
 //! itself (on the pod's loopback, for example), mapped addresses map to the pod's loopback, and forbidden destinations
 //! (loopback, the private network itself) are refused. Inbound: a client on the pod's loopback appears to the guest as
 //! the gateway.
+//!
+//! If the guest shares the pod's network and address, all other addresses of that network lead to the hosts that have
+//! them, and a client at the pod's own address appears as the gateway too, because that address is the guest's.
 
-use crate::config::{Ipv4Link, Ipv6Link};
+use crate::config::{Ipv4Link, Ipv6Link, Neighbourhood};
 use crate::counters::DropReason;
 use crate::packet::{FlowId, protocol};
 use crate::time::Instant;
@@ -30,6 +33,8 @@ pub struct AddressMap {
     pub dns_stream: Option<SocketAddr>,
     /// Virtual addresses that lead elsewhere.
     pub balance: Option<Arc<dyn Balance>>,
+    /// What the other addresses of the guest's network are.
+    pub neighbourhood: Neighbourhood,
 }
 
 /// Maps virtual addresses of Services to endpoints.
@@ -89,7 +94,7 @@ impl AddressMap {
         if self.host_loopback.contains(&address) {
             return Destination::World(SocketAddr::new(loopback(address), dst.port()));
         }
-        if is_gateway {
+        if is_gateway && self.neighbourhood == Neighbourhood::Private {
             return Destination::Gateway;
         }
         match self.refusal(address) {
@@ -99,11 +104,11 @@ impl AddressMap {
     }
 
     /// The source address that the guest sees for the peer of a host socket: the peer's real address, or the gateway's
-    /// for peers on the pod's loopback. `None` if the family is disabled.
+    /// for peers on the pod's loopback and peers with the guest's own address. `None` if the family is disabled.
     pub fn inbound(&self, peer: IpAddr) -> Option<IpAddr> {
         let peer = peer.to_canonical();
         let gateway = self.gateway(peer)?;
-        Some(if peer.is_loopback() || peer.is_unspecified() {
+        Some(if peer.is_loopback() || peer.is_unspecified() || self.is_guest(peer) {
             gateway
         } else {
             peer
@@ -117,10 +122,22 @@ impl AddressMap {
         }
     }
 
-    fn refusal(&self, address: IpAddr) -> Option<DropReason> {
+    /// True for the address that the guest was given.
+    fn is_guest(&self, address: IpAddr) -> bool {
         match address {
+            IpAddr::V4(a) => self.ipv4.is_some_and(|link| link.guest == a),
+            IpAddr::V6(a) => self.ipv6.is_some_and(|link| link.guest == a),
+        }
+    }
+
+    fn refusal(&self, address: IpAddr) -> Option<DropReason> {
+        let refusal = match address {
             IpAddr::V4(a) => refusal_v4(a, self.ipv4),
             IpAddr::V6(a) => refusal_v6(a, self.ipv6),
+        };
+        match (refusal, self.neighbourhood) {
+            (Some(DropReason::NoSuchNeighbour), Neighbourhood::Shared) if !self.is_guest(address) => None,
+            (refusal, _) => refusal,
         }
     }
 }
@@ -133,7 +150,7 @@ fn loopback(like: IpAddr) -> IpAddr {
 }
 
 fn refusal_v4(a: Ipv4Addr, link: Option<Ipv4Link>) -> Option<DropReason> {
-    if a.is_multicast() || a.is_broadcast() || link.is_some_and(|l| a == l.network.broadcast()) {
+    if a.is_multicast() || a.is_broadcast() || link.is_some_and(|l| is_broadcast(l, a)) {
         return Some(DropReason::Multicast);
     }
     // connect(0.0.0.0) reaches the loopback on Linux.
@@ -142,6 +159,12 @@ fn refusal_v4(a: Ipv4Addr, link: Option<Ipv4Link>) -> Option<DropReason> {
     }
     link.filter(|l| l.network.contains(&a))
         .map(|_| DropReason::NoSuchNeighbour)
+}
+
+/// True for the broadcast address of the guest's network. A network of one or two addresses has none (RFC 3021).
+fn is_broadcast(link: Ipv4Link, a: Ipv4Addr) -> bool {
+    const LONGEST: u8 = 30;
+    link.network.prefix_len() <= LONGEST && a == link.network.broadcast()
 }
 
 fn refusal_v6(a: Ipv6Addr, link: Option<Ipv6Link>) -> Option<DropReason> {
@@ -155,4 +178,79 @@ fn refusal_v6(a: Ipv6Addr, link: Option<Ipv6Link>) -> Option<DropReason> {
     }
     link.filter(|l| l.network.contains(&a))
         .map(|_| DropReason::NoSuchNeighbour)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shared() -> AddressMap {
+        AddressMap {
+            ipv4: Some(Ipv4Link {
+                network: "192.0.2.0/24".parse().unwrap(),
+                gateway: Ipv4Addr::new(192, 0, 2, 1),
+                guest: Ipv4Addr::new(192, 0, 2, 2),
+            }),
+            ipv6: Some(Ipv6Link {
+                network: "2001:db8::/64".parse().unwrap(),
+                gateway: "fe80::1".parse().unwrap(),
+                guest: "2001:db8::2".parse().unwrap(),
+            }),
+            neighbourhood: Neighbourhood::Shared,
+            ..AddressMap::default()
+        }
+    }
+
+    fn to(address: &str) -> SocketAddr {
+        SocketAddr::new(address.parse().unwrap(), 80)
+    }
+
+    #[test]
+    fn in_a_shared_network_every_address_but_the_guests_is_another_hosts() {
+        let map = shared();
+        for there in ["192.0.2.1", "192.0.2.77", "198.51.100.1", "2001:db8::1", "2001:db8::77"] {
+            assert_eq!(map.outbound(to(there)), Destination::World(to(there)), "{there}");
+        }
+        let refused = [
+            ("192.0.2.2", DropReason::NoSuchNeighbour),
+            ("2001:db8::2", DropReason::NoSuchNeighbour),
+            ("192.0.2.255", DropReason::Multicast),
+            ("127.0.0.1", DropReason::ForbiddenDestination),
+            ("fe80::1", DropReason::ForbiddenDestination),
+        ];
+        for (there, reason) in refused {
+            assert_eq!(map.outbound(to(there)), Destination::Refused(reason), "{there}");
+        }
+        let mut own = shared();
+        own.neighbourhood = Neighbourhood::Private;
+        assert_eq!(own.outbound(to("192.0.2.1")), Destination::Gateway);
+        assert_eq!(
+            own.outbound(to("192.0.2.77")),
+            Destination::Refused(DropReason::NoSuchNeighbour)
+        );
+    }
+
+    #[test]
+    fn the_pod_itself_appears_as_the_gateway_also_at_the_address_that_it_shares() {
+        let map = shared();
+        let seen = |peer: &str| map.inbound(peer.parse().unwrap()).unwrap().to_string();
+        assert_eq!([seen("127.0.0.1"), seen("192.0.2.2")], ["192.0.2.1", "192.0.2.1"]);
+        assert_eq!([seen("::1"), seen("2001:db8::2")], ["fe80::1", "fe80::1"]);
+        assert_eq!(
+            [seen("192.0.2.77"), seen("2001:db8::77")],
+            ["192.0.2.77", "2001:db8::77"]
+        );
+    }
+
+    #[test]
+    fn a_network_of_two_hosts_has_no_broadcast_address() {
+        let mut map = shared();
+        let pair = Ipv4Link {
+            network: "192.0.2.2/31".parse().unwrap(),
+            gateway: Ipv4Addr::new(192, 0, 2, 3),
+            guest: Ipv4Addr::new(192, 0, 2, 2),
+        };
+        map.ipv4 = Some(pair);
+        assert_eq!(map.outbound(to("192.0.2.3")), Destination::World(to("192.0.2.3")));
+    }
 }

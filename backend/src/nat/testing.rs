@@ -72,6 +72,7 @@ impl Surroundings {
                 dns_forward: config.dns_forward,
                 dns_stream: None,
                 balance: None,
+                neighbourhood: config.neighbourhood,
             },
             poller: Poller::new()?,
             counters: Counters::default(),

@@ -7,7 +7,9 @@
 use super::OverlaySetup;
 use super::services::LocalServices;
 use crate::balance::Virtual;
-use crate::config::{Ipv4Link, Ipv6Link, Layer2Config, NetworkRole, PrimaryNetwork, Resolvers, SecondaryNetwork};
+use crate::config::{
+    Ipv4Link, Ipv6Link, Layer2Config, Neighbourhood, NetworkRole, PrimaryNetwork, Resolvers, SecondaryNetwork,
+};
 use crate::counters::{Counters, DropReason};
 use crate::forwarding::Table;
 use crate::frame::{GuestBurst, GuestFrame, GuestSink};
@@ -123,6 +125,7 @@ impl Local {
             // The network assigns the addresses, as in OVN-Kubernetes.
             autoconfigures: false,
             convention: Convention::OvnKubernetes,
+            neighbourhood: Neighbourhood::Private,
         };
         let services = LocalServices::new(services, mode, table, Arc::clone(&setup.counters));
         let has_subnet = links.ipv4.is_some() || links.ipv6.is_some();
@@ -383,6 +386,7 @@ fn engine(
             dns_forward: network.dns_forward.clone(),
             dns_stream,
             balance: Some(balance),
+            neighbourhood: Neighbourhood::Private,
         },
         poller: setup.poller,
         counters: setup.counters,

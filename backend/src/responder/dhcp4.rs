@@ -53,9 +53,9 @@ pub(super) struct Terms {
 }
 
 impl Terms {
-    /// Terms of a private link. The gateway is the server and, unless it serves addresses only, also the default
-    /// router.
-    pub(super) const fn of_link(link: &Ipv4Link, station: Station, convention: Convention, mtu: u16) -> Self {
+    /// Terms of a link whose gateway is the server and, unless it serves addresses only, also the default router. A
+    /// gateway outside the network gets a route of its own, as the guest of a pod with a single address needs it.
+    pub(super) fn of_link(link: &Ipv4Link, station: Station, convention: Convention, mtu: u16) -> Self {
         let (server, own_station) = match convention {
             Convention::KubeVirt => (link.gateway, None),
             Convention::OvnKubernetes => {
@@ -63,6 +63,15 @@ impl Terms {
                 (Layer2Config::SERVER_IPV4, Some(own))
             }
         };
+        let router = match station {
+            Station::Router => Some(link.gateway),
+            Station::AddressServer => None,
+        };
+        let far = router.filter(|router| !link.network.contains(router));
+        let routes = far.map(|router| {
+            let on_link = (Ipv4Net::from(router), Ipv4Addr::UNSPECIFIED);
+            vec![on_link, (Ipv4Net::default(), router)]
+        });
         Self {
             network: link.network,
             server,
@@ -70,11 +79,8 @@ impl Terms {
             lease_secs: convention.lease4_secs(),
             guest: link.guest,
             client: None,
-            router: match station {
-                Station::Router => Some(link.gateway),
-                Station::AddressServer => None,
-            },
-            routes: Vec::new(),
+            router,
+            routes: routes.unwrap_or_default(),
             mtu,
         }
     }

@@ -37,7 +37,10 @@ impl Lease6Server {
         let advertised = ndp::Advertised {
             gateway: GATEWAY_MAC,
             link: on_link(&link),
-            prefix: ndp::Prefix::OnLink,
+            prefix: ndp::Prefix {
+                on_link: true,
+                autonomous: false,
+            },
             announcement: ndp::Announcement::of(Convention::KubeVirt, Station::AddressServer),
             mtu,
         };

@@ -30,7 +30,7 @@ pub use ndp::{is_router_solicitation, solicited};
 pub use proxy::NeighbourProxy;
 pub use replies::Replies;
 
-use crate::config::{Ipv4Link, Ipv6Link, NameConfig, Resolvers};
+use crate::config::{Ipv4Link, Ipv6Link, NameConfig, Neighbourhood, Resolvers};
 use crate::counters::{Counters, DropReason};
 use crate::packet::{ArpPacket, EtherType, Head, MacAddr, be16, icmp, protocol};
 use crate::time::Instant;
@@ -76,6 +76,8 @@ pub struct ServiceConfig {
     pub autoconfigures: bool,
     /// The values that guests expect.
     pub convention: Convention,
+    /// What the other addresses of the link are.
+    pub neighbourhood: Neighbourhood,
 }
 
 /// The network plugin whose lease times, identifiers and router advertisements the services have, so that a guest that
@@ -176,12 +178,14 @@ struct Ipv4Services {
     link: Ipv4Link,
     /// Addresses that resolve to the gateway's MAC.
     neighbours: Vec<Ipv4Addr>,
+    neighbourhood: Neighbourhood,
     dhcp: dhcp4::Server,
 }
 
 #[derive(Debug)]
 struct Ipv6Services {
     link: Ipv6Link,
+    neighbourhood: Neighbourhood,
     dhcp: dhcp6::Server,
     router: ndp::Router,
 }
@@ -224,6 +228,7 @@ impl Responders {
             advertise,
             autoconfigures,
             convention,
+            neighbourhood,
         } = config;
         let (aliases4, aliases6) = by_family(&aliases);
         let told = OfferedNames::of(&names);
@@ -232,6 +237,7 @@ impl Responders {
             station,
             autoconfigures,
             convention,
+            neighbourhood,
             mtu,
         };
         let cadence = advertise.then(|| ndp::Cadence::of(convention));
@@ -240,6 +246,7 @@ impl Responders {
             ipv4: ipv4.map(|link| Ipv4Services {
                 link,
                 neighbours: [vec![link.gateway], aliases4].concat(),
+                neighbourhood,
                 dhcp: dhcp4::Server::new(
                     dhcp4::Terms::of_link(&link, station, convention, mtu),
                     &told,
@@ -248,6 +255,7 @@ impl Responders {
             }),
             ipv6: ipv6.map(|link| Ipv6Services {
                 link,
+                neighbourhood,
                 router: ndp::Router::new(
                     [vec![link.gateway, gateway.link_local()], aliases6].concat(),
                     station,
@@ -313,7 +321,7 @@ impl Responders {
             (Service::Arp, Some(ipv4), _) => {
                 let (gateway, peers) = (self.gateway, &self.peers);
                 let mac_of = |request: &ArpPacket| {
-                    let own = ipv4.neighbours.contains(&request.target).then_some(gateway);
+                    let own = ipv4.is_behind_gateway(request.target).then_some(gateway);
                     own.or_else(|| peers.mac_of(request.target.into()))
                 };
                 arp::answer(mac_of, frame, head, replies)
@@ -429,15 +437,15 @@ struct Advertisement {
     station: Station,
     autoconfigures: bool,
     convention: Convention,
+    neighbourhood: Neighbourhood,
     mtu: u16,
 }
 
 impl Advertisement {
     fn message(self, link: &Ipv6Link, told: &OfferedNames) -> Vec<u8> {
-        let prefix = if self.autoconfigures && link.autoconfigures() {
-            ndp::Prefix::Autonomous
-        } else {
-            ndp::Prefix::OnLink
+        let prefix = ndp::Prefix {
+            autonomous: self.autoconfigures && link.autoconfigures(),
+            on_link: self.neighbourhood == Neighbourhood::Private,
         };
         let advertised = ndp::Advertised {
             gateway: self.gateway,
@@ -451,6 +459,12 @@ impl Advertisement {
 }
 
 impl Ipv4Services {
+    /// True for addresses that resolve to the gateway's MAC. In a shared network these are all but the guest's.
+    fn is_behind_gateway(&self, address: Ipv4Addr) -> bool {
+        let is_host = address != self.link.guest && self.link.network.contains(&address);
+        self.neighbours.contains(&address) || self.neighbourhood == Neighbourhood::Shared && is_host
+    }
+
     fn classify(&self, bytes: &[u8], head: &Head) -> Option<Service> {
         let at = head.transport()?;
         if head.is_fragment() {
@@ -463,7 +477,9 @@ impl Ipv4Services {
             }
             protocol::ICMP => {
                 let is_request = head.transport_bytes(bytes).first() == Some(&icmp::v4::ECHO_REQUEST);
-                (is_request && dst()? == self.link.gateway).then_some(Service::Echo4)
+                // In a shared network the address is that of another host, which answers itself.
+                let is_private = self.neighbourhood == Neighbourhood::Private;
+                (is_request && is_private && dst()? == self.link.gateway).then_some(Service::Echo4)
             }
             protocol::IGMP => Some(Service::Groups),
             _ => None,
@@ -491,8 +507,9 @@ impl Ipv6Services {
             }
             protocol::ICMPV6 => match *head.transport_bytes(bytes).first()? {
                 icmp::v6::ECHO_REQUEST => {
-                    let is_ours = [self.link.gateway, gateway.link_local()].contains(&dst()?);
-                    is_ours.then_some(Service::Echo6)
+                    let dst = dst()?;
+                    let is_gateway = self.neighbourhood == Neighbourhood::Private && dst == self.link.gateway;
+                    (is_gateway || dst == gateway.link_local()).then_some(Service::Echo6)
                 }
                 icmp::v6::ROUTER_SOLICITATION..=icmp::v6::REDIRECT => Some(Service::NeighbourDiscovery),
                 icmp::v6::MLD_QUERY..=icmp::v6::MLD_DONE | icmp::v6::MLD2_REPORT => Some(Service::Groups),

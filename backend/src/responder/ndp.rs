@@ -58,13 +58,21 @@ const PREFIX_AUTONOMOUS: u8 = 0x40;
 /// Hop limit for the guest's packets.
 const GUEST_HOP_LIMIT: u8 = 64;
 
-/// Flags of the prefix in an advertisement.
+/// Flags of the prefix in an advertisement (RFC 4861 4.6.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Prefix {
-    /// The addresses in it are on-link.
-    OnLink,
-    /// In addition, the guest may form its own address from it (RFC 4862).
-    Autonomous,
+pub(super) struct Prefix {
+    /// The addresses in it are on-link. Otherwise the guest sends to all of them through the router.
+    pub on_link: bool,
+    /// The guest may form its own address from it (RFC 4862).
+    pub autonomous: bool,
+}
+
+impl Prefix {
+    const fn flags(self) -> u8 {
+        let on_link = if self.on_link { PREFIX_ON_LINK } else { 0 };
+        let autonomous = if self.autonomous { PREFIX_AUTONOMOUS } else { 0 };
+        on_link | autonomous
+    }
 }
 
 /// The gateway in neighbour discovery.
@@ -490,14 +498,10 @@ pub(super) fn advertisement(advertised: Advertised, dns: &[Ipv6Addr], search: &S
             body.extend(u32::from(mtu).to_be_bytes());
         });
     }
-    // The prefix is on-link, just as the netmask makes the IPv4 network on-link: the gateway's ::1 is then a neighbour
-    // with or without a default route. The prefix is autonomous only if the guest may send from any address in it.
+    // A private prefix is on-link, just as the netmask makes the IPv4 network on-link: the gateway's ::1 is then a
+    // neighbour with or without a default route. The prefix is autonomous only if the guest may send from any address in it.
     push_option(&mut message, option::PREFIX, |body| {
-        let flags = match prefix {
-            Prefix::OnLink => PREFIX_ON_LINK,
-            Prefix::Autonomous => PREFIX_ON_LINK | PREFIX_AUTONOMOUS,
-        };
-        body.extend([link.network.prefix_len(), flags]);
+        body.extend([link.network.prefix_len(), prefix.flags()]);
         body.extend(INFINITE.to_be_bytes());
         body.extend(INFINITE.to_be_bytes());
         body.extend([0; 4]);

@@ -1,7 +1,7 @@
 //! Frames from a guest to its gateway, for tests and fuzz targets.
 
 use super::{Convention, ServiceConfig, Station};
-use crate::config::{GATEWAY_MAC, Ipv4Link, Ipv6Link, NameConfig};
+use crate::config::{GATEWAY_MAC, Ipv4Link, Ipv6Link, NameConfig, Neighbourhood};
 use crate::packet::checksum::{self, Sum};
 use crate::packet::{
     EtherType, EthernetHeader, Headers, IcmpHeader, Ipv4Header, Ipv6Header, MacAddr, Network, UdpHeader, icmp, protocol,
@@ -23,6 +23,7 @@ pub fn config() -> ServiceConfig {
         station: Station::Router,
         autoconfigures: true,
         convention: Convention::KubeVirt,
+        neighbourhood: Neighbourhood::Private,
         ipv4: Some(Ipv4Link {
             network: "10.0.2.0/24".parse().expect("a network"),
             gateway: Ipv4Addr::new(10, 0, 2, 1),

@@ -82,6 +82,12 @@ impl Bench {
         assert_eq!(self.send(frame), (Answer::Refused(reason), vec![]));
     }
 
+    /// Asserts that `frame` is for another receiver.
+    #[track_caller]
+    fn passed_on(&mut self, frame: &[u8]) {
+        assert_eq!(self.send(frame), (Answer::NotMine, vec![]));
+    }
+
     fn take(&mut self) -> Vec<Vec<u8>> {
         let replies: Vec<_> = self.replies.iter().map(<[u8]>::to_vec).collect();
         self.replies.clear();

@@ -17,6 +17,8 @@ use std::net::{IpAddr, Ipv4Addr};
 
 /// Table of the kernel's own entries (RT_TABLE_LOCAL).
 const LOCAL_TABLE: u32 = 255;
+/// Table of ordinary routes (RT_TABLE_MAIN).
+const MAIN_TABLE: u32 = 254;
 
 /// A message of the kernel, in hexadecimal.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -145,6 +147,23 @@ impl Route {
         attribute.unwrap_or_else(|| self.message.header.table.into())
     }
 
+    /// Index of the link that the route leads to, if there is only one.
+    fn link(&self) -> Option<u32> {
+        self.message.attributes.iter().find_map(|attribute| match attribute {
+            RouteAttribute::Oif(index) => Some(*index),
+            _ => None,
+        })
+    }
+
+    /// The lower, the more preferred.
+    fn metric(&self) -> u32 {
+        let attribute = self.message.attributes.iter().find_map(|attribute| match attribute {
+            RouteAttribute::Priority(metric) => Some(*metric),
+            _ => None,
+        });
+        attribute.unwrap_or_default()
+    }
+
     fn leaves_by(&self, index: u32) -> bool {
         self.message.attributes.iter().any(|attribute| match attribute {
             RouteAttribute::Oif(oif) => *oif == index,
@@ -219,12 +238,40 @@ impl Netlink {
     /// # Errors
     /// The kernel's error.
     pub fn addresses(&mut self, index: u32) -> io::Result<Vec<Address>> {
+        let all = self.all_addresses()?.into_iter();
+        Ok(all.filter(|(of, _)| *of == index).map(|(_, address)| address).collect())
+    }
+
+    /// The addresses of all links, each with the index of its link.
+    ///
+    /// # Errors
+    /// The kernel's error.
+    pub fn all_addresses(&mut self) -> io::Result<Vec<(u32, Address)>> {
         let all = self.dump(RouteNetlinkMessage::GetAddress(AddressMessage::default()))?;
-        let of_link = all.into_iter().filter_map(|message| match message {
-            RouteNetlinkMessage::NewAddress(address) if address.header.index == index => Address::from_message(address),
+        let addresses = all.into_iter().filter_map(|message| match message {
+            RouteNetlinkMessage::NewAddress(message) => Some(message.header.index).zip(Address::from_message(message)),
             _ => None,
         });
-        Ok(of_link.collect())
+        Ok(addresses.collect())
+    }
+
+    /// The next hops of all default routes of the main table, each with the index of the link it leads to. The
+    /// preferred route of a link comes first.
+    ///
+    /// # Errors
+    /// The kernel's error.
+    pub fn default_gateways(&mut self) -> io::Result<Vec<(u32, IpAddr)>> {
+        let all = self.dump(RouteNetlinkMessage::GetRoute(RouteMessage::default()))?;
+        let routes = all.into_iter().filter_map(|message| match message {
+            RouteNetlinkMessage::NewRoute(message) => Some(Route { message }),
+            _ => None,
+        });
+        let mut found: Vec<(u32, u32, IpAddr)> = routes
+            .filter(|route| route.table() == MAIN_TABLE)
+            .filter_map(|route| Some((route.metric(), route.link()?, route.default_gateway()?)))
+            .collect();
+        found.sort_by_key(|(metric, ..)| *metric);
+        Ok(found.into_iter().map(|(_, link, gateway)| (link, gateway)).collect())
     }
 
     /// The routes through a link, without those that the kernel creates for an address. Routes to neighbours come

@@ -38,6 +38,7 @@ pub mod forward;
 pub mod links;
 pub mod nic;
 pub mod objects;
+pub mod passt_ports;
 pub mod peers;
 pub mod plan;
 pub mod plan_text;

@@ -1,6 +1,6 @@
-//! The guest's private networks in masquerade.
+//! The guest's networks in masquerade.
 
-use hawser_config::{Ipv4Link, Ipv6Link};
+use hawser_config::{Ipv4Link, Ipv6Link, Neighbourhood};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -9,22 +9,30 @@ pub const DEFAULT_IPV4: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(10, 0, 2, 0)
 /// The default IPv6 network of the guest (KubeVirt's).
 pub const DEFAULT_IPV6: Ipv6Net = Ipv6Net::new_assert(Ipv6Addr::new(0xfd10, 0, 2, 0, 0, 0, 0, 0), 120);
 
-/// The links of the guest's private network, by family. Gateway and guest are the first two hosts of each network. The
-/// parser of the options has checked the prefix lengths.
+/// The links of the guest's network, by family.
 #[derive(Clone, Copy, Debug)]
 pub struct Links {
     /// IPv4 link. `None` if IPv4 is disabled.
     pub ipv4: Option<Ipv4Link>,
     /// IPv6 link. `None` if IPv6 is disabled.
     pub ipv6: Option<Ipv6Link>,
+    /// What the other addresses of the networks are.
+    pub neighbourhood: Neighbourhood,
 }
 
 impl Links {
-    /// Creates the links on these networks.
+    /// Creates the links on these private networks. Gateway and guest are the first two hosts of each network. The parser
+    /// of the options has checked the prefix lengths.
     pub fn new(ipv4: Option<Ipv4Net>, ipv6: Option<Ipv6Net>) -> Self {
+        Self::private(ipv4.map(ipv4_link), ipv6.map(ipv6_link))
+    }
+
+    /// The links of networks of the guest's own.
+    pub const fn private(ipv4: Option<Ipv4Link>, ipv6: Option<Ipv6Link>) -> Self {
         Self {
-            ipv4: ipv4.map(ipv4_link),
-            ipv6: ipv6.map(ipv6_link),
+            ipv4,
+            ipv6,
+            neighbourhood: Neighbourhood::Private,
         }
     }
 
@@ -36,8 +44,11 @@ impl Links {
         }
     }
 
-    /// The guest's network that contains `addr`, and the option that sets it.
+    /// The guest's network in which `addr` cannot be another host's, and the option that sets it.
     pub fn covering(&self, addr: IpAddr) -> Option<(&'static str, IpNet)> {
+        if self.neighbourhood == Neighbourhood::Shared {
+            return None;
+        }
         let (option, network) = match addr {
             IpAddr::V4(_) => ("--ipv4", IpNet::V4(self.ipv4?.network)),
             IpAddr::V6(_) => ("--ipv6", IpNet::V6(self.ipv6?.network)),
@@ -45,7 +56,7 @@ impl Links {
         network.contains(&addr).then_some((option, network))
     }
 
-    /// True if `addr` is in one of the guest's networks.
+    /// True if `addr` is in one of the guest's networks and cannot be another host's.
     pub fn covers(&self, addr: IpAddr) -> bool {
         self.covering(addr).is_some()
     }

@@ -45,6 +45,25 @@ pub struct NicSpec {
     pub places: Option<Places>,
 }
 
+impl NicSpec {
+    /// A NIC behind NAT, with one queue pair and otherwise without settings.
+    pub fn behind_nat(name: String, mode: MasqueradeSpec) -> Self {
+        Self {
+            name,
+            mac: None,
+            mtu: None,
+            queue_pairs: NonZeroU16::MIN,
+            pace: PaceConfig::default(),
+            policy: PolicyConfig::default(),
+            names: NameSpec::default(),
+            link_up: true,
+            device: DeviceHints::default(),
+            mode: ModeSpec::Masquerade(mode),
+            places: None,
+        }
+    }
+}
+
 /// Names and servers that a guest gets.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct NameSpec {
@@ -72,6 +91,14 @@ pub enum ModeSpec {
 }
 
 impl ModeSpec {
+    /// True if the guest has the addresses of an interface of the host.
+    pub const fn shares_addresses(&self) -> bool {
+        match self {
+            Self::Masquerade(mode) => matches!(mode.network, NetworkSpec::Shared(_)),
+            Self::Bridge(_) | Self::Layer2(_) => false,
+        }
+    }
+
     /// The segment that the NIC is attached to. `None` in modes without a segment.
     pub const fn segment(&self) -> Option<&BridgeSpec> {
         match self {
@@ -81,19 +108,69 @@ impl ModeSpec {
     }
 }
 
-/// A private network behind NAT.
+/// A network behind NAT.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct MasqueradeSpec {
-    /// IPv4 network of the guest, or off.
-    pub ipv4: Option<Family<Ipv4Net>>,
-    /// IPv6 network of the guest, or off.
-    pub ipv6: Option<Family<Ipv6Net>>,
+    /// Addresses of the guest.
+    pub network: NetworkSpec,
     /// Ports that are forwarded to the guest.
     pub forwards: Vec<Forward>,
     /// If set, all other ports are forwarded too.
     pub every_port: Option<EveryPort>,
     /// Addresses that map to the loopback of the network namespace.
     pub map_host_loopback: Vec<IpAddr>,
+}
+
+/// The addresses of a guest behind NAT.
+#[derive(Clone, Debug, PartialEq)]
+pub enum NetworkSpec {
+    /// A private network, whose first two hosts are the gateway and the guest.
+    Private {
+        /// IPv4 network of the guest, or off.
+        ipv4: Option<Family<Ipv4Net>>,
+        /// IPv6 network of the guest, or off.
+        ipv6: Option<Family<Ipv6Net>>,
+    },
+    /// The network of an interface, whose addresses the guest has too.
+    Shared(SharedSpec),
+}
+
+impl Default for NetworkSpec {
+    fn default() -> Self {
+        Self::Private { ipv4: None, ipv6: None }
+    }
+}
+
+/// The network of an interface of the network namespace.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SharedSpec {
+    /// Name of the interface. `None`: in each family that of the default route.
+    pub interface: Option<String>,
+    /// IPv4 values in place of the interface's, or off.
+    pub ipv4: Family<SharedAddress>,
+    /// IPv6 values in place of the interface's, or off.
+    pub ipv6: Family<SharedAddress>,
+}
+
+impl Default for SharedSpec {
+    fn default() -> Self {
+        Self {
+            interface: None,
+            ipv4: Family::On(SharedAddress::default()),
+            ipv6: Family::On(SharedAddress::default()),
+        }
+    }
+}
+
+/// Values of one family in place of an interface's.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SharedAddress {
+    /// Address of the guest.
+    pub address: Option<IpAddr>,
+    /// Length of its network's prefix.
+    pub prefix_len: Option<u8>,
+    /// Router of the network.
+    pub gateway: Option<IpAddr>,
 }
 
 /// A NIC on a network that spans nodes.

@@ -260,8 +260,8 @@ const POD_INTERFACE: &str = "eth0";
 /// A masqueraded NIC.
 #[derive(Clone, Debug, PartialEq)]
 pub struct MasqueradePlan {
-    /// Networks of the guest, if they differ from the defaults.
-    pub network: PodNetwork,
+    /// Addresses of the guest.
+    pub network: GuestNetwork,
     /// Ports that are forwarded to the guest.
     pub forwards: Vec<Forward>,
     /// True if the manifest names no ports, so that every port is forwarded.
@@ -270,6 +270,25 @@ pub struct MasqueradePlan {
     pub kept: Vec<Kept>,
     /// Additional DHCPv4 options.
     pub dhcp: DhcpOptions,
+}
+
+/// The addresses of a guest behind NAT.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum GuestNetwork {
+    /// Networks of the guest's own, if they differ from the defaults.
+    Private(PodNetwork),
+    /// The addresses of the pod.
+    OfPod,
+}
+
+impl GuestNetwork {
+    /// The networks of the guest's own, without any if it has the pod's addresses.
+    pub fn private(self) -> PodNetwork {
+        match self {
+            Self::Private(network) => network,
+            Self::OfPod => PodNetwork::default(),
+        }
+    }
 }
 
 /// Inputs of a plan in addition to the manifests.
@@ -483,13 +502,22 @@ impl Planner<'_> {
                 let (network, plan) = self.primary_layer2(interface, *pod)?;
                 Some((network, NicMode::Layer2(plan)))
             }
-            (Binding::Masquerade, NetworkSource::Multus { .. }) => {
-                refuse("masquerade is for the pod network: give bridge: {} for this one")
+            (Binding::Masquerade | Binding::Passt, NetworkSource::Multus { .. }) => {
+                refuse("this binding is for the pod network: give bridge: {} for this one")
             }
-            (Binding::Masquerade, NetworkSource::Pod(network)) => {
+            (binding @ (Binding::Masquerade | Binding::Passt), NetworkSource::Pod(network)) => {
                 self.check_primary(interface)?;
                 self.no_claim(interface);
-                let mode = NicMode::Masquerade(self.masquerade(interface, *network));
+                let network = match binding {
+                    Binding::Passt if *network != PodNetwork::default() => {
+                        return refuse(
+                            "with passtBinding the guest has the pod's address: leave the CIDRs out of its network",
+                        );
+                    }
+                    Binding::Passt => GuestNetwork::OfPod,
+                    _ => GuestNetwork::Private(*network),
+                };
+                let mode = NicMode::Masquerade(self.masquerade(interface, network));
                 Some(("pod".into(), mode))
             }
             (Binding::Bridge, NetworkSource::Pod(_)) => {
@@ -577,7 +605,7 @@ impl Planner<'_> {
         }
     }
 
-    fn masquerade(&self, interface: &Interface, network: PodNetwork) -> MasqueradePlan {
+    fn masquerade(&self, interface: &Interface, network: GuestNetwork) -> MasqueradePlan {
         let mut forwards: Vec<(Spot, Forward)> = Vec::new();
         for range in interface.ports.iter().flatten() {
             let count = NonZeroU16::new(range.last - range.first + 1);

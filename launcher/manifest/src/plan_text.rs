@@ -8,8 +8,9 @@ use crate::objects::interface::DhcpOptions;
 use crate::objects::ipam::{Ipam, Range};
 use crate::objects::report::Problem;
 use crate::plan::layer2::Layer2Plan;
-use crate::plan::{MasqueradePlan, NicMode, NicPlan, SriovPlan, VmPlan};
+use crate::plan::{GuestNetwork, MasqueradePlan, NicMode, NicPlan, SriovPlan, VmPlan};
 use hawser_packet::MacRange;
+use ipnet::IpNet;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 use std::fmt::Write as _;
@@ -78,15 +79,14 @@ fn mac_text(nic: &NicPlan, pool: Option<MacRange>) -> String {
 
 fn masquerade_text(plan: &MasqueradePlan, line: &mut impl FnMut(&str, String)) {
     line("mode", "masquerade".into());
-    let usual = |family: &str| format!("the usual network if the pod has {family}");
-    line(
-        "IPv4",
-        plan.network.ipv4.map_or_else(|| usual("IPv4"), |net| net.to_string()),
-    );
-    line(
-        "IPv6",
-        plan.network.ipv6.map_or_else(|| usual("IPv6"), |net| net.to_string()),
-    );
+    let text = |family: &str, network: Option<IpNet>| match (plan.network, network) {
+        (GuestNetwork::OfPod, _) => format!("the pod's address if the pod has {family}"),
+        (GuestNetwork::Private(_), Some(network)) => network.to_string(),
+        (GuestNetwork::Private(_), None) => format!("the usual network if the pod has {family}"),
+    };
+    let network = plan.network.private();
+    line("IPv4", text("IPv4", network.ipv4.map(IpNet::V4)));
+    line("IPv6", text("IPv6", network.ipv6.map(IpNet::V6)));
     let every = plan.every_port.then(|| "every one".to_owned());
     let ports: Vec<String> = every
         .into_iter()
@@ -382,9 +382,11 @@ fn layer2_json(plan: &Layer2Plan) -> serde_json::Result<Value> {
 
 fn masquerade_json(plan: &MasqueradePlan) -> Value {
     let forwards: Vec<String> = plan.forwards.iter().map(ToString::to_string).collect();
+    let network = plan.network.private();
     json!({
-        "vmNetworkCIDR": plan.network.ipv4,
-        "vmIPv6NetworkCIDR": plan.network.ipv6,
+        "vmNetworkCIDR": network.ipv4,
+        "vmIPv6NetworkCIDR": network.ipv6,
+        "addressOfPod": plan.network == GuestNetwork::OfPod,
         "forwards": forwards,
         "everyPort": plan.every_port,
         "keptPorts": kept(plan),

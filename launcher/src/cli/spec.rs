@@ -10,8 +10,8 @@ use hawser_config::{EveryPort, Otherwise};
 use hawser_host::namespace::Namespace;
 use hawser_manifest::forward;
 use hawser_manifest::nic::{
-    BridgeSpec, DeviceHints, Family, GatewaySpec, Layer2Spec, MasqueradeSpec, ModeSpec, NameSpec, NicSpec, Teaming,
-    UnderlaySpec, VtepSpec,
+    BridgeSpec, DeviceHints, Family, GatewaySpec, Layer2Spec, MasqueradeSpec, ModeSpec, NameSpec, NetworkSpec, NicSpec,
+    SharedAddress, SharedSpec, Teaming, UnderlaySpec, VtepSpec,
 };
 use std::os::fd::{OwnedFd, RawFd};
 
@@ -60,6 +60,9 @@ pub(crate) enum OptionError {
     /// An option needs the gateway, and the network has none.
     #[error("{0} has no effect with --gateway=off, because it needs the gateway; leave one of them out")]
     NoGateway(&'static str),
+    /// The guest's network is given twice.
+    #[error("{0} names a private network, and --guest-address-of that of an interface: leave one of them out")]
+    TwoNetworks(&'static str),
     /// Options of the policy contradict each other.
     #[error(transparent)]
     Policy(#[from] PolicyError),
@@ -182,8 +185,7 @@ impl PortArgs {
             return Err(OptionError::KeptOfNone);
         }
         Ok(MasqueradeSpec {
-            ipv4: self.ipv4,
-            ipv6: self.ipv6,
+            network: self.network()?,
             forwards,
             every_port: every_port.map(|ports| EveryPort {
                 ports,
@@ -191,6 +193,27 @@ impl PortArgs {
             }),
             map_host_loopback: self.map_host_loopback.clone(),
         })
+    }
+
+    fn network(&self) -> Result<NetworkSpec, OptionError> {
+        /// The word for the interface of the default route.
+        const POD: &str = "pod";
+        let Some(interface) = &self.guest_address_of else {
+            return Ok(NetworkSpec::Private {
+                ipv4: self.ipv4,
+                ipv6: self.ipv6,
+            });
+        };
+        let off = |option, is_off: Option<bool>| match is_off {
+            None => Ok(Family::On(SharedAddress::default())),
+            Some(true) => Ok(Family::Off),
+            Some(false) => Err(OptionError::TwoNetworks(option)),
+        };
+        Ok(NetworkSpec::Shared(SharedSpec {
+            interface: (interface != POD).then(|| interface.clone()),
+            ipv4: off("--ipv4", self.ipv4.map(|family| family == Family::Off))?,
+            ipv6: off("--ipv6", self.ipv6.map(|family| family == Family::Off))?,
+        }))
     }
 
     fn layer2(&self) -> Result<Layer2Spec, OptionError> {
@@ -207,6 +230,7 @@ impl PortArgs {
             MODE,
             &[
                 (every_port.is_some(), "--port=all"),
+                (self.guest_address_of.is_some(), "--guest-address-of"),
                 (self.segment.standby, "--standby"),
                 (!self.kept.kept_ports.is_empty(), "--keep-port"),
                 (!self.map_host_loopback.is_empty(), "--map-host-loopback"),
@@ -253,6 +277,7 @@ impl PortArgs {
             &[
                 (self.ipv4.is_some(), "--ipv4"),
                 (self.ipv6.is_some(), "--ipv6"),
+                (self.guest_address_of.is_some(), "--guest-address-of"),
                 (!takes_over && self.hostname.is_some(), "--hostname"),
                 (!takes_over && !self.dns.is_empty(), "--dns"),
                 (!takes_over && !self.search.is_empty(), "--search"),

@@ -83,7 +83,7 @@ pub(super) fn resolve(spec: &NicSpec, mode: &Layer2Spec, host: &Host) -> Result<
     let has_gateway = matches!(addressing, Addressing::Gateway { .. });
     let role = match addressing {
         Addressing::Gateway { ipv4, ipv6 } => {
-            check_forwards(&mode.forwards, &Links { ipv4, ipv6 })?;
+            check_forwards(&mode.forwards, &Links::private(ipv4, ipv6))?;
             NetworkRole::Primary(PrimaryNetwork {
                 ipv4,
                 ipv6,
@@ -157,7 +157,7 @@ fn policy(asked: &PolicyConfig, mode: &Layer2Spec, addressing: Addressing) -> Po
 fn names(spec: &NicSpec, addressing: Addressing, host: &Host) -> (NameSource, Resolvers, Vec<String>) {
     match addressing {
         Addressing::Gateway { ipv4, ipv6 } => {
-            let names = NameSource::of_network(&spec.names, Links { ipv4, ipv6 });
+            let names = NameSource::of_network(&spec.names, Links::private(ipv4, ipv6));
             let (resolvers, notices) = (names.resolve(&host.resolv), names.notices(&host.resolv));
             (names, resolvers, notices)
         }

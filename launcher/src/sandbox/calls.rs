@@ -365,6 +365,7 @@ const LAUNCHER_UNTRACED: &[Call] = untraced![
     "memory and processors, in some versions of the C library": [SYS_sysinfo, SYS_getrusage],
     "socket pairs by which libraries wake threads": [SYS_socketpair, SYS_pipe2],
     "bytes and descriptors on Unix sockets": [SYS_sendmsg, SYS_getpeername],
+    "leaving the standard streams, when a process in the background serves": [SYS_dup3],
 ];
 
 #[cfg(target_arch = "x86_64")]
@@ -375,7 +376,7 @@ const LAUNCHER_OLD: &[Call] = &[];
 #[cfg(target_arch = "x86_64")]
 const LAUNCHER_OLD_UNTRACED: &[Call] = untraced![
     "newer names of listed calls, used by SQLite and some versions of the C library": [SYS_open, SYS_stat, SYS_lstat, SYS_access,
-        SYS_readlink, SYS_mkdir, SYS_rmdir, SYS_rename],
+        SYS_readlink, SYS_mkdir, SYS_rmdir, SYS_rename, SYS_dup2],
 ];
 #[cfg(not(target_arch = "x86_64"))]
 const LAUNCHER_OLD_UNTRACED: &[Call] = &[];

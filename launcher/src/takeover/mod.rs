@@ -17,7 +17,7 @@ mod token;
 mod wire;
 mod words;
 
-pub(crate) use detach::{detach, report};
+pub(crate) use detach::detach;
 pub(crate) use giver::{Giver, GiverSetup, Obstacle};
 pub(crate) use taker::{Taken, Taker};
 

@@ -1,6 +1,7 @@
 //! Tests of DHCPv4, message by message.
 
 use super::*;
+use crate::config::Ipv4Link;
 use dhcproto::v4::{Decodable, Decoder, DhcpOption, Encodable, Flags, Message, MessageType, OptionCode};
 
 const ANY: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
@@ -334,6 +335,18 @@ fn messages_to_other_servers_of_the_world_pass_by() {
     let payload = message(MessageType::Request).to_vec().expect("a message");
     let frame = udp(IpAddr::V4(GUEST), [192, 0, 2, 1].into(), (68, 67), &payload);
     assert_eq!(Bench::new().send(&frame).0, Answer::NotMine);
+}
+
+#[test]
+fn a_router_outside_the_network_comes_with_a_route_to_it() {
+    let mut far = config();
+    far.ipv4 = far.ipv4.map(|link| Ipv4Link {
+        network: "10.0.2.2/32".parse().expect("a network"),
+        ..link
+    });
+    let reply = exchange(&mut Bench::with(far), &message(MessageType::Discover));
+    let wire = b"\x79\x0e\x20\x0a\0\x02\x01\0\0\0\0\0\x0a\0\x02\x01";
+    assert!(reply.payload.windows(wire.len()).any(|bytes| bytes == wire), "RFC 3442");
 }
 
 fn long_search() -> ServiceConfig {

@@ -1,7 +1,7 @@
 //! Tests of ARP, neighbour and router discovery, and echo.
 
 use super::*;
-use crate::config::{GATEWAY_MAC, Resolvers};
+use crate::config::{GATEWAY_MAC, Neighbourhood, Resolvers};
 use crate::responder::testing::arp;
 use dhcproto::v4::{Decodable as _, Decoder, DhcpOption, Message, MessageType, OptionCode};
 
@@ -33,6 +33,51 @@ fn arp_for_any_other_address_is_not_answered() {
     bench.silence(&arp(1, [0; 4], [10, 0, 2, 2]));
     bench.silence(&arp(1, [10, 0, 2, 2], [10, 0, 2, 2]));
     bench.silence(&arp(2, [10, 0, 2, 2], [10, 0, 2, 1]));
+}
+
+fn shared() -> Bench {
+    Bench::with(ServiceConfig {
+        neighbourhood: Neighbourhood::Shared,
+        ..config()
+    })
+}
+
+#[test]
+fn in_a_shared_network_the_gateway_answers_for_every_address_but_the_guests() {
+    let mut bench = shared();
+    for neighbour in [[10, 0, 2, 1], [10, 0, 2, 3], [10, 0, 2, 254]] {
+        let reply = bench.reply_to(&arp(1, [10, 0, 2, 2], neighbour));
+        assert_eq!(reply[22..28], GATEWAY_MAC.0, "{neighbour:?}");
+    }
+    bench.refused(&arp(1, [10, 0, 2, 2], [10, 0, 3, 1]), DropReason::NoSuchNeighbour);
+    bench.silence(&arp(1, [0; 4], [10, 0, 2, 2]));
+    bench.silence(&arp(1, [10, 0, 2, 2], [10, 0, 2, 2]));
+}
+
+#[test]
+fn in_a_shared_network_the_router_answers_echo_itself_and_no_prefix_is_on_link() {
+    let mut bench = shared();
+    let v4 = IcmpHeader::echo(icmp::v4::ECHO_REQUEST, 7, 9);
+    bench.passed_on(&icmp_message(GUEST, GATEWAY, v4, b""));
+    let v6_request = IcmpHeader::echo(icmp::v6::ECHO_REQUEST, 7, 9);
+    bench.passed_on(&icmp_message(v6("fd10:0:2::2"), v6("fd10:0:2::1"), v6_request, b""));
+    let solicitation = icmp_message(
+        v6("fe80::1"),
+        v6("ff02::2"),
+        IcmpHeader {
+            kind: icmp::v6::ROUTER_SOLICITATION,
+            code: 0,
+            rest: [0; 4],
+        },
+        b"",
+    );
+    let advertisement = bench.reply_to(&solicitation);
+    // The option with the prefix: kind 3, four units long; prefix length and flags follow.
+    let at = advertisement
+        .windows(2)
+        .position(|pair| pair == [3, 4])
+        .expect("a prefix");
+    assert_eq!(advertisement[at + 2..at + 4], [120, 0]);
 }
 
 #[test]

@@ -5,7 +5,7 @@ use crate::links::{ipv4_link, ipv6_link};
 use crate::nic::{Route, StaticAddress};
 use crate::objects::ipam::{Ipam, Range, Ranges};
 use crate::objects::vm::PodNetwork;
-use crate::plan::{NicMode, NicPlan};
+use crate::plan::{GuestNetwork, NicMode, NicPlan};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use std::net::IpAddr;
 
@@ -52,12 +52,11 @@ impl Offer {
     /// The configuration that the guest of `nic` gets.
     pub(super) fn of(nic: &NicPlan) -> Self {
         match &nic.mode {
-            NicMode::Masquerade(plan) => Self::private(&plan.network),
-            NicMode::Pod(_) => Self {
-                ipv4: FamilyAddresses::ThePods,
-                ipv6: FamilyAddresses::ThePods,
-                mtu: None,
+            NicMode::Masquerade(plan) => match &plan.network {
+                GuestNetwork::Private(network) => Self::private(network),
+                GuestNetwork::OfPod => Self::of_pod(),
             },
+            NicMode::Pod(_) => Self::of_pod(),
             NicMode::Bridge(segment) => Self {
                 ipv4: from(&segment.ipam, true),
                 ipv6: from(&segment.ipam, false),
@@ -80,6 +79,14 @@ impl Offer {
     /// The addresses of an address family.
     pub(super) const fn family(&self, ipv4: bool) -> &FamilyAddresses {
         if ipv4 { &self.ipv4 } else { &self.ipv6 }
+    }
+
+    const fn of_pod() -> Self {
+        Self {
+            ipv4: FamilyAddresses::ThePods,
+            ipv6: FamilyAddresses::ThePods,
+            mtu: None,
+        }
     }
 
     fn private(network: &PodNetwork) -> Self {

@@ -56,6 +56,8 @@ impl Interface {
 pub enum Binding {
     /// `masquerade`
     Masquerade,
+    /// `passtBinding`, or the plugin `passt`.
+    Passt,
     /// `bridge`
     Bridge,
     /// `sriov`
@@ -215,6 +217,7 @@ fn binding(object: &Object<'_>) -> Option<Binding> {
     };
     let methods = [
         ("masquerade", Binding::Masquerade),
+        ("passtBinding", Binding::Passt),
         ("bridge", Binding::Bridge),
         ("sriov", Binding::Sriov),
     ];
@@ -250,7 +253,7 @@ fn binding_plugin(name: &str) -> Result<Binding, String> {
     let instead = match name {
         "l2bridge" => return Ok(Binding::L2Bridge),
         "managedtap" => return Ok(Binding::ManagedTap),
-        "passt" => "write masquerade: {} instead, which works the same way",
+        "passt" => return Ok(Binding::Passt),
         "slirp" => "KubeVirt has removed it: write masquerade: {} instead",
         "macvtap" => {
             "write bridge: {} instead, on a network of type macvtap or macvlan: hawser creates the \

@@ -51,13 +51,13 @@ pub fn read(interface: &Object<'_>, binding: Option<Binding>, istio: bool) -> Op
         ranges.map(|r| (r.items(), r)),
     );
     match binding {
-        None | Some(Binding::Masquerade) => {}
+        None | Some(Binding::Masquerade | Binding::Passt) => {}
         // KubeVirt checks them and leaves them to plugins, and this one connects the guest to its network as a whole.
         Some(Binding::L2Bridge | Binding::ManagedTap) if ranges.is_none() => given.warn(
             "every port of the guest is reachable on its network, whatever is in the list; only targetPort of a Service \
              uses the names",
         ),
-        Some(_) => given.error("only an interface bound with masquerade has ports to forward: leave them out"),
+        Some(_) => given.error("only an interface bound with masquerade or passtBinding has ports to forward: leave them out"),
     }
     let mut all: Vec<PortRange> = Vec::new();
     for item in ports.iter().flat_map(Item::items) {

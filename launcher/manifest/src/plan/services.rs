@@ -72,7 +72,7 @@ impl Planner<'_> {
     fn target(&self, interface: &Interface, port: &ServicePort) -> Option<u16> {
         let ports = interface.ports.as_deref();
         // With other bindings the list only gives ports their names.
-        let has_every_port = interface.binding != Some(Binding::Masquerade);
+        let has_every_port = !matches!(interface.binding, Some(Binding::Masquerade | Binding::Passt));
         let open = |transport: Transport, port: u16| {
             has_every_port || ports.is_none_or(|ports| ports.iter().any(|range| range.contains(transport, port)))
         };

@@ -1,10 +1,11 @@
 //! Lowers a NIC of the plan to its [`NicSpec`].
 
 use super::layer2::Layer2Plan;
-use super::{MasqueradePlan, NicMode, NicPlan, PodPlan};
+use super::{GuestNetwork, MasqueradePlan, NicMode, NicPlan, PodPlan};
 use crate::forward::{self, Ports};
 use crate::nic::{
-    BridgeSpec, Family, GatewaySpec, Layer2Spec, MasqueradeSpec, ModeSpec, NameSpec, NicSpec, Route, StaticAddress,
+    BridgeSpec, Family, GatewaySpec, Layer2Spec, MasqueradeSpec, ModeSpec, NameSpec, NetworkSpec, NicSpec, Route,
+    SharedSpec, StaticAddress,
 };
 use crate::objects::cni::{PortRules, Segment};
 use crate::objects::dns::Dns;
@@ -80,8 +81,13 @@ fn masquerade(plan: &MasqueradePlan) -> MasqueradeSpec {
     let ports: Vec<Ports> = plan.forwards.iter().cloned().map(Ports::Some).chain(all).collect();
     let (forwards, every_port) = forward::split(&ports, &plan.kept);
     MasqueradeSpec {
-        ipv4: plan.network.ipv4.map(Family::On),
-        ipv6: plan.network.ipv6.map(Family::On),
+        network: match plan.network {
+            GuestNetwork::Private(network) => NetworkSpec::Private {
+                ipv4: network.ipv4.map(Family::On),
+                ipv6: network.ipv6.map(Family::On),
+            },
+            GuestNetwork::OfPod => NetworkSpec::Shared(SharedSpec::default()),
+        },
         forwards,
         // Even if not every port can be forwarded, connections that the guest opens can still be served.
         every_port: every_port.map(|ports| EveryPort {

@@ -184,6 +184,10 @@ pub static INTERFACE: ObjectType = ObjectType {
         honoured("name", "its socket is `DIR/<name>.sock`; a network has the same name"),
         honoured("masquerade", "`{}`; only on the pod network"),
         honoured(
+            "passtBinding",
+            "`{}`; only on the pod network: as masquerade, but the guest has the addresses of the pod",
+        ),
+        honoured(
             "bridge",
             "`{}`; on the pod network the guest takes over eth0 with its MAC and addresses",
         ),
@@ -238,8 +242,7 @@ pub static INTERFACE: ObjectType = ObjectType {
             "macvtap",
             "KubeVirt has removed it; use bridge on a network of type macvtap",
         ),
-        refused("passt", "KubeVirt has removed it; use masquerade"),
-        refused("passtBinding", "use masquerade, which works the same way"),
+        refused("passt", "KubeVirt has removed it; use passtBinding"),
     ],
 };
 

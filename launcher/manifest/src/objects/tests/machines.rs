@@ -2,7 +2,7 @@
 
 use super::{machine, planned, problems, problems_with};
 use crate::plan::options::{DefaultBinding, PlanOptions};
-use crate::plan::{NicMode, VmPlan};
+use crate::plan::{GuestNetwork, NicMode, VmPlan};
 use crate::plan_text;
 
 const POD: &str = "{name: default, pod: {}}";
@@ -306,10 +306,6 @@ fn istio_is_asked_for_as_kubevirt_reads_it() {
 fn a_binding_that_is_not_served_says_what_to_write_in_its_place() {
     for (binding, expected) in [
         (
-            "binding: {name: passt}",
-            "binding.name: \"passt\": write masquerade: {} instead, which works the same way",
-        ),
-        (
             "binding: {name: macvtap}",
             "binding.name: \"macvtap\": write bridge: {} instead, on a network of type macvtap or macvlan",
         ),
@@ -329,11 +325,34 @@ fn a_binding_that_is_not_served_says_what_to_write_in_its_place() {
             "macvtap: {}",
             ".macvtap: not served: KubeVirt has removed it; use bridge on a network of type macvtap",
         ),
-        ("passtBinding: {}", ".passtBinding: not served: use masquerade"),
+        (
+            "passt: {}",
+            ".passt: not served: KubeVirt has removed it; use passtBinding",
+        ),
     ] {
         let found = problems(&machine(&format!("{{name: default, {binding}}}"), POD));
         assert!(found.len() == 1 && found[0].contains(expected), "{binding}: {found:?}");
     }
+}
+
+#[test]
+fn with_passt_the_guest_has_the_addresses_of_the_pod() {
+    for binding in ["passtBinding: {}", "binding: {name: passt}"] {
+        let vm = machine(&format!("{{name: default, {binding}, ports: [{{port: 80}}]}}"), POD);
+        let NicMode::Masquerade(plan) = plan(&vm, &PlanOptions::default()).nics.remove(0).mode else {
+            panic!("{binding}: not masquerade")
+        };
+        assert_eq!(plan.network, GuestNetwork::OfPod, "{binding}");
+        assert_eq!((plan.forwards.len(), plan.every_port), (1, false), "{binding}");
+    }
+    let found = problems(&machine(
+        "{name: default, passtBinding: {}}",
+        "{name: default, pod: {vmNetworkCIDR: 10.9.0.0/24}}",
+    ));
+    assert!(
+        found.len() == 1 && found[0].contains("the guest has the pod's address"),
+        "{found:?}"
+    );
 }
 
 /// VMs with these namespaces and names.

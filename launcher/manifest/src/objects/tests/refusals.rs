@@ -56,11 +56,11 @@ fn every_field_of_an_interface_is_checked_and_every_problem_reported() {
         ),
         (
             "macAdress: x",
-            ".macAdress: there is no such field in spec.domain.devices.interfaces[]; its fields are name, masquerade, bridge, sriov, failover, teaming, fallback, binding, ports, portRanges, macAddress, model, state, dhcpOptions, pciAddress, bootOrder, acpiIndex",
+            ".macAdress: there is no such field in spec.domain.devices.interfaces[]; its fields are name, masquerade, passtBinding, bridge, sriov, failover, teaming, fallback, binding, ports, portRanges, macAddress, model, state, dhcpOptions, pciAddress, bootOrder, acpiIndex",
         ),
         (
             "passt: {}",
-            ".passt: not served: KubeVirt has removed it; use masquerade",
+            ".passt: not served: KubeVirt has removed it; use passtBinding",
         ),
         (
             "dhcpOptions: {privateOptions: [{option: 12, value: x}]}",
@@ -206,7 +206,7 @@ fn modes_that_are_not_built_are_refused_by_name() {
         )
         .contains("linkState: disable")
     );
-    assert!(on("masquerade: {}", overlay).contains("masquerade is for the pod network"));
+    assert!(on("masquerade: {}", overlay).contains("this binding is for the pod network"));
     assert!(on("bridge: {}", r#"{"type": "calico"}"#).contains("type \"calico\" is not served: choose bridge"));
 }
 
