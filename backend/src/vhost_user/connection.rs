@@ -76,7 +76,15 @@ impl Connection {
     /// # Errors
     /// [`ConnectionError`]
     pub fn new(port: &Arc<Port>, front: UnixStream) -> Result<Self, ConnectionError> {
-        Self::with(port, front, Session::new)
+        Self::with(Device::new(Arc::clone(port)), front, Session::new)
+    }
+
+    /// The connection of the only front end, which was open when the process started.
+    ///
+    /// # Errors
+    /// [`ConnectionError`]
+    pub fn inherited(port: &Arc<Port>, front: UnixStream) -> Result<Self, ConnectionError> {
+        Self::with(Device::on_inherited(Arc::clone(port)), front, Session::new)
     }
 
     /// The connection of a front end while another one is served.
@@ -84,11 +92,10 @@ impl Connection {
     /// # Errors
     /// [`ConnectionError`]
     pub fn on_standby(port: &Arc<Port>, front: UnixStream) -> Result<Self, ConnectionError> {
-        Self::with(port, front, Session::on_standby)
+        Self::with(Device::new(Arc::clone(port)), front, Session::on_standby)
     }
 
-    fn with(port: &Arc<Port>, front: UnixStream, begin: Begin) -> Result<Self, ConnectionError> {
-        let device = Device::new(Arc::clone(port));
+    fn with(device: Device, front: UnixStream, begin: Begin) -> Result<Self, ConnectionError> {
         let hosts = device.ring_hosts();
         Ok(Self {
             session: begin(device, hosts)?,

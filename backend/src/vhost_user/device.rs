@@ -34,9 +34,17 @@ pub struct Device {
     active: Arc<AtomicBool>,
     /// What the front end has set, for the moment at which this session gets the workers.
     set: Mutex<Set>,
+    back_channel: BackChannel,
 }
 
 /// What a front end has set.
+/// Whether the device asks for a socket for its own requests (BACKEND_REQ).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum BackChannel {
+    Offered,
+    Withheld,
+}
+
 #[derive(Default)]
 struct Set {
     features: u64,
@@ -53,6 +61,16 @@ impl Device {
             memory: Mutex::new(None),
             active: Arc::new(AtomicBool::new(true)),
             set: Mutex::default(),
+            back_channel: BackChannel::Offered,
+        }
+    }
+
+    /// The device for a front end whose connection was inherited from its VMM. QEMU's `-netdev passt` closes the number
+    /// of its end twice, and a socket for the device's requests that got that number would be closed by the second time.
+    pub fn on_inherited(port: Arc<Port>) -> Self {
+        Self {
+            back_channel: BackChannel::Withheld,
+            ..Self::new(port)
         }
     }
 
@@ -126,13 +144,10 @@ impl VhostUserBackend for Device {
 
     fn protocol_features(&self) -> VhostUserProtocolFeatures {
         use VhostUserProtocolFeatures as P;
-        let always =
-            P::BACKEND_REQ | P::CONFIG | P::CONFIGURE_MEM_SLOTS | P::LOG_SHMFD | P::MTU | P::RARP | P::RESET_DEVICE;
-        if self.port.workers().len() > 1 {
-            always | P::MQ
-        } else {
-            always
-        }
+        let mut offered = P::CONFIG | P::CONFIGURE_MEM_SLOTS | P::LOG_SHMFD | P::MTU | P::RARP | P::RESET_DEVICE;
+        offered.set(P::BACKEND_REQ, self.back_channel == BackChannel::Offered);
+        offered.set(P::MQ, self.port.workers().len() > 1);
+        offered
     }
 
     fn reset_device(&self) {

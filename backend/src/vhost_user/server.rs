@@ -3,7 +3,7 @@
 //! The rings of one front end run at a time; a second one is served up to its rings ([`fronts`](super::fronts)), and the
 //! others wait in the socket's queue. The port keeps its state from one front end to the next.
 
-use super::connection::{Connection, Ended};
+use super::connection::{Connection, ConnectionError, Ended};
 use super::fronts::Fronts;
 use super::requests::{HandedOver, ServerRecord, SourceRecord, StopHandle};
 use super::socket::{Watch, wait};
@@ -159,7 +159,7 @@ impl Server {
             let connected = match self.front.take() {
                 Some(fronts) => Ok(fronts),
                 None => match self.next_front()? {
-                    Next::Front(stream) => Connection::new(&self.port, stream).map(Fronts::new),
+                    Next::Front(stream) => self.connection(stream).map(Fronts::new),
                     Next::Interrupted if !self.hands_over(None) => continue,
                     Next::Interrupted | Next::End => return Ok(()),
                 },
@@ -229,6 +229,13 @@ impl Server {
         // If the caller has given up, the descriptors close here, as at the end of the process.
         let _ = request.send(Ok(HandedOver { record, descriptors }));
         true
+    }
+
+    fn connection(&self, stream: UnixStream) -> Result<Connection, ConnectionError> {
+        match self.source {
+            Source::Connected(_) => Connection::inherited(&self.port, stream),
+            Source::Listener(_) | Source::Connect { .. } => Connection::new(&self.port, stream),
+        }
     }
 
     fn next_front(&mut self) -> Result<Next, ServeError> {
