@@ -197,6 +197,26 @@ pub struct SavedMode {
     pub descriptors: Vec<OwnedFd>,
 }
 
+/// The state of a mode on one worker, whose payload another thread may write.
+pub struct Unwritten {
+    /// Writes the payload.
+    pub write: Box<dyn FnOnce() -> Vec<u8> + Send>,
+    /// The descriptors that it names, in order.
+    pub descriptors: Vec<OwnedFd>,
+}
+
+debug_fields!(Unwritten { descriptors });
+
+impl Unwritten {
+    /// The state with its payload.
+    pub fn write(self) -> SavedMode {
+        SavedMode {
+            payload: (self.write)(),
+            descriptors: self.descriptors,
+        }
+    }
+}
+
 /// The reason why a mode cannot continue in another process.
 #[derive(Debug, thiserror::Error)]
 pub enum HandoffError {
@@ -336,6 +356,23 @@ pub trait Mode: Send {
     /// # Errors
     /// [`HandoffError`]
     fn share(&self) -> Result<Vec<OwnedFd>, HandoffError> {
+        Err(HandoffError::Unsupported)
+    }
+
+    /// Converts what may not change any more to a payload and duplicated descriptors, while the mode goes on. The value of
+    /// [`save`](Self::save) may refer to it. `None` if there is nothing of that kind.
+    ///
+    /// # Errors
+    /// [`HandoffError`]
+    fn save_ahead(&mut self, _now: Instant) -> Result<Option<Unwritten>, HandoffError> {
+        Ok(None)
+    }
+
+    /// Keeps what another process has passed on in advance, until [`load`](Self::load).
+    ///
+    /// # Errors
+    /// [`HandoffError`]. The mode is dropped then, after [`leave`](Self::leave).
+    fn load_ahead(&mut self, _saved: SavedMode) -> Result<(), HandoffError> {
         Err(HandoffError::Unsupported)
     }
 

@@ -9,6 +9,9 @@ use hawser_host::system;
 /// epoll instances, signals.
 const OWN_DESCRIPTORS: u64 = 256;
 
+/// Descriptors for which there is room from the start.
+const DESCRIPTOR_ROOM: u32 = 4000;
+
 /// Starts logging to standard error. The parser of the option has checked `filter`.
 pub(crate) fn start_log(filter: &str) {
     logging::start(filter);
@@ -29,6 +32,8 @@ pub(crate) fn raise_limits<'a>(ports: impl Iterator<Item = &'a ModeConfig>) -> R
              forward fewer, or raise it (ulimit -Hn, LimitNOFILE=)"
         )));
     }
+    // Without it, a worker waits for some milliseconds while the guest opens connections.
+    let _ = system::make_descriptor_room(DESCRIPTOR_ROOM);
     Ok(())
 }
 

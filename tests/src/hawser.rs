@@ -100,6 +100,9 @@ impl Hawser {
             .split("rings rested for ")
             .nth(1)
             .and_then(|rest| rest.split(' ').next());
+        for line in text.lines().filter(|line| line.contains("rings rested for")) {
+            println!("{line}");
+        }
         let rested: f64 = rested.ok_or_else(|| failure(text.clone()))?.parse()?;
         self.process = process;
         Ok(Duration::from_secs_f64(rested / 1e3))

@@ -92,9 +92,12 @@ impl HalfTaker {
         let (mut word, mut blob) = (vec![0; word], vec![0; blob]);
         self.0.read_exact(&mut word)?;
         self.0.read_exact(&mut blob)?;
-        for _ in 0..descriptors.div_ceil(BATCH) {
+        let batches = descriptors.div_ceil(BATCH);
+        for batch in 1..=batches {
             self.0.read_exact(&mut [0])?;
-            self.0.write_all(b".")?;
+            if batch < batches {
+                self.0.write_all(b".")?;
+            }
         }
         Ok(serde_json::from_slice(&word)?)
     }
@@ -118,8 +121,10 @@ impl HalfTaker {
         if hello.get("hello").is_none() {
             return Err(failure(hello.to_string()));
         }
-        self.say(&"prepare".into())?;
-        self.hear_until("done")?;
+        for word in ["prepare", "ahead"] {
+            self.say(&word.into())?;
+            self.hear_until("done")?;
+        }
         self.say(&"take".into())
     }
 

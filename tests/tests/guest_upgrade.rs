@@ -153,7 +153,7 @@ fn a_process_that_fails_to_take_over_leaves_everything_as_it_was() -> Result<()>
         ..Hello::NEWER
     };
     let why = HalfTaker::connect(&takeover, &older)?.refusal()?;
-    assert!(why.contains("does not read payload \"tcp-flow\" of version 2"), "{why}");
+    assert!(why.contains("does not read payload \"tcp-flow\" of version 3"), "{why}");
     // They end at each step.
     drop(HalfTaker::connect(&takeover, &Hello::NEWER)?);
     for words in 0..4 {
@@ -344,12 +344,17 @@ fn a_hundred_upgrades_under_load_lose_no_connection() -> Result<()> {
     let _iperf = peers::iperf_server(&upgrades.lab.networks.world, upgrades.lab.folder(), FAR4)?;
     let guest = upgrades.lab.guest(Kind::Uml, &upgrades.hawser)?;
     let keep = guest.start(
-        &format!("hawser-traffic keep to={server} connections=1000 millis=90000"),
+        &format!("hawser-traffic keep to={server} connections=1000 millis=120000"),
         3 * LONGEST,
     )?;
-    let iperf = guest.start(&format!("iperf3 -c {FAR4} -t 60 -J"), 3 * LONGEST)?;
+    let iperf = guest.start(&format!("iperf3 -c {FAR4} -t 100 -J"), 3 * LONGEST)?;
+    until("all connections are open", || {
+        Ok(upgrades.hawser.counters()?.get("tcp_connections_out") > 1000)
+    })?;
     for _ in 0..UPGRADES {
         upgrades.upgrade()?;
+        // What has waited for the rings is exchanged in between.
+        thread::sleep(Duration::from_millis(200));
     }
     assert_kept(&keep, &mut upgrades.hawser)?;
     let output = iperf.wait(3 * LONGEST)?;

@@ -1,7 +1,8 @@
 //! Saved state: plain values with their kind and version, for live upgrade and live migration.
 //!
-//! A payload is JSON, a list of three: the kind, the version and the value. [`to_bytes`] writes it and [`from_bytes`]
-//! reads it. [`Sealed`] is a payload inside another one. Rules of the format:
+//! A payload is a list of three: the kind, the version and the value. [`to_bytes`] writes it in CBOR (RFC 8949), and
+//! [`from_bytes`] reads it in CBOR and in JSON, which earlier versions wrote. [`Sealed`] is a payload inside another one,
+//! or inside a JSON document. Rules of the format:
 //!
 //! - Any change raises [`Payload::VERSION`]. A field that a later version adds has a default, so that an older value
 //!   loads; golden files of every version show that.
@@ -10,7 +11,6 @@
 
 use serde::de::{DeserializeOwned, Error as _, IgnoredAny, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
-use std::borrow::Cow;
 use std::fmt;
 use std::marker::PhantomData;
 
@@ -45,17 +45,23 @@ impl<T: Payload + ?Sized> Payload for &T {
 }
 
 /// The reason why a payload cannot be read.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PayloadError {
     /// The bytes are not in a format that hawser writes.
     #[error(
         "saved state cannot be read ({0}): the payload was damaged; start the upgrade or migration again, and report \
          the versions on both sides if that repeats"
     )]
-    Malformed(#[from] serde_json::Error),
+    Malformed(String),
     /// The payload is not the expected one, or this process cannot read it.
     #[error(transparent)]
     Mismatch(#[from] Mismatch),
+}
+
+impl From<serde_json::Error> for PayloadError {
+    fn from(why: serde_json::Error) -> Self {
+        Self::Malformed(why.to_string())
+    }
 }
 
 /// A payload of another kind, or of a version that this process cannot read.
@@ -92,12 +98,12 @@ pub enum Mismatch {
 
 impl Mismatch {
     /// Checks the head of a payload that should hold a `T`.
-    fn check<T: Payload>(head: &Head<'_>) -> Result<(), Self> {
+    fn check<T: Payload>(head: &Head) -> Result<(), Self> {
         let kind = T::KIND;
         match head.version {
-            _ if head.kind != kind && Some(&*head.kind) != T::FORMER_KIND => Err(Self::Kind {
+            _ if head.kind != kind && Some(head.kind.as_str()) != T::FORMER_KIND => Err(Self::Kind {
                 expected: kind,
-                found: head.kind.clone().into_owned(),
+                found: head.kind.clone(),
             }),
             0 => Err(Self::Zero(kind)),
             found if found > T::VERSION => Err(Self::Newer {
@@ -138,18 +144,22 @@ impl<'de, T: Payload + Deserialize<'de>> Visitor<'de> for SealedVisitor<T> {
     fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<T, A::Error> {
         let head = Head::next(&mut list)?;
         Mismatch::check::<T>(&head).map_err(A::Error::custom)?;
-        next(&mut list, "value")
+        let value = next(&mut list, "value")?;
+        match list.next_element::<IgnoredAny>()? {
+            None => Ok(value),
+            Some(_) => Err(A::Error::custom("a payload with more than a value")),
+        }
     }
 }
 
 /// Kind and version of a payload, without the value that follows them.
-struct Head<'a> {
-    kind: Cow<'a, str>,
+struct Head {
+    kind: String,
     version: u32,
 }
 
-impl<'de> Head<'de> {
-    fn next<A: SeqAccess<'de>>(list: &mut A) -> Result<Self, A::Error> {
+impl Head {
+    fn next<'de, A: SeqAccess<'de>>(list: &mut A) -> Result<Self, A::Error> {
         Ok(Self {
             kind: next(list, "kind")?,
             version: next(list, "version")?,
@@ -157,18 +167,18 @@ impl<'de> Head<'de> {
     }
 }
 
-impl<'de> Deserialize<'de> for Head<'de> {
+impl<'de> Deserialize<'de> for Head {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         struct HeadVisitor;
 
         impl<'de> Visitor<'de> for HeadVisitor {
-            type Value = Head<'de>;
+            type Value = Head;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("a payload")
             }
 
-            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Head<'de>, A::Error> {
+            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Head, A::Error> {
                 let head = Head::next(&mut list)?;
                 while list.next_element::<IgnoredAny>()?.is_some() {}
                 Ok(head)
@@ -187,9 +197,11 @@ fn next<'de, T: Deserialize<'de>, A: SeqAccess<'de>>(list: &mut A, what: &str) -
 /// Writes a payload.
 ///
 /// # Panics
-/// If the value has a map whose keys are not text. No payload has one.
+/// Never: plain values can be written, and memory takes everything.
 pub fn to_bytes<T: Payload + Serialize + ?Sized>(value: &T) -> Vec<u8> {
-    serde_json::to_vec(&Sealed(value)).expect("plain values have no map with keys other than text")
+    let mut bytes = Vec::new();
+    ciborium::into_writer(&Sealed(value), &mut bytes).expect("plain values can be written");
+    bytes
 }
 
 /// Reads a payload.
@@ -198,10 +210,29 @@ pub fn to_bytes<T: Payload + Serialize + ?Sized>(value: &T) -> Vec<u8> {
 /// [`PayloadError`]: the bytes are damaged, of another kind, or of a newer version.
 pub fn from_bytes<T: Payload + DeserializeOwned>(bytes: &[u8]) -> Result<T, PayloadError> {
     // The head is read first, so that a newer format is reported as a newer format and not as an unknown field.
-    let head: Head<'_> = serde_json::from_slice(bytes)?;
-    Mismatch::check::<T>(&head)?;
-    let Sealed(value) = serde_json::from_slice(bytes)?;
+    Mismatch::check::<T>(&read(bytes)?)?;
+    let Sealed(value) = read(bytes)?;
     Ok(value)
+}
+
+/// First byte of a list in JSON. In CBOR it begins no list.
+const JSON: u8 = b'[';
+
+fn read<T: DeserializeOwned>(mut bytes: &[u8]) -> Result<T, PayloadError> {
+    if bytes.first() == Some(&JSON) {
+        return Ok(serde_json::from_slice(bytes)?);
+    }
+    let value = ciborium::from_reader(&mut bytes).map_err(|why| {
+        PayloadError::Malformed(match why {
+            ciborium::de::Error::Semantic(_, why) => why,
+            ciborium::de::Error::Io(_) => "it is cut short".to_owned(),
+            other => other.to_string(),
+        })
+    })?;
+    match bytes {
+        [] => Ok(value),
+        _ => Err(PayloadError::Malformed("bytes follow it".to_owned())),
+    }
 }
 
 #[cfg(test)]
@@ -246,9 +277,13 @@ mod tests {
             sample: Some(Sealed(first)),
         };
         let bytes = to_bytes(&outer);
-        let text = String::from_utf8_lossy(&bytes);
-        assert_eq!(text, r#"["outer",1,{"sample":["sample",2,{"number":1,"added":2}]}]"#);
+        assert_eq!(
+            bytes,
+            b"\x83\x65outer\x01\xa1\x66sample\x83\x66sample\x02\xa2\x66number\x01\x65added\x02"
+        );
         assert_eq!(from_bytes::<Outer>(&bytes).unwrap(), outer);
+        let earlier = br#"["outer",1,{"sample":["sample",2,{"number":1,"added":2}]}]"#;
+        assert_eq!(from_bytes::<Outer>(earlier).unwrap(), outer);
     }
 
     #[test]
@@ -297,8 +332,12 @@ mod tests {
             let error = from_bytes::<Sample>(text.as_bytes()).unwrap_err();
             assert!(is_expected(&error), "{text}: {error:?}");
         }
-        assert!(malformed(
-            &from_bytes::<Sample>(br#"["sample",2,{"number":1},3]"#).unwrap_err()
-        ));
+        let whole = to_bytes(&Sample { number: 1, added: 2 });
+        let more = [&[0x84], &whole[1..], &[0]].concat();
+        let trailing = [&whole[..], &[0]].concat();
+        let cut = &whole[..whole.len() - 1];
+        for bytes in [br#"["sample",2,{"number":1},3]"#, &more[..], &trailing, cut] {
+            assert!(malformed(&from_bytes::<Sample>(bytes).unwrap_err()), "{bytes:?}");
+        }
     }
 }

@@ -20,7 +20,7 @@ struct MasqueradeRecord {
 
 impl Payload for MasqueradeRecord {
     const KIND: &'static str = "masquerade";
-    const VERSION: u32 = 1;
+    const VERSION: u32 = 2;
 }
 
 /// The payloads of the mode, except for those of the engine.

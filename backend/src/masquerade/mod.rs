@@ -14,7 +14,7 @@ pub use every_port::EveryPortError;
 
 use crate::config::{GATEWAY_MAC, MasqueradeConfig};
 use crate::frame::{GuestBurst, GuestSink};
-use crate::mode::{Departure, FlowCount, ForwardChange, HandoffError, Mode, ModeCommand, Origin, SavedMode};
+use crate::mode::{Departure, FlowCount, ForwardChange, HandoffError, Mode, ModeCommand, Origin, SavedMode, Unwritten};
 use crate::nat::address_map::AddressMap;
 use crate::nat::engine::{Engine, EngineConfig, EngineError};
 use crate::nat::link::{GuestAddresses, Link};
@@ -207,6 +207,15 @@ impl Mode for Masquerade {
 
     fn share(&self) -> Result<Vec<OwnedFd>, HandoffError> {
         Ok(Vec::new())
+    }
+
+    fn save_ahead(&mut self, now: Instant) -> Result<Option<Unwritten>, HandoffError> {
+        Ok(Some(self.engine.save_ahead(now)?))
+    }
+
+    fn load_ahead(&mut self, saved: SavedMode) -> Result<(), HandoffError> {
+        let loaded = self.engine.load_ahead(saved);
+        loaded.map_err(|error| HandoffError::State(error.into()))
     }
 
     fn save(&mut self, now: Instant) -> Result<SavedMode, HandoffError> {

@@ -8,6 +8,7 @@ use super::address_map::AddressMap;
 use super::addresses::PodAddresses;
 use super::context::Context;
 use super::event_owner;
+use super::handover::ComeAhead;
 use super::icmp::{self, EchoFlows, ErrorRate, IcmpError};
 use super::link::Link;
 use super::listen::ListenError;
@@ -171,6 +172,8 @@ pub struct Engine {
     addresses: Option<PodAddresses>,
     /// True while the guest's driver is up.
     pub(super) is_up: bool,
+    /// Connections of another process, until the rest of its engine comes.
+    pub(super) come_ahead: ComeAhead,
 }
 
 debug_fields!(Engine { tcp, udp });
@@ -220,6 +223,7 @@ impl Engine {
             leave_at: None,
             addresses,
             is_up: false,
+            come_ahead: Vec::new(),
         })
     }
 

@@ -57,12 +57,33 @@ impl Port {
         self.workers.iter().map(crate::worker::WorkerHandle::share).collect()
     }
 
+    /// What the modes of the workers can pass on in advance, while everything runs: `None` for a mode without such state.
+    ///
+    /// # Errors
+    /// [`HandoffError`]
+    pub fn save_ahead(&self) -> Result<Vec<Option<SavedMode>>, HandoffError> {
+        self.workers
+            .iter()
+            .map(crate::worker::WorkerHandle::save_ahead)
+            .collect()
+    }
+
+    /// Passes on what the modes of another process have passed on in advance.
+    ///
+    /// # Errors
+    /// [`HandoffError`]. The port must be dropped.
+    pub fn load_ahead(&self, modes: Vec<Option<SavedMode>>) -> Result<(), HandoffError> {
+        let mut each = self.workers.iter().zip(modes);
+        each.try_for_each(|(worker, mode)| mode.map_or(Ok(()), |mode| worker.load_ahead(mode)))
+    }
+
     /// Makes the workers rest. Their rings must be stopped.
     ///
     /// # Errors
     /// [`HandoffError`]; the workers continue.
     pub fn rest(&self) -> Result<RestingPort, HandoffError> {
-        for _ in 0..ROUNDS {
+        // A single worker has none to take in from.
+        for _ in 0..ROUNDS * usize::from(self.workers.len() > 1) {
             for worker in &self.workers {
                 worker.command_mode_and_wait(ModeCommand::TakeIn)?;
             }
@@ -105,9 +126,11 @@ impl Port {
         Ok(())
     }
 
-    /// Lets workers begin that rest from the start.
-    pub fn begin(&self) {
-        self.workers.iter().for_each(crate::worker::WorkerHandle::begin);
+    /// Lets workers begin that rest from the start, and returns the moment at which the last one has.
+    pub fn begin(&self) -> std::time::Instant {
+        let begun: Vec<_> = self.workers.iter().map(crate::worker::WorkerHandle::begin).collect();
+        let begun = begun.into_iter().filter_map(|begun| begun.recv().ok());
+        begun.max().unwrap_or_else(std::time::Instant::now)
     }
 }
 

@@ -5,7 +5,7 @@
 //! later write being logged.
 
 use crate::config::Rates;
-use crate::mode::{Departure, HandoffError, ModeCommand, SavedMode};
+use crate::mode::{Departure, HandoffError, ModeCommand, SavedMode, Unwritten};
 use crate::policy::rate::Limiter;
 use crate::virtio::GuestMap;
 use std::convert::Infallible;
@@ -84,12 +84,16 @@ pub(super) enum Command {
     Mode(ModeCommand, Option<SyncSender<io::Result<()>>>),
     /// Asks for duplicates of the descriptors with which the mode was created.
     Share(SyncSender<Result<Vec<OwnedFd>, HandoffError>>),
+    /// Asks for what the mode can pass on in advance, and goes on.
+    SaveAhead(SyncSender<Result<Option<Unwritten>, HandoffError>>),
+    /// What the mode of another process has passed on in advance.
+    LoadAhead(SavedMode, SyncSender<Result<(), HandoffError>>),
     /// Asks for the mode's state. The worker rests until the sender of the second channel is gone.
     Save(SyncSender<Result<SavedMode, HandoffError>>, Receiver<Infallible>),
     /// State of the mode of another process, for a worker that has not begun.
     Load(SavedMode, SyncSender<Result<(), HandoffError>>),
-    /// Lets a worker begin that was created to rest.
-    Begin,
+    /// Lets a worker begin that was created to rest. It answers with the time.
+    Begin(SyncSender<std::time::Instant>),
     Exit,
 }
 

@@ -1,14 +1,14 @@
 //! The handle by which the vhost-user side controls a worker.
 
 use super::command::{Command, CommandSender, Limits, RingRole, RingSetup};
-use crate::mode::{Departure, HandoffError, ModeCommand, SavedMode};
+use crate::mode::{Departure, HandoffError, ModeCommand, SavedMode, Unwritten};
 use crate::virtio::GuestMap;
 use std::convert::Infallible;
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::mpsc::{Sender, channel};
+use std::sync::mpsc::{Receiver, Sender, channel, sync_channel};
 use std::thread::JoinHandle;
 
 /// A rest of a worker, which continues when this is dropped.
@@ -122,6 +122,24 @@ impl WorkerHandle {
         self.commands.ask(Command::Share).unwrap_or(Err(HandoffError::Ended))
     }
 
+    /// What the worker's mode can pass on in advance. The worker goes on meanwhile.
+    ///
+    /// # Errors
+    /// [`HandoffError`]
+    pub fn save_ahead(&self) -> Result<Option<SavedMode>, HandoffError> {
+        let saved = self.commands.ask(Command::SaveAhead);
+        Ok(saved.unwrap_or(Err(HandoffError::Ended))?.map(Unwritten::write))
+    }
+
+    /// Passes what a mode of another process has passed on in advance to a worker that has not begun.
+    ///
+    /// # Errors
+    /// [`HandoffError`]. The worker must be dropped.
+    pub fn load_ahead(&self, saved: SavedMode) -> Result<(), HandoffError> {
+        let loaded = self.commands.ask(|reply| Command::LoadAhead(saved, reply));
+        loaded.unwrap_or(Err(HandoffError::Ended))
+    }
+
     /// The state of the worker's mode, for another process. The worker rests until the second value is dropped: it serves
     /// no socket, and commands wait.
     ///
@@ -142,9 +160,12 @@ impl WorkerHandle {
         loaded.unwrap_or(Err(HandoffError::Ended))
     }
 
-    /// Lets a worker begin that was created at [`Stage::Resting`](super::Stage).
-    pub fn begin(&self) {
-        self.commands.send(Command::Begin);
+    /// Lets a worker begin that was created at [`Stage::Resting`](super::Stage). The result receives the moment at which it
+    /// does.
+    pub fn begin(&self) -> Receiver<std::time::Instant> {
+        let (reply, begun) = sync_channel(1);
+        self.commands.send(Command::Begin(reply));
+        begun
     }
 }
 

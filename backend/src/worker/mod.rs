@@ -377,11 +377,20 @@ impl Worker {
             Command::Share(reply) => {
                 let _ = reply.send(self.mode.share());
             }
+            Command::SaveAhead(reply) => {
+                let _ = reply.send(self.mode.save_ahead(now));
+            }
+            Command::LoadAhead(saved, reply) => {
+                let _ = reply.send(self.mode.load_ahead(saved));
+            }
             Command::Save(reply, end) => self.save(now, &reply, &end),
             Command::Load(saved, reply) => {
                 let _ = reply.send(self.mode.load(now, saved, &mut self.receive));
             }
-            Command::Begin => self.stage = Stage::Running,
+            Command::Begin(reply) => {
+                self.stage = Stage::Running;
+                let _ = reply.send(std::time::Instant::now());
+            }
             Command::Exit => return Flow::Exit,
         }
         Flow::Continue

@@ -5,6 +5,7 @@ use rustix::net::{AddressFamily, SocketType};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::os::fd::AsRawFd as _;
 
 /// Addresses of this network namespace from which a socket can reach beyond its own link. KubeVirt enables a family for
 /// a guest only if there is such an address.
@@ -105,6 +106,20 @@ pub fn raise_descriptor_limit() -> Result<u64, Errno> {
         },
     )?;
     Ok(limit.maximum.unwrap_or(u64::MAX))
+}
+
+/// Makes room in the table of this process for `more` descriptors, and for as many again as are open.
+///
+/// The kernel enlarges the table of a process with several threads only after a grace period of RCU, so the thread that
+/// opens the descriptor for which there is no room waits for some 10 ms. The table never shrinks.
+///
+/// # Errors
+/// The error of fcntl(2): the limit on open files is lower.
+pub fn make_descriptor_room(more: u32) -> Result<(), Errno> {
+    let lowest = rustix::event::eventfd(0, rustix::event::EventfdFlags::CLOEXEC)?;
+    let open = lowest.as_raw_fd();
+    let more = i32::try_from(more).unwrap_or(i32::MAX);
+    rustix::io::fcntl_dupfd_cloexec(&lowest, open.saturating_add(open.max(more))).map(drop)
 }
 
 /// Bytes of memory that a program of this process may lock; `None` without a limit.

@@ -27,6 +27,7 @@ use std::mem::ManuallyDrop;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, MutexGuard};
 use std::thread::JoinHandle;
+use std::time::Instant;
 
 /// What the guest knows about each NIC, by name.
 pub(crate) type Identities = BTreeMap<String, Sealed<Identity>>;
@@ -38,6 +39,15 @@ pub(crate) struct SharedPort {
     pub name: String,
     /// Descriptors of each worker's mode.
     pub workers: Vec<Vec<OwnedFd>>,
+}
+
+/// What a port can pass on before it is stopped.
+#[derive(Debug)]
+pub(crate) struct PortAhead {
+    /// Name of the NIC.
+    pub name: String,
+    /// States of the workers' modes; `None` for a mode without such a state.
+    pub modes: Vec<Option<SavedMode>>,
 }
 
 /// A port between two processes.
@@ -113,11 +123,28 @@ impl Machine {
         self.ports().into_iter().map(share).collect()
     }
 
-    /// Stops all ports where they are, and returns them for another process.
+    /// What the ports can pass on in advance, while everything runs.
+    ///
+    /// # Errors
+    /// A mode cannot be handed over.
+    pub(crate) fn save_ahead(&self) -> Result<Vec<PortAhead>, Failure> {
+        let save = |port: Arc<Port>| {
+            let name = port.config().name.clone();
+            let modes = port.save_ahead().map_err(|error| Failure::runtime(error).of(&name))?;
+            Ok(PortAhead { name, modes })
+        };
+        self.ports().into_iter().map(save).collect()
+    }
+
+    /// Stops all ports where they are, and returns them for another process. Passes the name of each step to `ended` when
+    /// it ends.
     ///
     /// # Errors
     /// A port cannot be handed over now. All ports continue.
-    pub(crate) fn hand_over(&self) -> Result<(Given<'_>, Vec<GivenPort>), Failure> {
+    pub(crate) fn hand_over(
+        &self,
+        ended: &mut dyn FnMut(&'static str),
+    ) -> Result<(Given<'_>, Vec<GivenPort>), Failure> {
         let Ok(changes) = self.changes.try_lock() else {
             return Err(Failure::runtime("NICs are being changed: try again afterwards"));
         };
@@ -143,7 +170,7 @@ impl Machine {
             _changes: changes,
             ports,
         };
-        let stopped: Result<Vec<_>, _> = given.ports.iter_mut().map(StoppedPort::stop).collect();
+        let stopped: Result<Vec<_>, _> = given.ports.iter_mut().map(|port| port.stop(ended)).collect();
         match stopped {
             Ok(ports) => Ok((given, ports)),
             Err(why) => {
@@ -156,20 +183,18 @@ impl Machine {
 
 impl StoppedPort {
     /// Stops the port where it is, and returns what another process needs to continue it.
-    fn stop(&mut self) -> Result<GivenPort, Failure> {
+    fn stop(&mut self, ended: &mut dyn FnMut(&'static str)) -> Result<GivenPort, Failure> {
         let name = self.port.config().name.clone();
         let failed = |error: &dyn std::fmt::Display| Failure::runtime(error).of(&name);
         let server = self.stop.hand_over().map_err(|error| failed(&error))?;
-        if let Some(thread) = self.thread.take() {
-            // It records its end, which must precede a new start. If it panicked, it has printed its message.
-            let _ = thread.join();
-        }
+        ended("stopped");
         let server = self.server.insert(server);
         let (attached, of_attached) = &self.attached;
         let all = server.descriptors.iter().chain(of_attached);
         let descriptors: io::Result<Vec<_>> = all.map(OwnedFd::try_clone).collect();
         let descriptors = descriptors.map_err(|error| failed(&error))?;
         let RestingPort { record, modes, rests } = self.port.rest().map_err(|error| failed(&error))?;
+        ended("saved");
         self.rests = rests;
         Ok(GivenPort {
             head: GivenHead {
@@ -193,6 +218,10 @@ impl StoppedPort {
         let (stop, thread) = match self.server {
             None => (self.stop, self.thread),
             Some(server) => {
+                if let Some(thread) = self.thread {
+                    // It records its end, which must precede a new start. If it panicked, it has printed its message.
+                    let _ = thread.join();
+                }
                 let server = StagedServer::take_over(server, Arc::clone(&self.port), machine.setup.lifetime);
                 let failed = |error| Failure::runtime(format_args!("{}: {error}", self.option));
                 let server = server.map_err(failed)?.own();
@@ -284,6 +313,20 @@ impl Successor {
         })
     }
 
+    /// Gives the ports what the other process has passed on in advance.
+    ///
+    /// # Errors
+    /// It cannot be continued. The other process continues.
+    pub(crate) fn load_ahead(&self, ahead: Vec<PortAhead>) -> Result<(), Failure> {
+        for PortAhead { name, modes } in ahead {
+            if let Some(prepared) = self.prepared.iter().find(|known| known.port.config().name == name) {
+                let loaded = prepared.port.load_ahead(modes);
+                loaded.map_err(|error| Failure::runtime(error).of(&name))?;
+            }
+        }
+        Ok(())
+    }
+
     /// Gives the ports their state.
     ///
     /// # Errors
@@ -305,17 +348,19 @@ impl Successor {
         }
     }
 
-    /// Serves the ports, which the other process must have given up.
+    /// Serves the ports, which the other process must have given up. Returns the moment at which the guest's traffic has
+    /// gone on.
     ///
     /// # Errors
     /// A port cannot be served.
-    pub(crate) fn begin(self) -> Result<Machine, Failure> {
+    pub(crate) fn begin(self) -> Result<(Machine, Instant), Failure> {
         // The guest's traffic goes on first.
-        self.staged.iter().for_each(|staged| staged.prepared.port.begin());
+        let begun = self.staged.iter().map(|staged| staged.prepared.port.begin());
+        let begun = begun.max().unwrap_or_else(Instant::now);
         for staged in self.staged {
             self.machine.take(super::Ready::Port(Box::new(staged.own())))?;
         }
-        Ok(self.machine)
+        Ok((self.machine, begun))
     }
 }
 

@@ -1,15 +1,18 @@
 //! The old process: it waits for a new one, and gives it the NICs.
 
+use super::steps::Steps;
 use super::token::Token;
 use super::wire::{Message, Wire};
 use super::words::{Hello, Word};
 use crate::failure::Failure;
-use crate::machine::{GivenPort, Machine};
+use crate::machine::{GivenPort, Machine, PortAhead};
 use crate::sandbox::{Sandbox, ThreadKind};
 use crate::service_manager;
 use crate::watcher::{Wake, Watcher};
+use hawser_backend::mode::SavedMode;
 use hawser_backend::sys::listening_socket::{ListeningSocket, OfferedSocket};
 use hawser_config::handover::Handover as _;
+use hawser_host::system;
 use rustix::net::sockopt::socket_peercred;
 use rustix::process::geteuid;
 use std::io;
@@ -121,6 +124,8 @@ fn negotiate(wire: &mut Wire, gifts: &Gifts, machine: &Machine) -> Result<(), Fa
     }
     let ours = Hello::new(&machine.identities()?);
     theirs.can_replace(&ours).map_err(Failure::runtime)?;
+    // The descriptors of all flows are duplicated while the rings rest. If the limit is too low, that says so.
+    let _ = system::make_descriptor_room(0);
     wire.say(Word::Hello(ours)).map_err(lost)?;
     match next(wire)?.word {
         Word::Prepare => {}
@@ -141,6 +146,21 @@ fn negotiate(wire: &mut Wire, gifts: &Gifts, machine: &Machine) -> Result<(), Fa
     }
     wire.say(Word::Done).map_err(lost)?;
     match next(wire)?.word {
+        Word::Ahead => {}
+        word => return Err(unexpected(&word)),
+    }
+    for PortAhead { name, modes } in machine.save_ahead()? {
+        let word = Word::Flows {
+            name,
+            modes: modes.iter().map(Option::is_some).collect(),
+        };
+        wire.say(word).map_err(lost)?;
+        for mode in modes.into_iter().flatten() {
+            wire.send(of_mode(mode)).map_err(lost)?;
+        }
+    }
+    wire.say(Word::Done).map_err(lost)?;
+    match next(wire)?.word {
         Word::Take => Ok(()),
         word => Err(unexpected(&word)),
     }
@@ -150,9 +170,9 @@ fn negotiate(wire: &mut Wire, gifts: &Gifts, machine: &Machine) -> Result<(), Fa
 fn pass_on(wire: &mut Wire, gifts: &Gifts, machine: &Machine) -> Result<(), Failure> {
     let token = Token::new().map_err(Failure::runtime)?;
     wire.set_deadline(Some(Instant::now() + PATIENCE));
-    let stopped = Instant::now();
-    let (given, ports) = machine.hand_over()?;
-    let served = send_all(wire, gifts, ports).and_then(|()| yield_guest(wire, &token, stopped));
+    let mut steps = Steps::begin();
+    let (given, ports) = machine.hand_over(&mut |step| steps.end(step))?;
+    let served = send_all(wire, gifts, ports).and_then(|()| yield_guest(wire, &token, steps));
     let Err(why) = served else { leave(wire) };
     if matches!(token.take(), Ok(false)) {
         log::warn!("another process has taken the guest, and has not said that it serves it: {why}");
@@ -166,16 +186,17 @@ fn pass_on(wire: &mut Wire, gifts: &Gifts, machine: &Machine) -> Result<(), Fail
 }
 
 /// Lets the other process take the guest, and waits until it serves it.
-fn yield_guest(wire: &mut Wire, token: &Token, stopped: Instant) -> Result<(), Failure> {
+fn yield_guest(wire: &mut Wire, token: &Token, mut steps: Steps) -> Result<(), Failure> {
+    steps.end("sent");
     match next(wire)?.word {
         Word::Ready => {}
         Word::Refused(why) => return Err(Failure::runtime(why)),
         word => return Err(unexpected(&word)),
     }
-    let rested = stopped.elapsed();
+    steps.end("loaded");
     let yours = Message {
         descriptors: vec![token.share().map_err(Failure::runtime)?],
-        ..Message::of(Word::Yours { rested })
+        ..Message::of(Word::Yours { steps })
     };
     wire.send(yours).map_err(lost)?;
     match next(wire)?.word {
@@ -197,12 +218,7 @@ fn send_all(wire: &mut Wire, gifts: &Gifts, ports: Vec<GivenPort>) -> Result<(),
         };
         wire.send(message).map_err(lost)?;
         for mode in port.modes {
-            let message = Message {
-                word: Word::Mode,
-                blob: mode.payload,
-                descriptors: mode.descriptors,
-            };
-            wire.send(message).map_err(lost)?;
+            wire.send(of_mode(mode)).map_err(lost)?;
         }
     }
     let api = gifts.setup.api.as_ref().map(OfferedSocket::try_clone).transpose();
@@ -215,6 +231,14 @@ fn send_all(wire: &mut Wire, gifts: &Gifts, ports: Vec<GivenPort>) -> Result<(),
     };
     wire.send(message).map_err(lost)?;
     wire.say(Word::Done).map_err(lost)
+}
+
+fn of_mode(mode: SavedMode) -> Message<Word> {
+    Message {
+        word: Word::Mode,
+        blob: mode.payload,
+        descriptors: mode.descriptors,
+    }
 }
 
 /// Ends this process. Nothing is dropped, because dropping undoes what the other process continues with.

@@ -1,13 +1,16 @@
 //! The time of each step of a takeover while the guest's rings rest.
 
+use serde::{Deserialize, Serialize};
+use std::borrow::Cow;
 use std::fmt::{self, Display, Formatter};
 use std::time::{Duration, Instant};
 
-/// Steps that follow one another.
-#[derive(Debug)]
+/// Steps that follow one another. They can continue in another process of this host, which has the same clock.
+#[derive(Debug, Deserialize, Serialize)]
 pub(super) struct Steps {
+    #[serde(skip, default = "Instant::now")]
     last: Instant,
-    done: Vec<(&'static str, Duration)>,
+    done: Vec<(Cow<'static, str>, Duration)>,
 }
 
 impl Steps {
@@ -21,9 +24,18 @@ impl Steps {
 
     /// Ends a step. The next one begins.
     pub(super) fn end(&mut self, step: &'static str) {
-        let now = Instant::now();
-        self.done.push((step, now - self.last));
+        self.end_at(step, Instant::now());
+    }
+
+    /// Ends a step at this moment.
+    pub(super) fn end_at(&mut self, step: &'static str, now: Instant) {
+        self.done.push((step.into(), now.saturating_duration_since(self.last)));
         self.last = now;
+    }
+
+    /// Their sum.
+    pub(super) fn total(&self) -> Duration {
+        self.done.iter().map(|(_, time)| *time).sum()
     }
 }
 

@@ -5,7 +5,7 @@ use super::token::Token;
 use super::wire::{Message, Wire};
 use super::words::{Hello, Word};
 use crate::failure::Failure;
-use crate::machine::{GivenPort, Identities, Machine, MachineSetup, Nic, SharedPort, Successor};
+use crate::machine::{GivenPort, Identities, Machine, MachineSetup, Nic, PortAhead, SharedPort, Successor};
 use hawser_backend::mode::SavedMode;
 use hawser_backend::sys::listening_socket::{ListeningSocket, OfferedSocket};
 use hawser_config::handover::Handover as _;
@@ -13,7 +13,6 @@ use hawser_config::payload::Sealed;
 use std::io;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::time::{Duration, Instant};
 
 /// A connection to the process that serves the NICs, which has agreed to be replaced.
 #[derive(Debug)]
@@ -80,20 +79,19 @@ impl Taker {
             }
         }
         let mut successor = Successor::prepare(setup, nics, shared)?;
+        self.wire.say(Word::Ahead).map_err(lost)?;
+        successor.load_ahead(self.ahead()?)?;
         self.wire.say(Word::Take).map_err(lost)?;
-        let mut steps = Steps::begin();
-        let (rested, sockets) = match self.load(&mut successor, &mut steps) {
+        let (mut steps, sockets) = match self.load(&mut successor) {
             Ok(loaded) => loaded,
             Err(why) => self.give_up(&why),
         };
-        let begun = Instant::now();
-        let machine = match successor.begin() {
-            Ok(machine) => machine,
+        let (machine, begun) = match successor.begin() {
+            Ok(begun) => begun,
             Err(why) => self.give_up(&why),
         };
-        let rested = rested + begun.elapsed();
-        steps.end("begun");
-        let millis = rested.as_secs_f64() * 1e3;
+        steps.end_at("begun", begun);
+        let millis = steps.total().as_secs_f64() * 1e3;
         log::info!("the guest's rings rested for {millis:.1} ms: {steps}");
         // If the other process has gone meanwhile, it has nothing to learn.
         let _ = self.wire.say(Word::Running);
@@ -127,18 +125,31 @@ impl Taker {
         Ok(())
     }
 
+    /// What the other process passes on in advance.
+    fn ahead(&mut self) -> Result<Vec<PortAhead>, Failure> {
+        let mut ahead = Vec::new();
+        loop {
+            match next(&mut self.wire)?.word {
+                Word::Flows { name, modes } => {
+                    let modes = modes.into_iter().map(|comes| comes.then(|| self.mode()).transpose());
+                    let modes = modes.collect::<Result<_, _>>()?;
+                    ahead.push(PortAhead { name, modes });
+                }
+                Word::Done => return Ok(ahead),
+                word => return Err(unexpected(&word)),
+            }
+        }
+    }
+
     /// Receives and loads everything, and waits until the other process has given up the guest. Returns the time for
-    /// which the guest's rings have rested, and the other sockets.
-    fn load(&mut self, successor: &mut Successor, steps: &mut Steps) -> Result<(Duration, Sockets), Failure> {
+    /// which the guest's rings have rested, in steps, and the other sockets.
+    fn load(&mut self, successor: &mut Successor) -> Result<(Steps, Sockets), Failure> {
         let mut ports = Vec::new();
         let mut sockets = None;
         loop {
             let Message { word, descriptors, .. } = next(&mut self.wire)?;
             match word {
                 Word::Port { head, modes } => {
-                    if ports.is_empty() {
-                        steps.end("saved");
-                    }
                     let modes = (0..modes).map(|_| self.mode()).collect::<Result<_, _>>()?;
                     ports.push(GivenPort {
                         head: *head,
@@ -157,19 +168,18 @@ impl Taker {
             }
         }
         let sockets = sockets.ok_or_else(|| Failure::runtime("the running process sent no sockets"))?;
-        steps.end("received");
         successor.load(ports)?;
-        steps.end("loaded");
         self.wire.say(Word::Ready).map_err(lost)?;
         let Message { word, descriptors, .. } = next(&mut self.wire)?;
-        let Word::Yours { rested } = word else {
+        let Word::Yours { mut steps } = word else {
             return Err(unexpected(&word));
         };
         let token = descriptors.into_iter().next().map(Token::from);
         match token.is_some_and(|token| token.take().unwrap_or(false)) {
             true => {
                 steps.end("agreed");
-                Ok((rested, sockets))
+
+                Ok((steps, sockets))
             }
             false => Err(Failure::runtime("it was too late: the running process has gone on")),
         }

@@ -5,7 +5,8 @@
 //!  word (JSON) │ blob │ one byte for each batch of descriptors, which the receiver acknowledges by one byte
 //! ```
 //!
-//! The acknowledgments keep few descriptors in flight: the kernel counts them against the sender's RLIMIT_NOFILE.
+//! The acknowledgments keep few descriptors in flight: the kernel counts them against the sender's RLIMIT_NOFILE. The last
+//! batch of a message needs none.
 
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
@@ -79,10 +80,12 @@ impl Wire {
         bytes.extend(message.blob);
         self.limit()?;
         self.stream.write_all(&bytes)?;
-        for batch in message.descriptors.chunks(BATCH) {
+        for (number, batch) in message.descriptors.chunks(BATCH).enumerate() {
             self.limit()?;
+            if number > 0 {
+                self.stream.read_exact(&mut [0])?;
+            }
             self.send_batch(batch)?;
-            self.stream.read_exact(&mut [0])?;
         }
         Ok(())
     }
@@ -118,7 +121,9 @@ impl Wire {
                 ));
             }
             descriptors.extend(batch);
-            self.stream.write_all(&[ACKNOWLEDGED])?;
+            if descriptors.len() < count {
+                self.stream.write_all(&[ACKNOWLEDGED])?;
+            }
         }
         Ok(Message {
             word: serde_json::from_slice(&word)?,

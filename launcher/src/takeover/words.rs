@@ -4,6 +4,7 @@
 //! |---|---|---|
 //! | `Hello` | `Hello` or `Refused` | all is served; each checks that the new one reads what the old one writes |
 //! | `Prepare` | `Share` for each NIC, `Done` | the new process creates its ports |
+//! | `Ahead` | `Flows` and `Mode`s for each NIC, `Done` | the new process keeps flows that may not change any more |
 //! | `Take` | `Port` and `Mode`s for each NIC, `Sockets`, `Done`, or `Refused` | the guest's rings rest |
 //! | `Ready` | `Yours` with a token | the new process takes the token |
 //! | `Running` | exits | the guest is served again |
@@ -11,13 +12,13 @@
 //! Two seconds after `Take`, or when the new process has ended, the old one takes the token itself and goes on. The new
 //! process uses no ring and no socket before it has the token. Once it has, the old one goes on only if it ends.
 
+use super::steps::Steps;
 use crate::machine::{GivenHead, Identities};
 use hawser_backend::sys::listening_socket::SocketRecord;
 use hawser_config::payload::Sealed;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 /// Version of this protocol.
 const PROTOCOL: u32 = 2;
@@ -34,6 +35,10 @@ pub(super) enum Word {
     Prepare,
     /// Descriptors of a NIC's modes, this many for each worker.
     Share { name: String, workers: Vec<usize> },
+    /// Asks for what can be passed on in advance.
+    Ahead,
+    /// What a NIC passes on in advance. For each worker: whether a `Mode` follows.
+    Flows { name: String, modes: Vec<bool> },
     /// Asks for the NICs.
     Take,
     /// A NIC with its server, whose descriptors come along. This many modes follow.
@@ -49,8 +54,8 @@ pub(super) enum Word {
     Done,
     /// The new process could serve the guest now.
     Ready,
-    /// The new process may take the guest with the token that comes along. The rings have rested for this time.
-    Yours { rested: Duration },
+    /// The new process may take the guest with the token that comes along. The rings have rested for these steps.
+    Yours { steps: Steps },
     /// The new process serves the guest.
     Running,
 }

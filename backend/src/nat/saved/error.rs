@@ -33,6 +33,9 @@ pub enum LoadError {
     /// A flow with these ends already exists.
     #[error("a saved flow has the endpoints of an existing one; load into a process without flows")]
     Duplicate,
+    /// The value refers to a flow that has not come.
+    #[error("a saved flow is said to have gone ahead and has not; report the versions on both sides")]
+    NotAhead,
     /// The table has no room.
     #[error(
         "no room for a saved flow: the worker holds {limit} at most; raise the limit on open files (RLIMIT_NOFILE) to \

@@ -43,6 +43,11 @@ impl From<Duration> for Nanos {
     }
 }
 
+/// True for a value that is left out, for `#[serde(skip_serializing_if)]`.
+pub(crate) fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}
+
 /// Bytes as text, for `#[serde(with)]`.
 pub(crate) mod base64 {
     use data_encoding::BASE64;

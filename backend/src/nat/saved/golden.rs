@@ -1,6 +1,6 @@
 //! Golden files, which contain the serialised values of every version so far.
 
-use super::{Payload, from_bytes};
+use super::{Payload, from_bytes, to_bytes};
 use crate::config::payload::Sealed;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -40,7 +40,10 @@ pub(crate) fn check<T: Payload + Serialize + DeserializeOwned + PartialEq + std:
         T::VERSION,
         path.display(),
     );
-    assert_eq!(from_bytes::<Vec<T>>(&bytes).unwrap(), values, "{}", path.display());
+    // The files are in JSON, which people can read. Processes write CBOR.
+    for bytes in [bytes, to_bytes(values)] {
+        assert_eq!(from_bytes::<Vec<T>>(&bytes).unwrap(), values, "{}", path.display());
+    }
 }
 
 /// The values of all golden files of this kind, of every version.

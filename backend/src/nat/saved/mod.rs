@@ -28,7 +28,7 @@ mod fields;
 
 pub use self::error::LoadError;
 pub(super) use self::error::{ensure, within};
-pub(super) use self::fields::{Nanos, base64};
+pub(super) use self::fields::{Nanos, base64, is_default};
 pub use crate::config::payload::{Payload, PayloadError, from_bytes, to_bytes};
 
 #[cfg(test)]

@@ -8,6 +8,7 @@
 //! looks to the guest as it would without hawser. In the other direction, an accepted client becomes a SYN to the
 //! guest; if the guest refuses, the client is reset.
 
+mod ahead;
 mod clock;
 mod connection;
 mod driver;
@@ -40,6 +41,7 @@ pub mod testing;
 #[cfg(test)]
 mod tests;
 
+use self::ahead::SentAhead;
 use self::connection::{Connection, Progress, State};
 use self::driver::{Driver, Parting};
 use self::following::Following;
@@ -163,6 +165,7 @@ pub struct TcpFlows {
     in_time_wait: usize,
     driver: Driver,
     following: Following,
+    ahead: Option<SentAhead>,
     parting: Parting,
     /// Connections that may be ended to make room.
     pressure: Pressure,
@@ -205,6 +208,7 @@ impl TcpFlows {
             in_time_wait: 0,
             driver: Driver::default(),
             following: Following::default(),
+            ahead: None,
             parting: Parting::Reset,
             pressure: Pressure::new(limit),
             next_generation: 0,

@@ -1,7 +1,7 @@
 //! Retransmission time-out towards the guest (RFC 6298).
 
 use super::seq::Seq;
-use crate::nat::saved::{LoadError, Nanos, within};
+use crate::nat::saved::{LoadError, Nanos, is_default, within};
 use crate::time::Instant;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
@@ -32,12 +32,17 @@ pub(super) struct RttEstimator {
 }
 
 /// [`RttEstimator`] as a plain value.
-#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct SavedRtt {
+    #[serde(rename = "s", alias = "smoothed_micros")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     smoothed_micros: Option<u32>,
+    #[serde(rename = "v", alias = "variance_micros", default, skip_serializing_if = "is_default")]
     variance_micros: u32,
+    #[serde(rename = "r", alias = "running", default, skip_serializing_if = "Option::is_none")]
     running: Option<SavedMeasurement>,
+    #[serde(rename = "b", alias = "backoff", default, skip_serializing_if = "is_default")]
     backoff: u8,
 }
 

@@ -16,63 +16,137 @@ use super::seq::Seq;
 use super::spill::{SavedSpill, Spill, SpillPool};
 use super::timer::{KEEPALIVE, MAX_RETRIES, Timer};
 use super::urgent::SavedUrgent;
-use crate::nat::saved::{LoadError, Nanos, ensure, within};
+use crate::nat::saved::{LoadError, Nanos, ensure, is_default, within};
 use crate::packet::FlowId;
 use crate::time::Instant;
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 
 /// A connection while it moves between two processes.
+///
+/// Names are one letter long and usual values are left out, because a guest may have many thousands of idle connections:
+/// one takes less than 200 bytes. Versions 1 and 2 had the names of the fields, and left nothing out.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct SavedConnection {
+    #[serde(rename = "g", alias = "guest")]
     guest: SocketAddr,
+    #[serde(rename = "r", alias = "remote")]
     remote: SocketAddr,
-    #[serde(with = "SavedState")]
+    #[serde(rename = "s", alias = "state", with = "SavedState")]
+    #[serde(default = "established", skip_serializing_if = "is_established")]
     state: State,
-    #[serde(with = "SavedSending")]
+    #[serde(rename = "o", alias = "sending", with = "SavedSending")]
+    #[serde(default = "open_sending", skip_serializing_if = "is_open_sending")]
     sending: Sending,
-    #[serde(with = "SavedReceiving")]
+    #[serde(rename = "i", alias = "receiving", with = "SavedReceiving")]
+    #[serde(default = "open_receiving", skip_serializing_if = "is_open_receiving")]
     receiving: Receiving,
 
+    #[serde(rename = "a", alias = "iss")]
     iss: Seq,
+    #[serde(rename = "u", alias = "snd_una")]
     snd_una: Seq,
-    snd_nxt: Seq,
-    snd_max: Seq,
+    /// If it is not `snd_una`. The next two are left out for the same reason.
+    #[serde(rename = "n", alias = "snd_nxt", default, skip_serializing_if = "Option::is_none")]
+    snd_nxt: Option<Seq>,
+    #[serde(rename = "m", alias = "snd_max", default, skip_serializing_if = "Option::is_none")]
+    snd_max: Option<Seq>,
+    #[serde(rename = "k", alias = "snd_wl2", default, skip_serializing_if = "Option::is_none")]
+    snd_wl2: Option<Seq>,
+    #[serde(rename = "f", alias = "fin_seq", default, skip_serializing_if = "Option::is_none")]
     fin_seq: Option<Seq>,
+    #[serde(rename = "w", alias = "snd_wnd")]
     snd_wnd: u32,
+    #[serde(rename = "l", alias = "snd_wl1")]
     snd_wl1: Seq,
-    snd_wl2: Seq,
+    #[serde(rename = "x", alias = "snd_scale")]
     snd_scale: u8,
+    #[serde(rename = "y", alias = "mss")]
     mss: u16,
     /// Reading of hawser's timestamp clock for the connection.
+    #[serde(rename = "c", alias = "timestamp")]
     timestamp: u32,
+    #[serde(rename = "t", alias = "ts_recent", default, skip_serializing_if = "Option::is_none")]
     ts_recent: Option<u32>,
 
+    #[serde(rename = "N", alias = "rcv_nxt")]
     rcv_nxt: Seq,
+    #[serde(rename = "E", alias = "rcv_edge")]
     rcv_edge: Seq,
+    #[serde(rename = "X", alias = "rcv_scale")]
     rcv_scale: u8,
+    #[serde(rename = "b", alias = "spill", default, skip_serializing_if = "Option::is_none")]
     spill: Option<SavedSpill>,
 
-    #[serde(with = "SavedReadable")]
+    #[serde(rename = "d", alias = "readable", with = "SavedReadable")]
+    #[serde(default = "nothing_readable", skip_serializing_if = "is_nothing_readable")]
     readable: Readable,
+    #[serde(rename = "p", alias = "urgent", default, skip_serializing_if = "Option::is_none")]
     urgent: Option<SavedUrgent>,
+    #[serde(rename = "T", alias = "window_tight", default, skip_serializing_if = "is_default")]
     window_tight: bool,
+    #[serde(rename = "A", alias = "ack_due", default, skip_serializing_if = "is_default")]
     ack_due: bool,
+    #[serde(rename = "S", alias = "syn_due", default, skip_serializing_if = "is_default")]
     syn_due: bool,
     /// Bytes at the front of the host socket's queue that the guest has acknowledged.
+    #[serde(rename = "q", alias = "unread", default, skip_serializing_if = "is_default")]
     unread: u32,
+    #[serde(rename = "D", alias = "dup_acks", default, skip_serializing_if = "is_default")]
     dup_acks: u8,
-    recover: Seq,
+    /// If it is not `iss`.
+    #[serde(rename = "R", alias = "recover", default, skip_serializing_if = "Option::is_none")]
+    recover: Option<Seq>,
+    #[serde(rename = "e", alias = "rtt", default, skip_serializing_if = "is_default")]
     rtt: SavedRtt,
+    #[serde(rename = "z", alias = "retries", default, skip_serializing_if = "is_default")]
     retries: u8,
     /// New in version 2, as is the next one.
-    #[serde(default)]
+    #[serde(
+        rename = "j",
+        alias = "runs_from_the_past",
+        default,
+        skip_serializing_if = "is_default"
+    )]
     runs_from_the_past: u8,
     /// Time since the first of them.
-    #[serde(default)]
+    #[serde(rename = "h", alias = "past_for", default, skip_serializing_if = "is_default")]
     past_for: Nanos,
+    #[serde(rename = "v", alias = "timer")]
     timer: SavedTimer,
+}
+
+const fn established() -> State {
+    State::Established
+}
+
+const fn is_established(state: &State) -> bool {
+    matches!(state, State::Established)
+}
+
+const fn open_sending() -> Sending {
+    Sending::Open
+}
+
+const fn is_open_sending(sending: &Sending) -> bool {
+    matches!(sending, Sending::Open)
+}
+
+const fn open_receiving() -> Receiving {
+    Receiving::Open
+}
+
+const fn is_open_receiving(receiving: &Receiving) -> bool {
+    matches!(receiving, Receiving::Open)
+}
+
+const fn nothing_readable() -> Readable {
+    Readable::No
+}
+
+const fn is_nothing_readable(readable: &Readable) -> bool {
+    matches!(readable, Readable::No)
 }
 
 /// [`State`] without the two states in which there is nothing to save.
@@ -121,6 +195,7 @@ enum SavedTimer {
     Off,
     Retransmit(Nanos),
     Persist(Nanos),
+    #[serde(rename = "k", alias = "keepalive")]
     Keepalive(Nanos),
     Answer {
         after: Nanos,
@@ -199,8 +274,16 @@ impl SavedConnection {
             // SYN has a number, but is not in the queue.
             return 0;
         }
-        let fin = self.fin_seq.is_some_and(|fin| self.snd_nxt.after(fin));
-        self.unread + self.snd_nxt.since(self.snd_una).saturating_sub(u32::from(fin))
+        let fin = self.fin_seq.is_some_and(|fin| self.snd_nxt().after(fin));
+        self.unread + self.snd_nxt().since(self.snd_una).saturating_sub(u32::from(fin))
+    }
+
+    fn snd_nxt(&self) -> Seq {
+        self.snd_nxt.unwrap_or(self.snd_una)
+    }
+
+    fn snd_max(&self) -> Seq {
+        self.snd_max.unwrap_or(self.snd_una)
     }
 
     const fn is_opening(&self) -> bool {
@@ -221,13 +304,13 @@ impl SavedConnection {
         within("unread", self.unread, 0..=MAX_FLIGHT)?;
         within("snd_wnd", self.snd_wnd, 0..=MAX_FLIGHT)?;
         let sent = |to: Seq| (to - self.snd_una.0).0;
-        within("snd_max - snd_una", sent(self.snd_max), 0..=MAX_FLIGHT)?;
-        within("snd_nxt - snd_una", sent(self.snd_nxt), 0..=sent(self.snd_max))?;
+        within("snd_max - snd_una", sent(self.snd_max()), 0..=MAX_FLIGHT)?;
+        within("snd_nxt - snd_una", sent(self.snd_nxt()), 0..=sent(self.snd_max()))?;
         // FIN may be one beyond the window.
         let offered = (self.rcv_edge + 1 - self.rcv_nxt.0).0;
         let largest = u32::from(SYN_WINDOW) << self.rcv_scale;
         within("rcv_edge + 1 - rcv_nxt", offered, 0..=largest + 1)?;
-        let is_last = self.fin_seq.is_none_or(|fin| fin + 1 == self.snd_max);
+        let is_last = self.fin_seq.is_none_or(|fin| fin + 1 == self.snd_max());
         ensure(is_last, "something was sent after FIN")
     }
 
@@ -258,15 +341,16 @@ impl SavedConnection {
         let is_opening = self.is_opening();
         let syn = u32::from(self.state != State::Connecting);
         ensure(
-            !is_opening || (self.snd_una == self.iss && self.snd_max == self.iss + syn && self.snd_nxt == self.snd_max),
+            !is_opening
+                || (self.snd_una == self.iss && self.snd_max() == self.iss + syn && self.snd_nxt() == self.snd_max()),
             "more than SYN was sent before it is open",
         )?;
         ensure(
-            self.sending != Sending::FinSent || (self.fin_seq.is_some() && self.snd_nxt == self.snd_max),
+            self.sending != Sending::FinSent || (self.fin_seq.is_some() && self.snd_nxt() == self.snd_max()),
             "FIN was sent and has no number",
         )?;
         ensure(
-            self.sending != Sending::Closed || self.snd_una == self.snd_max,
+            self.sending != Sending::Closed || self.snd_una == self.snd_max(),
             "FIN was acknowledged before what precedes it",
         )?;
         let keeps = self.spill.is_some();
@@ -279,6 +363,11 @@ impl SavedConnection {
             "bytes are kept for the host socket in a state without any, or none in one with some",
         )
     }
+}
+
+/// `number`, if it is not the `usual` one.
+fn other_than(usual: Seq, number: Seq) -> Option<Seq> {
+    Some(number).filter(|number| *number != usual)
 }
 
 impl Connection {
@@ -330,12 +419,12 @@ impl Connection {
             receiving,
             iss,
             snd_una,
-            snd_nxt,
-            snd_max,
+            snd_nxt: other_than(snd_una, snd_nxt),
+            snd_max: other_than(snd_una, snd_max),
+            snd_wl2: other_than(snd_una, snd_wl2),
             fin_seq,
             snd_wnd,
             snd_wl1,
-            snd_wl2,
             snd_scale,
             mss,
             timestamp: clock.value(now),
@@ -351,7 +440,7 @@ impl Connection {
             syn_due,
             unread: to_discard,
             dup_acks,
-            recover,
+            recover: other_than(iss, recover),
             rtt: rtt.save(now),
             retries,
             runs_from_the_past,
@@ -378,12 +467,12 @@ impl Connection {
             receiving: saved.receiving,
             iss: saved.iss,
             snd_una: saved.snd_una,
-            snd_nxt: saved.snd_nxt,
-            snd_max: saved.snd_max,
+            snd_nxt: saved.snd_nxt(),
+            snd_max: saved.snd_max(),
             fin_seq: saved.fin_seq,
             snd_wnd: saved.snd_wnd,
             snd_wl1: saved.snd_wl1,
-            snd_wl2: saved.snd_wl2,
+            snd_wl2: saved.snd_wl2.unwrap_or(saved.snd_una),
             snd_scale: saved.snd_scale,
             // The MTU of the link may be smaller now.
             mss: saved.mss.min(our_mss(saved.guest.ip(), place.mtu)),
@@ -401,7 +490,7 @@ impl Connection {
             syn_due: saved.syn_due,
             to_discard: saved.unread,
             dup_acks: saved.dup_acks,
-            recover: saved.recover,
+            recover: saved.recover.unwrap_or(saved.iss),
             rtt: saved.rtt.load(now)?,
             retries: saved.retries,
             runs_from_the_past: saved.runs_from_the_past,

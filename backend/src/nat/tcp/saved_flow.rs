@@ -7,7 +7,7 @@ use super::saved::{Place, SavedConnection};
 use super::{Connection, Flow, TcpFlows, host_socket};
 use crate::mode::ForwardSocket;
 use crate::nat::context::Context;
-use crate::nat::saved::{LoadError, Payload, ensure};
+use crate::nat::saved::{LoadError, Payload, ensure, is_default};
 use crate::nat::tcp::stream::HostStream;
 use crate::time::Instant;
 use serde::{Deserialize, Serialize};
@@ -18,14 +18,16 @@ use std::io;
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct SavedTcpFlow {
+    #[serde(rename = "c", alias = "connection")]
     pub(super) connection: SavedConnection,
     /// DSCP that the host socket sends, in its position in the header field.
+    #[serde(rename = "d", alias = "dscp", default, skip_serializing_if = "is_default")]
     pub(super) dscp: u8,
 }
 
 impl Payload for SavedTcpFlow {
     const KIND: &'static str = "tcp-flow";
-    const VERSION: u32 = 2;
+    const VERSION: u32 = 3;
 }
 
 impl Payload for SavedSecret {
@@ -40,30 +42,34 @@ impl SavedTcpFlow {
     }
 }
 
+/// A connection of the table as a plain value; `None` once it is over.
+pub(super) fn value(flow: &Flow, now: Instant) -> Option<SavedTcpFlow> {
+    let Flow {
+        connection,
+        // Its descriptor is passed beside the value.
+        stream: _,
+        dscp,
+        // These belong to the table and the poller, which create them again.
+        generation: _,
+        scheduled: _,
+        is_queued: _,
+        awaits_room: _,
+        standing: _,
+        entry: _,
+        claim: _,
+    } = flow;
+    Some(SavedTcpFlow {
+        connection: connection.save(now)?,
+        dscp: *dscp,
+    })
+}
+
 impl TcpFlows {
     /// Converts all connections to plain values, each with its host socket unless it is in TIME-WAIT. They stay in the
     /// table, which must not run until the sockets have been passed on.
     pub fn save(&self, now: Instant) -> impl Iterator<Item = (SavedTcpFlow, Option<&Socket>)> {
-        self.flows.iter().filter_map(move |(_, flow)| {
-            let Flow {
-                connection,
-                stream,
-                dscp,
-                // These belong to the table and the poller, which create them again.
-                generation: _,
-                scheduled: _,
-                is_queued: _,
-                awaits_room: _,
-                standing: _,
-                entry: _,
-                claim: _,
-            } = flow;
-            let saved = SavedTcpFlow {
-                connection: connection.save(now)?,
-                dscp: *dscp,
-            };
-            Some((saved, stream.as_ref()))
-        })
+        let flows = self.flows.iter();
+        flows.filter_map(move |(_, flow)| Some((value(flow, now)?, flow.stream.as_ref())))
     }
 
     /// Takes over a connection from another process. `stream` is its host socket, or a socket that leads to the same
@@ -75,10 +81,48 @@ impl TcpFlows {
         &mut self,
         ctx: &mut Context<'_>,
         saved: &SavedTcpFlow,
-        mut stream: Option<Socket>,
+        stream: Option<Socket>,
     ) -> Result<(), LoadError> {
+        let slot = self.insert_saved(ctx.now, ctx, saved, stream)?;
+        if let Some(stream) = &mut self.flows[slot].stream {
+            // Fails for no socket.
+            let _ = stream.set_nonblocking(true);
+            host_socket::set_dscp(stream, saved.dscp);
+            stream.seek_peek(saved.connection.peek_offset());
+        }
+        // The poller reports readable bytes, but not bytes for which the guest had no room.
+        self.settle(ctx, slot, Progress::More);
+        Ok(())
+    }
+
+    /// As [`load`](Self::load), for a connection that the other process saved at `then` on this clock. `stream` is its
+    /// host socket, which is as the other process has left it.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    pub fn load_as_of(
+        &mut self,
+        then: Instant,
+        ctx: &mut Context<'_>,
+        saved: &SavedTcpFlow,
+        stream: Option<Socket>,
+    ) -> Result<(), LoadError> {
+        let slot = self.insert_saved(then, ctx, saved, stream)?;
+        // The poller reports readable bytes, but not bytes for which the guest had no room.
+        self.settle(ctx, slot, Progress::More);
+        Ok(())
+    }
+
+    /// Puts a saved connection into the table, and returns its slot.
+    fn insert_saved(
+        &mut self,
+        then: Instant,
+        ctx: &mut Context<'_>,
+        saved: &SavedTcpFlow,
+        stream: Option<Socket>,
+    ) -> Result<usize, LoadError> {
         let place = Place {
-            now: ctx.now,
+            now: then,
             mtu: ctx.link.mtu,
             spill: self.spill.clone(),
         };
@@ -94,15 +138,7 @@ impl TcpFlows {
             stream.is_some() == saved.connection.has_socket(),
             "its host socket is missing, or it should not have one",
         )?;
-        if let Some(stream) = &mut stream {
-            stream.set_nonblocking(true)?;
-            host_socket::set_dscp(stream, saved.dscp);
-            stream.seek_peek(saved.connection.peek_offset());
-        }
-        let slot = self.put_in(ctx, Flow::new(connection, stream, saved.dscp));
-        // The poller reports readable bytes, but not bytes for which the guest had no room.
-        self.settle(ctx, slot, Progress::More);
-        Ok(())
+        Ok(self.put_in(ctx, Flow::new(connection, stream, saved.dscp)))
     }
 
     /// Copies of the listening sockets.

@@ -2,6 +2,7 @@
 
 use super::sockets::Bench;
 use crate::nat::saved::{LoadError, from_bytes, to_bytes};
+use crate::nat::tcp::ahead::Since;
 use crate::nat::tcp::{SavedTcpFlow, TcpFlows};
 use crate::nat::test_support::Surroundings;
 use crate::packet::TcpFlags;
@@ -95,4 +96,77 @@ fn a_connection_is_not_loaded_twice_nor_beyond_the_limit_nor_without_its_socket(
     let beyond = full.load(&mut bench.around.context(), &values[0], clone());
     assert!(matches!(beyond, Err(LoadError::Full { limit: 0 })), "{beyond:?}");
     assert_eq!((next.count(), full.count(), bench.flows.count()), (0, 0, 1));
+}
+
+/// Lets another process take over, to which the connections of `bench` have gone ahead at `then`. Returns the numbers of
+/// those that have not changed since, of those that have, and of new ones.
+fn replace_since(bench: &mut Bench, ahead: &[SavedTcpFlow], sockets: Vec<Option<Socket>>, now: Instant) -> [usize; 3] {
+    let Since {
+        elapsed,
+        unchanged,
+        changed,
+        new,
+    } = bench.flows.save_since(bench.around.now);
+    let new: Vec<_> = new
+        .into_iter()
+        .map(|(value, socket)| (value, socket.map(|socket| socket.try_clone().unwrap())))
+        .collect();
+    let numbers = [unchanged.len(), changed.len(), new.len()];
+    bench.around = Surroundings::new();
+    bench.around.now = now;
+    bench.flows = TcpFlows::new(2000).unwrap();
+    let ctx = &mut bench.around.context();
+    let mut sockets = sockets;
+    let then = Instant::from_nanos(now.as_nanos() - u64::try_from(elapsed.as_nanos()).unwrap());
+    for number in unchanged {
+        let socket = sockets[number as usize].take();
+        bench
+            .flows
+            .load_as_of(then, ctx, &ahead[number as usize], socket)
+            .unwrap();
+    }
+    for (number, value) in changed {
+        let socket = sockets[number as usize].take();
+        bench.flows.load(ctx, &value, socket).unwrap();
+    }
+    for (value, socket) in new {
+        bench.flows.load(ctx, &value, socket).unwrap();
+    }
+    numbers
+}
+
+#[test]
+fn connections_that_went_ahead_go_on_as_they_are_at_the_end() {
+    let mut bench = Bench::new(0);
+    let mut peers = bench.clients(4);
+    bench.handle_events();
+    let mut copies = Vec::new();
+    let sent = bench.flows.save_ahead(bench.around.now, |socket| {
+        copies.push(Some(socket.try_clone()?));
+        Ok(())
+    });
+    let sent = sent.unwrap();
+    assert_eq!((sent.len(), copies.len()), (4, 4));
+    // One receives bytes, one ends, and one is new.
+    peers[1].write_all(b"later").unwrap();
+    drop(peers.remove(3));
+    bench.around.now = Instant::from_nanos(bench.around.now.as_nanos() + 7_000_000);
+    bench.handle_events();
+    let more = bench.clients(1);
+    bench.handle_events();
+    let plain = values(&bench).0;
+    let now = Instant::from_nanos(5_000_000_000);
+    let [unchanged, changed, new] = replace_since(&mut bench, &sent, copies, now);
+    assert_eq!(new, 1);
+    assert!(
+        unchanged >= 2 && changed >= 1,
+        "{unchanged} unchanged, {changed} changed"
+    );
+    // They are what they would be if nothing had gone ahead.
+    let by_end = |mut values: Vec<SavedTcpFlow>| {
+        values.sort_by_key(|value| value.connection().id().remote_port);
+        values
+    };
+    assert_eq!(by_end(values(&bench).0), by_end(plain));
+    drop(more);
 }
