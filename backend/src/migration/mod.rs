@@ -26,9 +26,12 @@
 //! moves the bytes, and [`role`] says what happens when.
 
 pub mod leg;
+mod loopback;
 pub mod relay;
 pub mod role;
+mod source;
 pub mod status;
+mod target;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 pub mod wire;

@@ -3,15 +3,11 @@
 use super::relay::{CHANNEL, LEG, Relay, RelayError};
 use super::status::{Phase, Report, Status};
 use super::wire::Message;
-use crate::config::payload::{PayloadError, from_bytes, to_bytes};
-use crate::mode::{Follow, FollowingFlow, ModeCommand};
-use crate::nat::tcp::listen;
+use crate::config::payload::{PayloadError, to_bytes};
+use crate::mode::{Follow, ModeCommand};
 use crate::poller::{EventBuffer, Interest, Owner, Poller, Token};
-use crate::port::{Differs, Identity, Moment, Port};
-use socket2::{Domain, Socket, Type};
+use crate::port::{Differs, Moment, Port};
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, channel, sync_channel};
@@ -23,8 +19,6 @@ use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 const BELL: Owner = Owner::of_worker(3);
 /// Events handled in one turn.
 const EVENTS: usize = 256;
-/// Most connections that a guest can bring.
-const FLOWS_MAX: usize = 1 << 18;
 /// Longest time for the two processes to compare their NICs, and for a last message to be written.
 const GREETING: Duration = Duration::from_secs(5);
 
@@ -104,24 +98,24 @@ impl Handle {
 
 /// One end of the channel of one port.
 pub struct Migration {
-    port: Arc<Port>,
-    part: Part,
-    phase: Phase,
-    relay: Relay,
-    poller: Poller,
-    moments: Receiver<Moment>,
-    handle: Handle,
+    pub(super) port: Arc<Port>,
+    pub(super) part: Part,
+    pub(super) phase: Phase,
+    pub(super) relay: Relay,
+    pub(super) poller: Poller,
+    pub(super) moments: Receiver<Moment>,
+    pub(super) handle: Handle,
     /// Number of the attempt.
-    epoch: u64,
+    pub(super) epoch: u64,
     /// Source: the worker of each connection. Connections of one worker follow each other.
-    owners: Vec<usize>,
+    pub(super) owners: Vec<usize>,
     /// Target: connections that have arrived and were not added yet, each with its worker.
-    arrived: Vec<(usize, Vec<u8>)>,
+    pub(super) arrived: Vec<(usize, Vec<u8>)>,
     /// Target: true once the guest runs here.
-    is_here: bool,
-    moved: usize,
-    lost: usize,
-    deadline: Option<Instant>,
+    pub(super) is_here: bool,
+    pub(super) moved: usize,
+    pub(super) lost: usize,
+    pub(super) deadline: Option<Instant>,
 }
 
 debug_fields!(Migration { port, part, phase });
@@ -261,7 +255,7 @@ impl Migration {
         }
     }
 
-    fn enter(&mut self, phase: Phase) {
+    pub(super) fn enter(&mut self, phase: Phase) {
         self.phase = phase;
         self.report(None);
     }
@@ -327,7 +321,7 @@ impl Migration {
     }
 
     /// Passes a step to every worker and waits for it. True if all have executed it.
-    fn tell_workers(&self, step: impl Fn() -> Follow) -> bool {
+    pub(super) fn tell_workers(&self, step: impl Fn() -> Follow) -> bool {
         let tell = |done: bool, told: io::Result<()>| done && told.is_ok();
         let workers = self.port.workers().iter();
         workers
@@ -336,162 +330,11 @@ impl Migration {
     }
 
     /// Passes a step with an answer to one worker. `None` if it refuses.
-    fn ask<T>(&self, worker: usize, step: impl FnOnce(SyncSender<T>) -> Follow) -> Option<T> {
+    pub(super) fn ask<T>(&self, worker: usize, step: impl FnOnce(SyncSender<T>) -> Follow) -> Option<T> {
         let (reply, answer) = sync_channel(1);
         let worker = self.port.workers().get(worker)?;
         worker.command_mode_and_wait(ModeCommand::Follow(step(reply))).ok()?;
         answer.recv().ok()
-    }
-
-    /// Source: freezes the connections and sends them.
-    fn freeze(&mut self) -> Result<(), MigrationError> {
-        self.epoch += 1;
-        self.owners.clear();
-        for worker in 0..self.port.workers().len() {
-            let Some(payloads) = self.ask(worker, Follow::Freeze) else {
-                // The guest runs here again already.
-                self.relay.send(&Message::Resumed(self.epoch));
-                return Ok(());
-            };
-            for payload in payloads {
-                let number = u32::try_from(self.owners.len()).unwrap_or(u32::MAX);
-                let flow = Message::Flow {
-                    number,
-                    worker: u16::try_from(worker).unwrap_or_default(),
-                    payload,
-                };
-                self.relay.send(&flow);
-                self.owners.push(worker);
-            }
-        }
-        let count = u32::try_from(self.owners.len()).unwrap_or(u32::MAX);
-        let epoch = self.epoch;
-        self.relay.send(&Message::Stopped { epoch, count });
-        self.enter(Phase::Stopped);
-        Ok(())
-    }
-
-    /// Source: the guest runs in the target, so the sockets become anchors.
-    fn part_with_sockets(&mut self, drain: Duration) -> Result<(), MigrationError> {
-        let mut sockets: Vec<Option<Option<OwnedFd>>> = self.owners.iter().map(|_| None).collect();
-        for worker in 0..self.port.workers().len() {
-            let Some(parted) = self.ask(worker, Follow::Part) else {
-                // It runs here too, which the VMM must prevent. The sockets are here, and so is the guest.
-                self.relay.send(&Message::Resumed(self.epoch));
-                self.enter(Phase::Ready);
-                return Ok(());
-            };
-            let first = self
-                .owners
-                .iter()
-                .position(|owner| *owner == worker)
-                .unwrap_or_default();
-            for (at, socket) in parted {
-                if let Some(place) = sockets.get_mut(first + at) {
-                    *place = Some(socket);
-                }
-            }
-        }
-        self.relay.send(&Message::Parted(self.epoch));
-        self.moved = self.owners.len();
-        for (number, socket) in (0..).zip(sockets) {
-            match socket {
-                Some(Some(socket)) => {
-                    if self.relay.add(number, socket.into()).is_err() {
-                        self.relay.reset(number);
-                    }
-                }
-                // The connection is closed in both directions.
-                Some(None) => self.relay.send(&Message::End(number)),
-                None => self.relay.reset(number),
-            }
-        }
-        self.relay.start();
-        self.deadline = Some(Instant::now() + drain);
-        log::info!(
-            "port {}: the guest has migrated; {} connections are carried",
-            self.port.config().name,
-            self.relay.carried()
-        );
-        self.enter(Phase::Anchored);
-        Ok(())
-    }
-
-    /// Target: checks that the guest's NIC is the one of this port, and prepares the workers.
-    fn greet(&mut self, offer: &[u8]) -> Result<(), MigrationError> {
-        let served: Identity = from_bytes(offer)?;
-        served.check(&self.port.identity())?;
-        if !self.tell_workers(|| Follow::Expect) {
-            return Err(MigrationError::Unsupported(
-                "the target runs a guest already, or is not in masquerade mode",
-            ));
-        }
-        self.deadline = None;
-        self.relay.send(&Message::Welcome);
-        self.enter(Phase::Ready);
-        Ok(())
-    }
-
-    fn receive(&mut self, number: u32, worker: usize, payload: Vec<u8>) -> Result<(), MigrationError> {
-        if number as usize != self.arrived.len() || self.arrived.len() >= FLOWS_MAX {
-            return Err(MigrationError::OutOfTurn("a connection"));
-        }
-        let worker = worker % self.port.workers().len().max(1);
-        self.arrived.push((worker, payload));
-        Ok(())
-    }
-
-    /// Target: adds the connections, each with a loopback socket in place of its host socket.
-    fn stage(&mut self, epoch: u64, count: usize) -> Result<(), MigrationError> {
-        if count != self.arrived.len() || epoch <= self.epoch {
-            return Err(MigrationError::OutOfTurn("the end of its connections"));
-        }
-        self.epoch = epoch;
-        let mut loopback = Loopback::new()?;
-        let mut loads: Vec<(Vec<u32>, Vec<FollowingFlow>)> = Vec::new();
-        loads.resize_with(self.port.workers().len(), Default::default);
-        for (number, (worker, payload)) in (0..).zip(std::mem::take(&mut self.arrived)) {
-            let (near, far) = loopback.pair()?;
-            self.relay.add(number, far)?;
-            let (numbers, flows) = &mut loads[worker];
-            numbers.push(number);
-            flows.push(FollowingFlow {
-                payload,
-                socket: Some(near.into()),
-            });
-        }
-        let mut refused = Vec::new();
-        for (worker, (numbers, flows)) in loads.into_iter().enumerate() {
-            let loaded = self.ask(worker, |reply| Follow::Come(flows, reply));
-            let loaded = loaded.ok_or(MigrationError::Unsupported("a worker has ended"))?;
-            let errors = numbers.into_iter().zip(loaded);
-            refused.extend(errors.filter_map(|(number, loaded)| Some((number, loaded.err()?))));
-        }
-        for (number, _) in &refused {
-            self.relay.reset(*number);
-        }
-        if let Some((_, why)) = refused.first() {
-            let name = &self.port.config().name;
-            log::warn!("port {name}: {} of {count} connections are reset: {why}", refused.len());
-        }
-        self.moved = count - refused.len();
-        self.enter(Phase::Stopped);
-        if self.is_here {
-            self.relay.send(&Message::Running(epoch));
-        }
-        Ok(())
-    }
-
-    /// Target: the guest goes on in the source.
-    fn forget(&mut self) {
-        self.arrived.clear();
-        self.moved = 0;
-        self.relay.clear();
-        if !self.is_here {
-            self.tell_workers(|| Follow::Forget);
-            self.tell_workers(|| Follow::Expect);
-        }
-        self.enter(Phase::Ready);
     }
 }
 
@@ -509,36 +352,4 @@ fn observe(port: &Port, bell: &Arc<EventFd>) -> Receiver<Moment> {
         }
     })));
     moments
-}
-
-/// Connected pairs of sockets within the network namespace of the thread.
-struct Loopback {
-    listener: Socket,
-    at: SocketAddr,
-}
-
-impl Loopback {
-    fn new() -> io::Result<Self> {
-        let listener = listen(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0))?;
-        let at = listener.local_addr()?.as_socket();
-        let at = at.ok_or(io::ErrorKind::InvalidData)?;
-        Ok(Self { listener, at })
-    }
-
-    /// A socket with the options of host sockets, and its peer.
-    fn pair(&mut self) -> io::Result<(Socket, Socket)> {
-        /// Other processes of the pod may connect at the same time.
-        const TRIES: usize = 64;
-        let far = Socket::new(Domain::IPV4, Type::STREAM.cloexec(), None)?;
-        far.connect(&self.at.into())?;
-        far.set_tcp_nodelay(true)?;
-        let ours = far.local_addr()?.as_socket();
-        for _ in 0..TRIES {
-            let (near, peer) = self.listener.accept()?;
-            if peer.as_socket() == ours {
-                return Ok((near, far));
-            }
-        }
-        Err(io::ErrorKind::ConnectionAborted.into())
-    }
 }

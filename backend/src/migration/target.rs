@@ -1,0 +1,91 @@
+//! What the process does to which the guest comes.
+
+use super::loopback::Loopback;
+use super::role::{Migration, MigrationError};
+use super::status::Phase;
+use super::wire::Message;
+use crate::config::payload::from_bytes;
+use crate::mode::{Follow, FollowingFlow};
+use crate::port::Identity;
+
+/// Most connections that a guest can bring.
+const FLOWS_MAX: usize = 1 << 18;
+
+impl Migration {
+    /// Checks that the guest's NIC is the one of this port, and prepares the workers.
+    pub(super) fn greet(&mut self, offer: &[u8]) -> Result<(), MigrationError> {
+        let served: Identity = from_bytes(offer)?;
+        served.check(&self.port.identity())?;
+        if !self.tell_workers(|| Follow::Expect) {
+            return Err(MigrationError::Unsupported(
+                "the target runs a guest already, or is not in masquerade mode",
+            ));
+        }
+        self.deadline = None;
+        self.relay.send(&Message::Welcome);
+        self.enter(Phase::Ready);
+        Ok(())
+    }
+
+    pub(super) fn receive(&mut self, number: u32, worker: usize, payload: Vec<u8>) -> Result<(), MigrationError> {
+        if number as usize != self.arrived.len() || self.arrived.len() >= FLOWS_MAX {
+            return Err(MigrationError::OutOfTurn("a connection"));
+        }
+        let worker = worker % self.port.workers().len().max(1);
+        self.arrived.push((worker, payload));
+        Ok(())
+    }
+
+    /// Adds the connections, each with a loopback socket in place of its host socket.
+    pub(super) fn stage(&mut self, epoch: u64, count: usize) -> Result<(), MigrationError> {
+        if count != self.arrived.len() || epoch <= self.epoch {
+            return Err(MigrationError::OutOfTurn("the end of its connections"));
+        }
+        self.epoch = epoch;
+        let mut loopback = Loopback::new()?;
+        let mut loads: Vec<(Vec<u32>, Vec<FollowingFlow>)> = Vec::new();
+        loads.resize_with(self.port.workers().len(), Default::default);
+        for (number, (worker, payload)) in (0..).zip(std::mem::take(&mut self.arrived)) {
+            let (near, far) = loopback.pair()?;
+            self.relay.add(number, far)?;
+            let (numbers, flows) = &mut loads[worker];
+            numbers.push(number);
+            flows.push(FollowingFlow {
+                payload,
+                socket: Some(near.into()),
+            });
+        }
+        let mut refused = Vec::new();
+        for (worker, (numbers, flows)) in loads.into_iter().enumerate() {
+            let loaded = self.ask(worker, |reply| Follow::Come(flows, reply));
+            let loaded = loaded.ok_or(MigrationError::Unsupported("a worker has ended"))?;
+            let errors = numbers.into_iter().zip(loaded);
+            refused.extend(errors.filter_map(|(number, loaded)| Some((number, loaded.err()?))));
+        }
+        for (number, _) in &refused {
+            self.relay.reset(*number);
+        }
+        if let Some((_, why)) = refused.first() {
+            let name = &self.port.config().name;
+            log::warn!("port {name}: {} of {count} connections are reset: {why}", refused.len());
+        }
+        self.moved = count - refused.len();
+        self.enter(Phase::Stopped);
+        if self.is_here {
+            self.relay.send(&Message::Running(epoch));
+        }
+        Ok(())
+    }
+
+    /// The guest goes on in the source.
+    pub(super) fn forget(&mut self) {
+        self.arrived.clear();
+        self.moved = 0;
+        self.relay.clear();
+        if !self.is_here {
+            self.tell_workers(|| Follow::Forget);
+            self.tell_workers(|| Follow::Expect);
+        }
+        self.enter(Phase::Ready);
+    }
+}
