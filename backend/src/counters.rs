@@ -106,6 +106,12 @@ counters! {
         TcpOutOfOrder = "tcp_out_of_order",
         /// A segment of a TCP connection that is still on its way here with a migrating guest, which sends it again.
         TcpExpected = "tcp_expected",
+        /// A datagram of a UDP flow that may still be on its way here with a migrating guest.
+        UdpExpected = "udp_expected",
+        /// A datagram that a host socket of the channel of a migration did not accept.
+        ChannelFull = "channel_full",
+        /// A frame that reached the process that the guest has left, beyond those that may wait for room.
+        LateFull = "late_full",
         /// TCP bytes that the host socket did not accept; the guest sends them again.
         TcpSocketFull = "tcp_socket_full",
         /// No room or no file descriptor for another flow.
@@ -227,9 +233,9 @@ counters! {
         /// Flows moved to another queue's worker, because their queue was disabled or the guest sends them on another
         /// queue.
         FlowsMoved = "flows_moved",
-        /// TCP connections that left with a migrating guest; their host sockets stay as anchors.
+        /// TCP connections and UDP flows that left with a migrating guest; their host sockets stay as anchors.
         FlowsLeft = "flows_left",
-        /// TCP connections that came with a migrating guest; their host sockets are in the other process.
+        /// TCP connections and UDP flows that came with a migrating guest; their host sockets are in the other process.
         FlowsCame = "flows_came",
         /// TCP connections opened by the guest.
         TcpOut = "tcp_connections_out",

@@ -155,8 +155,9 @@ pub enum ModeCommand {
 pub enum Follow {
     /// Freezes the flows of a guest that has stopped, and answers with their payloads. Refused while the guest runs.
     Freeze(SyncSender<Vec<Vec<u8>>>),
-    /// Gives up the frozen flows, and answers with their host sockets, each with the number of its payload. A flow that is
-    /// closed has none, and one that ended meanwhile is left out. Refused if the guest has run since.
+    /// Gives up the frozen flows, and answers with their host sockets, each with the number of its payload. A connection
+    /// that is closed has none. A flow that ended meanwhile, or that needs no socket of this process, is left out. Refused
+    /// if the guest has run since.
     Part(SyncSender<Vec<PartedFlow>>),
     /// Prepares for the flows of a guest that has not run here yet. Refused if there are flows.
     Expect,
@@ -164,6 +165,11 @@ pub enum Follow {
     Come(Vec<FollowingFlow>, SyncSender<Vec<Result<(), String>>>),
     /// Drops the flows of a guest that does not come.
     Forget,
+    /// Answers with the frames that have reached this process for a guest that it has parted with. Refused if the guest
+    /// has run since.
+    Late(SyncSender<Vec<Vec<u8>>>),
+    /// Delivers such frames of the other process to the guest.
+    Deliver(Vec<Vec<u8>>),
 }
 
 /// The number of a flow's payload, and its host socket.

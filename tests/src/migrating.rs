@@ -1,10 +1,10 @@
 //! The environment of a migration that keeps connections: two nodes with a process each, and a world. The guest begins on
 //! the first node. Clients of the world are connected to it through a forward of the source.
 
-use crate::guest::{Guest, Kind, Plan};
+use crate::guest::{Guest, Incoming, Kind, Plan};
 use crate::hawser::Hawser;
 use crate::nodes::{Nodes, PORT, WORLD4};
-use crate::{Result, artifacts, failure};
+use crate::{Result, artifacts, failure, until};
 use serde_json::Value;
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
@@ -28,6 +28,8 @@ pub struct Setting {
     pub source: Hawser,
     /// The process that waits for it, on the second node.
     pub target: Hawser,
+    /// Arguments of the target.
+    of_target: Vec<String>,
 }
 
 /// Options for the guest on `socket`: the same in the source and in the target.
@@ -36,6 +38,21 @@ pub fn plan(socket: &Path) -> Plan {
         memory_mib: 256,
         ..Plan::new(Kind::Qemu, socket)
     }
+}
+
+/// The first channel in the output of `hawser migrate WORDS…` for the process with this API socket.
+pub fn migrate(api: &Path, words: &[&str]) -> Result<Value> {
+    let output = Command::new(artifacts::hawser()?)
+        .arg("migrate")
+        .args(words)
+        .args(["--json", &format!("--api-socket={}", api.display())])
+        .output()?;
+    if !output.status.success() {
+        return Err(failure(String::from_utf8_lossy(&output.stderr)));
+    }
+    let mut answer: Value = serde_json::from_slice(&output.stdout)?;
+    let first = answer["channels"].get_mut(0);
+    Ok(first.map(Value::take).unwrap_or_default())
 }
 
 impl Setting {
@@ -55,11 +72,13 @@ impl Setting {
         let arrivals = format!("--migration-socket={}", path("arrivals.sock"));
         let arguments = [&[forward.as_str(), &api, &arrivals], of_target].concat();
         let target = Hawser::start(&nodes.nodes[1], &nodes.path("target.sock"), &arguments)?;
+        let of_target = arguments.into_iter().map(str::to_owned).collect();
         Ok(Self {
             nodes,
             world,
             source,
             target,
+            of_target,
         })
     }
 
@@ -73,18 +92,37 @@ impl Setting {
 
     /// The first channel in the output of `hawser migrate WORDS…` for the process of this name.
     pub fn migrate(&self, of: &str, words: &[&str]) -> Result<Value> {
-        let api = self.nodes.path(&format!("{of}-api.sock"));
-        let output = Command::new(artifacts::hawser()?)
-            .arg("migrate")
-            .args(words)
-            .args(["--json", &format!("--api-socket={}", api.display())])
-            .output()?;
-        if !output.status.success() {
-            return Err(failure(String::from_utf8_lossy(&output.stderr)));
+        migrate(&self.nodes.path(&format!("{of}-api.sock")), words)
+    }
+
+    /// Starts the target again if it has ended.
+    pub fn revive_target(&mut self) -> Result<()> {
+        if self.target.assert_alive().is_err() {
+            let arguments: Vec<_> = self.of_target.iter().map(String::as_str).collect();
+            self.target = Hawser::start(&self.nodes.nodes[1], &self.nodes.path("target.sock"), &arguments)?;
         }
-        let mut answer: Value = serde_json::from_slice(&output.stdout)?;
-        let first = answer["channels"].get_mut(0);
-        Ok(first.map(Value::take).unwrap_or_default())
+        Ok(())
+    }
+
+    /// Migrates the guest until it is stopped and the source knows that. The target's process waits.
+    pub fn stop(&self, guest: &mut Guest) -> Result<Incoming> {
+        let incoming = plan(self.target.socket()).incoming(guest)?;
+        guest.pause_before_switchover()?;
+        guest.begin_migration(&incoming)?;
+        guest.monitor()?.wait_for_migration("pre-switchover")?;
+        until("the source knows that the guest is stopped", || {
+            Ok(self.migrate("source", &["status"])?["phase"] == "stopped")
+        })?;
+        Ok(incoming)
+    }
+
+    /// Lets a guest that is stopped run in the target.
+    pub fn go_on(&self, guest: &mut Guest, incoming: Incoming) -> Result<()> {
+        guest.continue_migration()?;
+        guest.finish_migration(incoming)?;
+        until("the source knows that the guest has left", || {
+            Ok(self.migrate("source", &["status"])?["phase"] != "stopped")
+        })
     }
 
     /// Opens the channel from the source to the target.

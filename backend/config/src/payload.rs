@@ -235,6 +235,14 @@ fn read<T: DeserializeOwned>(mut bytes: &[u8]) -> Result<T, PayloadError> {
     }
 }
 
+/// The kind of a payload, whatever its version and value are.
+///
+/// # Errors
+/// [`PayloadError::Malformed`]
+pub fn kind(bytes: &[u8]) -> Result<String, PayloadError> {
+    read(bytes).map(|head: Head| head.kind)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

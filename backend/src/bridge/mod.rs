@@ -13,6 +13,7 @@
 //! provided ([`SegmentChange`](crate::mode::SegmentChange)).
 
 mod announcement;
+mod following;
 mod inbound;
 mod outbound;
 mod segment;
@@ -29,6 +30,7 @@ use crate::policy::vlan::VlanRules;
 use crate::poller::{Poller, Readiness, Token};
 use crate::sys::tap::TapQueue;
 use crate::time::Instant;
+use following::Following;
 use inbound::Inbound;
 use outbound::Outbound;
 use segment::Segment;
@@ -80,6 +82,8 @@ pub struct Bridge {
     outbound: Outbound,
     services: Option<Services>,
     standby: Option<Standby>,
+    following: Following,
+    counters: Arc<Counters>,
 }
 
 debug_fields!(Bridge {});
@@ -102,7 +106,9 @@ impl Bridge {
             inbound: Inbound::new(Arc::clone(&counters), VlanRules::new(vlan), forwarding),
             outbound: Outbound::new(Arc::clone(&counters), VlanRules::new(vlan), forwarding),
             standby: standby.map(|mac| Standby::new(mac, Arc::clone(&counters))),
-            services: Services::new(setup.lease, forwarding, counters),
+            services: Services::new(setup.lease, forwarding, Arc::clone(&counters)),
+            following: Following::default(),
+            counters,
         })
     }
 
@@ -157,6 +163,7 @@ impl Mode for Bridge {
     }
 
     fn on_room(&mut self, _: Instant, sink: &mut dyn GuestSink) {
+        self.deliver_late(sink);
         self.segment.unmute();
         self.receive(sink);
     }
@@ -190,7 +197,8 @@ impl Mode for Bridge {
                 self.announce(&announcement);
             }
             ModeCommand::TakeIn => {}
-            ModeCommand::Forwards(_) | ModeCommand::Peers(_) | ModeCommand::Services(_) | ModeCommand::Follow(_) => {
+            ModeCommand::Follow(step) => return self.follow(step, sink),
+            ModeCommand::Forwards(_) | ModeCommand::Peers(_) | ModeCommand::Services(_) => {
                 return Err(io::ErrorKind::Unsupported.into());
             }
         }
@@ -199,12 +207,15 @@ impl Mode for Bridge {
 
     fn on_link_up(&mut self, _: Instant, sink: &mut dyn GuestSink) {
         self.segment.set_in_use(true);
+        self.following.on_link_up();
+        self.deliver_late(sink);
         self.receive(sink);
     }
 
     fn on_link_down(&mut self, _: Instant) {
         // The kernel moves flows to the remaining queues.
         self.segment.set_in_use(false);
+        self.following.on_link_down();
         self.inbound.stop();
     }
 

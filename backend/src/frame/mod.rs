@@ -7,6 +7,7 @@
 //! kernel write directly into guest memory, then commit with the headers.
 
 mod budget;
+mod collected;
 mod offload;
 mod sink;
 mod slice;
@@ -16,6 +17,7 @@ pub mod testing;
 use crate::packet::Head;
 
 pub use budget::Budget;
+pub use collected::{Awaited, Collected};
 pub use offload::{Checksum, Offload, Segmentation};
 pub use sink::{GuestCaps, GuestSink, Layout, NoRoom};
 pub use slice::{Gather, GatherList, GuestSlice, GuestSliceMut, Scatter, ScatterList, copy_from_guest, copy_from_room};

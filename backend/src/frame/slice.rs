@@ -296,6 +296,14 @@ impl<'g> Scatter<'_, 'g> {
     }
 }
 
+impl<'l> Scatter<'l, 'l> {
+    /// The slices, for as long as the list is borrowed.
+    pub fn into_slices(self) -> &'l mut [GuestSliceMut<'l>] {
+        // SAFETY: as in `slices`.
+        unsafe { std::slice::from_raw_parts_mut(self.iovs.as_mut_ptr().cast(), self.iovs.len()) }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -19,6 +19,29 @@ impl Loopback {
         Ok(Self { listener, at })
     }
 
+    /// Two connected sockets for datagrams.
+    pub(super) fn datagrams() -> io::Result<(Socket, Socket)> {
+        /// Requested size of a buffer, for a burst of the guest.
+        const BUFFER: usize = 4 << 20;
+        let any = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
+        let open = || -> io::Result<Socket> {
+            let socket = Socket::new(Domain::IPV4, Type::DGRAM.nonblocking().cloexec(), None)?;
+            // Smaller buffers lose bursts sooner, but that is no reason to fail.
+            let _ = socket.set_recv_buffer_size(BUFFER);
+            let _ = socket.set_send_buffer_size(BUFFER);
+            socket.bind(&any.into())?;
+            Ok(socket)
+        };
+        let (near, far) = (open()?, open()?);
+        near.connect(&far.local_addr()?)?;
+        far.connect(&near.local_addr()?)?;
+        for socket in [&near, &far] {
+            // What other processes of the pod have sent before.
+            while socket.recv(&mut [std::mem::MaybeUninit::uninit()]).is_ok() {}
+        }
+        Ok((near, far))
+    }
+
     /// A socket with the options of host sockets, and its peer.
     pub(super) fn pair(&mut self) -> io::Result<(Socket, Socket)> {
         /// Other processes of the pod may connect at the same time.

@@ -22,9 +22,15 @@
 //! they are frozen; a guest that runs there again ends that. Each attempt has a number, its epoch, and messages of
 //! another epoch are ignored. If the channel ends, what it carries is reset on both sides.
 //!
+//! UDP flows cross the channel in the same way, with a loopback socket for datagrams (`datagrams`). Echo flows need
+//! no anchor: the target sends with the same identifier. Replies that are on their way to the source, and in bridge
+//! mode frames of the segment, reach the guest as [`Frame`](wire::Message::Frame): the source looks for them until
+//! peers and segment know where the guest is.
+//!
 //! [`wire`] is the format of the channel and [`leg`] the flow control of one connection; neither owns a socket. [`relay`]
 //! moves the bytes, and [`role`] says what happens when.
 
+mod datagrams;
 pub mod leg;
 mod loopback;
 pub mod relay;

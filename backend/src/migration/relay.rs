@@ -4,11 +4,12 @@
 //! the channel accepts bytes. Bytes for a socket are written as they arrive, and what it does not accept waits in the leg,
 //! bounded by the leg's window.
 
+use super::datagrams::{Buffers, Datagrams, Gone};
 use super::leg::{Leg, Violation};
 use super::wire::{self, Decoder, Message, PIECE, WireError};
 use crate::poller::{Interest, Owner, Poller, Readiness, Token};
-use socket2::{SockRef, Socket};
-use std::collections::VecDeque;
+use socket2::{SockRef, Socket, Type};
+use std::collections::{HashSet, VecDeque};
 use std::io::{self, Read as _, Write as _};
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
@@ -41,9 +42,15 @@ pub enum RelayError {
     Violation(#[from] Violation),
 }
 
-/// A leg with its socket.
+/// How bytes cross the channel.
+enum Way {
+    Stream(Leg),
+    Datagrams(Datagrams),
+}
+
+/// A flow with its socket.
 struct Carried {
-    leg: Leg,
+    way: Way,
     socket: Socket,
     /// True if the socket may have bytes.
     readable: bool,
@@ -66,6 +73,11 @@ pub struct Relay {
     /// False while the sockets must not be read.
     runs: bool,
     resets: usize,
+    /// Connections that the peer has reset before their sockets were added.
+    refused: HashSet<u32>,
+    buffers: Buffers,
+    /// Datagrams that sockets did not accept, since they were asked for.
+    lost: u64,
 }
 
 debug_fields!(Relay { runs, resets });
@@ -103,6 +115,9 @@ impl Relay {
             backlog: VecDeque::new(),
             runs: false,
             resets: 0,
+            refused: HashSet::new(),
+            buffers: Buffers::default(),
+            lost: 0,
         })
     }
 
@@ -111,20 +126,30 @@ impl Relay {
         message.encode(&mut self.output);
     }
 
-    /// Adds the socket of connection `number`.
+    /// Adds the socket of flow `number`: a stream, or a connected one for datagrams.
     ///
     /// # Errors
     /// The socket cannot be watched.
     pub fn add(&mut self, number: u32, socket: Socket) -> io::Result<()> {
+        if self.refused.remove(&number) {
+            cut(&socket);
+            self.resets += 1;
+            return Ok(());
+        }
         let slot = number as usize;
         socket.set_nonblocking(true)?;
+        let way = if socket.r#type()? == Type::DGRAM {
+            Way::Datagrams(Datagrams::new(&socket)?)
+        } else {
+            Way::Stream(Leg::default())
+        };
         self.poller
             .add(&socket, Token::new(LEG, number), Interest::StreamEdge)?;
         if self.legs.len() <= slot {
             self.legs.resize_with(slot + 1, || None);
         }
         self.legs[slot] = Some(Carried {
-            leg: Leg::default(),
+            way,
             socket,
             readable: true,
             is_queued: false,
@@ -142,6 +167,7 @@ impl Relay {
     pub fn clear(&mut self) {
         self.runs = false;
         self.backlog.clear();
+        self.refused.clear();
         for carried in self.legs.drain(..).flatten() {
             cut(&carried.socket);
         }
@@ -212,7 +238,13 @@ impl Relay {
                 Message::Data { number, bytes } => self.on_data(number, &bytes)?,
                 Message::Credit { number, bytes } => self.on_credit(number, bytes)?,
                 Message::End(number) => self.on_end(number),
-                Message::Reset(number) => self.drop_leg(number as usize),
+                Message::Reset(number) => self.on_reset(number),
+                Message::Datagrams {
+                    number,
+                    traffic_class,
+                    segment,
+                    bytes,
+                } => self.on_datagrams(number, (traffic_class, segment), &bytes),
                 other => others.push(other),
             }
         }
@@ -221,32 +253,87 @@ impl Relay {
 
     fn on_data(&mut self, number: u32, bytes: &[u8]) -> Result<(), Violation> {
         // A connection that was reset here may have bytes on the way.
-        if let Some(Some(carried)) = self.legs.get_mut(number as usize) {
-            carried.leg.on_data(bytes)?;
+        if let Some(leg) = self.stream(number) {
+            leg.on_data(bytes)?;
             self.deliver(number as usize);
         }
         Ok(())
     }
 
     fn on_credit(&mut self, number: u32, bytes: u32) -> Result<(), Violation> {
-        if let Some(Some(carried)) = self.legs.get_mut(number as usize) {
-            carried.leg.on_credit(bytes)?;
+        if let Some(leg) = self.stream(number) {
+            leg.on_credit(bytes)?;
             self.enqueue(number as usize);
         }
         Ok(())
     }
 
     fn on_end(&mut self, number: u32) {
-        if let Some(Some(carried)) = self.legs.get_mut(number as usize) {
-            carried.leg.on_end();
+        if let Some(leg) = self.stream(number) {
+            leg.on_end();
             self.deliver(number as usize);
+        } else if let Some(place) = self.legs.get_mut(number as usize) {
+            *place = None;
         }
+    }
+
+    fn on_reset(&mut self, number: u32) {
+        if !self.runs && !self.has(number) {
+            self.refused.insert(number);
+        }
+        self.drop_leg(number as usize);
+    }
+
+    fn on_datagrams(&mut self, number: u32, how: (u8, Option<u16>), bytes: &[u8]) {
+        if let Some(Some(carried)) = self.legs.get_mut(number as usize)
+            && let Way::Datagrams(datagrams) = &mut carried.way
+        {
+            match datagrams.send(&mut self.buffers, &carried.socket, how, bytes) {
+                Ok(lost) => self.lost += lost,
+                Err(Gone) => self.end(number),
+            }
+        }
+    }
+
+    /// The connection with this number. `None` for a flow of datagrams.
+    fn stream(&mut self, number: u32) -> Option<&mut Leg> {
+        match &mut self.legs.get_mut(number as usize)?.as_mut()?.way {
+            Way::Stream(leg) => Some(leg),
+            Way::Datagrams(_) => None,
+        }
+    }
+
+    /// Ends a flow of datagrams on both sides.
+    fn end(&mut self, number: u32) {
+        if let Some(place) = self.legs.get_mut(number as usize) {
+            *place = None;
+        }
+        self.send(&Message::End(number));
+    }
+
+    /// Ends the flows of datagrams that have been idle for some calls.
+    pub fn end_idle(&mut self) {
+        for slot in 0..self.legs.len() {
+            if let Some(Carried {
+                way: Way::Datagrams(datagrams),
+                ..
+            }) = &mut self.legs[slot]
+                && datagrams.is_idle()
+            {
+                self.end(u32::try_from(slot).unwrap_or(u32::MAX));
+            }
+        }
+    }
+
+    /// Number of datagrams that sockets did not accept since the last call.
+    pub const fn take_lost(&mut self) -> u64 {
+        std::mem::replace(&mut self.lost, 0)
     }
 
     fn drop_leg(&mut self, slot: usize) {
         if let Some(carried) = self.legs.get_mut(slot).and_then(Option::take) {
             cut(&carried.socket);
-            self.resets += 1;
+            self.resets += usize::from(matches!(carried.way, Way::Stream(_)));
         }
     }
 
@@ -254,7 +341,11 @@ impl Relay {
         let Some(Some(carried)) = self.legs.get_mut(slot) else {
             return;
         };
-        let has_work = self.runs && carried.readable && carried.leg.may_send() > 0;
+        let may_send = match &carried.way {
+            Way::Stream(leg) => leg.may_send() > 0,
+            Way::Datagrams(_) => true,
+        };
+        let has_work = self.runs && carried.readable && may_send;
         if has_work && !std::mem::replace(&mut carried.is_queued, true) {
             self.backlog.push_back(slot);
         }
@@ -266,13 +357,11 @@ impl Relay {
             return;
         };
         let number = u32::try_from(slot).unwrap_or(u32::MAX);
-        while !carried.leg.waiting().is_empty() {
-            match carried
-                .socket
-                .send_with_flags(carried.leg.waiting(), libc::MSG_NOSIGNAL)
-            {
+        let Way::Stream(leg) = &mut carried.way else { return };
+        while !leg.waiting().is_empty() {
+            match carried.socket.send_with_flags(leg.waiting(), libc::MSG_NOSIGNAL) {
                 Ok(n) => {
-                    if let Some(bytes) = carried.leg.delivered(n) {
+                    if let Some(bytes) = leg.delivered(n) {
                         Message::Credit { number, bytes }.encode(&mut self.output);
                     }
                 }
@@ -280,7 +369,7 @@ impl Relay {
                 Err(_) => return self.reset(number),
             }
         }
-        if carried.leg.take_end() {
+        if leg.take_end() {
             // If the connection has ended, reading its socket says so.
             let _ = carried.socket.shutdown(Shutdown::Write);
         }
@@ -288,10 +377,9 @@ impl Relay {
     }
 
     fn drop_if_over(&mut self, slot: usize) {
-        if let Some(carried) = self.legs.get_mut(slot)
-            && carried.as_ref().is_some_and(|carried| carried.leg.is_over())
-        {
-            *carried = None;
+        let number = u32::try_from(slot).unwrap_or(u32::MAX);
+        if self.stream(number).is_some_and(|leg| leg.is_over()) {
+            self.legs[slot] = None;
         }
     }
 
@@ -320,19 +408,30 @@ impl Relay {
         };
         carried.is_queued = false;
         let number = u32::try_from(slot).unwrap_or(u32::MAX);
-        let room = carried.leg.may_send().min(PIECE);
+        let leg = match &mut carried.way {
+            Way::Stream(leg) => leg,
+            Way::Datagrams(datagrams) => {
+                match datagrams.receive(&mut self.buffers, &carried.socket, number, &mut self.output) {
+                    Ok(true) => self.enqueue(slot),
+                    Ok(false) => carried.readable = false,
+                    Err(Gone) => self.end(number),
+                }
+                return;
+            }
+        };
+        let room = leg.may_send().min(PIECE);
         if room == 0 {
             return;
         }
         match (&carried.socket).read(&mut self.scratch[..room]) {
             Ok(0) => {
                 carried.readable = false;
-                carried.leg.sent_end();
+                leg.sent_end();
                 self.send(&Message::End(number));
                 self.drop_if_over(slot);
             }
             Ok(n) => {
-                carried.leg.sent(n);
+                leg.sent(n);
                 wire::data(&mut self.output, number, &self.scratch[..n]);
                 self.enqueue(slot);
             }

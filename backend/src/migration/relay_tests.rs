@@ -160,3 +160,79 @@ fn a_peer_that_is_no_hawser_or_a_broken_one_ends_the_channel() {
         assert!(is_expected(&error), "{error}");
     }
 }
+
+/// Two sides with a flow of datagrams between them, and the sockets at both outer ends.
+fn datagram_sides() -> ([Side; 2], [Socket; 2]) {
+    let (mut sides, _) = sides(0);
+    let outer = [0, 1].map(|side: usize| {
+        let (outer, inner) = super::super::loopback::Loopback::datagrams().unwrap();
+        sides[side].relay.add(0, inner).unwrap();
+        outer
+    });
+    (sides, outer)
+}
+
+#[test]
+fn datagrams_cross_whole_in_order_and_in_both_directions() {
+    let (mut sides, outer) = datagram_sides();
+    let sent: Vec<Vec<u8>> = [0, 1, 700, 1400, 9000, 60_000].map(|len| vec![7; len]).into();
+    for [from, to] in [[0, 1], [1, 0]] {
+        for datagram in &sent {
+            outer[from].send(datagram).unwrap();
+        }
+        let mut got = Vec::new();
+        until(&mut sides, || {
+            let mut buffer = vec![0; 1 << 16];
+            while let Ok(len) = (&outer[to]).read(&mut buffer) {
+                got.push(buffer[..len].to_vec());
+            }
+            got.len() >= sent.len()
+        });
+        assert!(
+            got == sent,
+            "from {from}: {:?}",
+            got.iter().map(Vec::len).collect::<Vec<_>>()
+        );
+    }
+    assert!(sides.iter_mut().all(|side| side.relay.take_lost() == 0));
+}
+
+#[test]
+fn a_flow_of_datagrams_ends_on_both_sides_when_its_socket_has_gone_and_after_some_idle_checks() {
+    let (mut sides, [kept, gone]) = datagram_sides();
+    drop(gone);
+    kept.send(b"nobody is there").unwrap();
+    kept.send(b"and this shows it").unwrap();
+    let started = Instant::now();
+    while sides.iter().any(|side| side.relay.carried() > 0) {
+        sides.iter_mut().for_each(|side| side.turn().unwrap());
+        assert!(started.elapsed() < PATIENCE);
+    }
+    assert_eq!(sides.each_ref().map(|side| side.relay.resets()), [0, 0]);
+
+    let (mut sides, _outer) = datagram_sides();
+    let mut checks = 0;
+    while sides.iter().any(|side| side.relay.carried() > 0) {
+        sides[0].relay.end_idle();
+        sides.iter_mut().for_each(|side| side.turn().unwrap());
+        checks += 1;
+        assert!(checks < 100);
+    }
+    assert!(checks > 3, "an idle flow ended after {checks} checks");
+}
+
+#[test]
+fn a_connection_that_the_peer_refused_before_it_was_added_is_reset_when_it_is() {
+    let (a, b) = UnixStream::pair().unwrap();
+    let relays = [a, b].map(|channel| Relay::new(channel, Poller::new().unwrap()).unwrap());
+    let [mut near, mut far] = relays;
+    far.reset(0);
+    far.flush().unwrap();
+    near.read(&mut Vec::new()).unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut outer = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    near.add(0, listener.accept().unwrap().0.into()).unwrap();
+    assert_eq!((near.carried(), near.resets()), (0, 1));
+    let read = outer.read(&mut [0]).map_err(|e| e.kind());
+    assert_eq!(read, Err(io::ErrorKind::ConnectionReset));
+}

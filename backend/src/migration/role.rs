@@ -4,6 +4,7 @@ use super::relay::{CHANNEL, LEG, Relay, RelayError};
 use super::status::{Phase, Report, Status};
 use super::wire::Message;
 use crate::config::payload::{PayloadError, to_bytes};
+use crate::counters::DropReason;
 use crate::mode::{Follow, ModeCommand};
 use crate::poller::{EventBuffer, Interest, Owner, Poller, Token};
 use crate::port::{Differs, Moment, Port};
@@ -19,6 +20,12 @@ use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 const BELL: Owner = Owner::of_worker(3);
 /// Events handled in one turn.
 const EVENTS: usize = 256;
+/// How long the source looks for frames that have reached it although the guest has left: until the segment and the peers
+/// know where the guest is. And how often.
+const LATE: Duration = Duration::from_secs(2);
+const LATE_STEP: Duration = Duration::from_millis(10);
+/// Time between two checks for idle flows of datagrams.
+const CHECK: Duration = Duration::from_secs(60);
 /// Longest time for the two processes to compare their NICs, and for a last message to be written.
 const GREETING: Duration = Duration::from_secs(5);
 
@@ -116,6 +123,29 @@ pub struct Migration {
     pub(super) moved: usize,
     pub(super) lost: usize,
     pub(super) deadline: Option<Instant>,
+    /// Source: when what arrives for the guest is looked for again, and until when.
+    pub(super) late: Option<Late>,
+    /// Target: frames for the guest that the source has passed on.
+    frames: Vec<Vec<u8>>,
+    /// Time of the next check for flows of datagrams that are idle.
+    pub(super) check: Option<Instant>,
+}
+
+/// The time for which the source looks for frames that have reached it although the guest has left.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Late {
+    next: Instant,
+    until: Instant,
+}
+
+impl Late {
+    /// Beginning at `now`.
+    pub(super) fn starting(now: Instant) -> Self {
+        Self {
+            next: now,
+            until: now + LATE,
+        }
+    }
 }
 
 debug_fields!(Migration { port, part, phase });
@@ -149,6 +179,9 @@ impl Migration {
             moved: 0,
             lost: 0,
             deadline: Some(Instant::now() + GREETING),
+            late: None,
+            frames: Vec::new(),
+            check: None,
         })
     }
 
@@ -207,7 +240,9 @@ impl Migration {
             let timeout = if self.relay.has_backlog() {
                 Some(Duration::ZERO)
             } else {
-                self.deadline.map(|at| at.saturating_duration_since(Instant::now()))
+                let times = [self.deadline, self.late.map(|late| late.next), self.check];
+                let next = times.into_iter().flatten().min();
+                next.map(|at| at.saturating_duration_since(Instant::now()))
             };
             let relay = &mut self.relay;
             let bell = &self.handle.bell;
@@ -237,12 +272,43 @@ impl Migration {
                     return Err(why);
                 }
             }
+            self.deliver_frames();
             read?;
+            self.on_time(Instant::now());
             self.relay.work()?;
             self.report(None);
-            if self.phase == Phase::Anchored && self.relay.carried() == 0 && self.part != Part::Target {
+            let is_done = self.relay.carried() == 0 && self.late.is_none();
+            if self.phase == Phase::Anchored && is_done && self.part != Part::Target {
                 return self.relay.flush().map_err(Into::into);
             }
+        }
+    }
+
+    /// Does what is due at times.
+    fn on_time(&mut self, now: Instant) {
+        let lost = self.relay.take_lost();
+        let counters = self.port.channel_counters(self.part == Part::Target);
+        counters.count_drops(DropReason::ChannelFull, lost);
+        if let Some(late) = self.late.filter(|late| late.next <= now) {
+            self.pass_late_frames();
+            self.late = (late.until > now).then_some(Late {
+                next: now + LATE_STEP,
+                ..late
+            });
+        }
+        if self.check.is_some_and(|at| at <= now) {
+            self.relay.end_idle();
+            self.check = Some(now + CHECK);
+        }
+    }
+
+    /// Target: passes frames on to the guest.
+    fn deliver_frames(&mut self) {
+        if !self.frames.is_empty()
+            && let Some(worker) = self.port.workers().first()
+        {
+            let frames = std::mem::take(&mut self.frames);
+            worker.command_mode(ModeCommand::Follow(Follow::Deliver(frames)));
         }
     }
 
@@ -303,6 +369,10 @@ impl Migration {
                 },
             ) => self.receive(number, worker.into(), payload),
             (Part::Target, Phase::Ready, Message::Stopped { epoch, count }) => self.stage(epoch, count as usize),
+            (Part::Target, Phase::Anchored, Message::Frame(frame)) => {
+                self.frames.push(frame);
+                Ok(())
+            }
             (Part::Target, _, Message::Resumed(epoch)) => {
                 if epoch >= self.epoch {
                     self.forget();

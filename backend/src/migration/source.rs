@@ -1,6 +1,6 @@
 //! What the process does that the guest leaves.
 
-use super::role::{Migration, MigrationError};
+use super::role::{Late, Migration, MigrationError};
 use super::status::Phase;
 use super::wire::Message;
 use crate::mode::Follow;
@@ -58,7 +58,7 @@ impl Migration {
             }
         }
         self.relay.send(&Message::Parted(self.epoch));
-        self.moved = self.owners.len();
+        self.moved = sockets.iter().flatten().count();
         for (number, socket) in (0..).zip(sockets) {
             match socket {
                 Some(Some(socket)) => {
@@ -72,7 +72,10 @@ impl Migration {
             }
         }
         self.relay.start();
-        self.deadline = Some(Instant::now() + drain);
+        let now = Instant::now();
+        self.deadline = Some(now + drain);
+        self.late = Some(Late::starting(now));
+        self.check = Some(now);
         log::info!(
             "port {}: the guest has migrated; {} connections are carried",
             self.port.config().name,
@@ -80,5 +83,16 @@ impl Migration {
         );
         self.enter(Phase::Anchored);
         Ok(())
+    }
+
+    /// Passes on what has arrived here for the guest since it has left.
+    pub(super) fn pass_late_frames(&mut self) {
+        for worker in 0..self.port.workers().len() {
+            // A worker whose guest has come back has none.
+            let frames = self.ask(worker, Follow::Late).unwrap_or_default();
+            for frame in frames {
+                self.relay.send(&Message::Frame(frame));
+            }
+        }
     }
 }

@@ -6,6 +6,7 @@ use super::status::Phase;
 use super::wire::Message;
 use crate::config::payload::from_bytes;
 use crate::mode::{Follow, FollowingFlow};
+use crate::nat::following::Substitute;
 use crate::port::Identity;
 
 /// Most connections that a guest can bring.
@@ -18,7 +19,7 @@ impl Migration {
         served.check(&self.port.identity())?;
         if !self.tell_workers(|| Follow::Expect) {
             return Err(MigrationError::Unsupported(
-                "the target runs a guest already, or is not in masquerade mode",
+                "the target runs a guest already, or is in layer2 mode",
             ));
         }
         self.deadline = None;
@@ -43,17 +44,24 @@ impl Migration {
         }
         self.epoch = epoch;
         let mut loopback = Loopback::new()?;
+        let mut with_socket = 0_usize;
         let mut loads: Vec<(Vec<u32>, Vec<FollowingFlow>)> = Vec::new();
         loads.resize_with(self.port.workers().len(), Default::default);
         for (number, (worker, payload)) in (0..).zip(std::mem::take(&mut self.arrived)) {
-            let (near, far) = loopback.pair()?;
-            self.relay.add(number, far)?;
+            let pair = match Substitute::of(&payload).unwrap_or(Substitute::Nothing) {
+                Substitute::Stream => Some(loopback.pair()?),
+                Substitute::Datagrams => Some(Loopback::datagrams()?),
+                Substitute::Nothing => None,
+            };
+            let mut socket = None;
+            if let Some((near, far)) = pair {
+                socket = Some(near.into());
+                self.relay.add(number, far)?;
+                with_socket += 1;
+            }
             let (numbers, flows) = &mut loads[worker];
             numbers.push(number);
-            flows.push(FollowingFlow {
-                payload,
-                socket: Some(near.into()),
-            });
+            flows.push(FollowingFlow { payload, socket });
         }
         let mut refused = Vec::new();
         for (worker, (numbers, flows)) in loads.into_iter().enumerate() {
@@ -69,7 +77,7 @@ impl Migration {
             let name = &self.port.config().name;
             log::warn!("port {name}: {} of {count} connections are reset: {why}", refused.len());
         }
-        self.moved = count - refused.len();
+        self.moved = with_socket.saturating_sub(refused.len());
         self.enter(Phase::Stopped);
         if self.is_here {
             self.relay.send(&Message::Running(epoch));

@@ -9,6 +9,8 @@
 //! The peer is another host, and is trusted no more than a packet: a message that no hawser sends is an error, which ends
 //! the channel.
 
+use crate::packet::EthernetHeader;
+
 /// Largest length of a message without the field of the length.
 pub const LONGEST: usize = 1 << 20;
 /// Largest number of bytes in a [`Message::Data`].
@@ -63,6 +65,19 @@ pub enum Message {
     End(u32),
     /// A connection was reset.
     Reset(u32),
+    /// A datagram of a flow, or several of equal size.
+    Datagrams {
+        /// Number of the flow.
+        number: u32,
+        /// DSCP and ECN.
+        traffic_class: u8,
+        /// Length of each datagram but the last one, if there are several.
+        segment: Option<u16>,
+        /// Payload.
+        bytes: Vec<u8>,
+    },
+    /// A frame for the guest that reached the process that it has left.
+    Frame(Vec<u8>),
 }
 
 /// The reason why bytes are not a message.
@@ -91,6 +106,8 @@ const DATA: u8 = 9;
 const CREDIT: u8 = 10;
 const END: u8 = 11;
 const RESET: u8 = 12;
+const DATAGRAMS: u8 = 13;
+const FRAME: u8 = 14;
 
 impl Message {
     /// Appends the message to `to`.
@@ -112,6 +129,13 @@ impl Message {
             Self::Credit { number, bytes } => frame(to, CREDIT, &[&number.to_be_bytes(), &bytes.to_be_bytes()]),
             Self::End(number) => frame(to, END, &[&number.to_be_bytes()]),
             Self::Reset(number) => frame(to, RESET, &[&number.to_be_bytes()]),
+            Self::Datagrams {
+                number,
+                traffic_class,
+                segment,
+                bytes,
+            } => datagrams(to, *number, (*traffic_class, *segment), bytes),
+            Self::Frame(bytes) => frame(to, FRAME, &[bytes]),
         }
     }
 
@@ -161,7 +185,22 @@ impl Message {
             }
             END => Self::End(number()?),
             RESET => Self::Reset(number()?),
-            WELCOME => return Err(wrong),
+            DATAGRAMS => {
+                let (number, rest) = split(fields).ok_or(wrong)?;
+                let ([traffic_class], rest) = split(rest).ok_or(wrong)?;
+                let (segment, bytes) = split(rest).ok_or(wrong)?;
+                if bytes.len() > PIECE {
+                    return Err(wrong);
+                }
+                Self::Datagrams {
+                    number: u32::from_be_bytes(number),
+                    traffic_class,
+                    segment: Some(u16::from_be_bytes(segment)).filter(|segment| *segment > 0),
+                    bytes: bytes.to_vec(),
+                }
+            }
+            FRAME if (EthernetHeader::LEN..=PIECE).contains(&fields.len()) => Self::Frame(fields.to_vec()),
+            WELCOME | FRAME => return Err(wrong),
             unknown => return Err(WireError::Kind(unknown)),
         })
     }
@@ -170,6 +209,12 @@ impl Message {
 /// Appends a [`Message::Data`] to `to`. `bytes` are at least one and at most [`PIECE`].
 pub fn data(to: &mut Vec<u8>, number: u32, bytes: &[u8]) {
     frame(to, DATA, &[&number.to_be_bytes(), bytes]);
+}
+
+/// Appends a [`Message::Datagrams`] to `to`. `bytes` are at most [`PIECE`]; `class` and `segment` are its other fields.
+pub fn datagrams(to: &mut Vec<u8>, number: u32, (class, segment): (u8, Option<u16>), bytes: &[u8]) {
+    let segment = segment.unwrap_or(0).to_be_bytes();
+    frame(to, DATAGRAMS, &[&number.to_be_bytes(), &[class], &segment, bytes]);
 }
 
 fn frame(to: &mut Vec<u8>, kind: u8, fields: &[&[u8]]) {
@@ -249,6 +294,15 @@ mod tests {
             (any::<u32>(), any::<u32>()).prop_map(|(number, bytes)| Message::Credit { number, bytes }),
             any::<u32>().prop_map(Message::End),
             any::<u32>().prop_map(Message::Reset),
+            (any::<u32>(), any::<u8>(), any::<u16>(), bytes()).prop_map(|(number, traffic_class, segment, bytes)| {
+                Message::Datagrams {
+                    number,
+                    traffic_class,
+                    segment: Some(segment).filter(|segment| *segment > 0),
+                    bytes,
+                }
+            }),
+            bytes().prop_map(|bytes| Message::Frame([&[0; 14], &bytes[..]].concat())),
         ]
     }
 
@@ -291,5 +345,10 @@ mod tests {
         assert_eq!(refuse(&[0, 0, 0, 2, WELCOME, 0]), WireError::Fields(WELCOME));
         assert_eq!(refuse(&[0, 0, 0, 5, DATA, 0, 0, 0, 1]), WireError::Fields(DATA));
         assert_eq!(refuse(&[0, 0, 0, 3, END, 0, 0]), WireError::Fields(END));
+        assert_eq!(refuse(&[0, 0, 0, 4, FRAME, 0, 0, 0]), WireError::Fields(FRAME));
+        assert_eq!(
+            refuse(&[0, 0, 0, 6, DATAGRAMS, 0, 0, 0, 1, 0]),
+            WireError::Fields(DATAGRAMS)
+        );
     }
 }

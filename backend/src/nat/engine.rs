@@ -8,6 +8,7 @@ use super::address_map::AddressMap;
 use super::addresses::PodAddresses;
 use super::context::Context;
 use super::event_owner;
+use super::following::Following;
 use super::handover::ComeAhead;
 use super::icmp::{self, EchoFlows, ErrorRate, IcmpError};
 use super::link::Link;
@@ -174,6 +175,8 @@ pub struct Engine {
     pub(super) is_up: bool,
     /// Connections of another process, until the rest of its engine comes.
     pub(super) come_ahead: ComeAhead,
+    /// Where the flows are while the guest moves.
+    pub(super) following: Following,
 }
 
 debug_fields!(Engine { tcp, udp });
@@ -224,6 +227,7 @@ impl Engine {
             addresses,
             is_up: false,
             come_ahead: Vec::new(),
+            following: Following::default(),
         })
     }
 
@@ -259,6 +263,7 @@ impl Engine {
             self.tcp.on_segments(ctx, burst, &sorted.segments);
         }
         if !sorted.datagrams.is_empty() {
+            self.udp.expect(self.tcp.expects(now));
             self.udp.on_datagrams(ctx, burst, &sorted.datagrams);
         }
     }
@@ -303,6 +308,7 @@ impl Engine {
         let ctx = &mut self.surroundings.context(now, sink);
         self.tcp.on_room(ctx);
         self.udp.on_room(ctx);
+        self.deliver_late(sink);
     }
 
     /// Call this when time has reached [`deadline`](Self::deadline).
@@ -351,6 +357,8 @@ impl Engine {
         self.surroundings.follow_guest();
         self.tcp.on_link_up(&self.surroundings.context(now, sink));
         self.udp.on_link_up();
+        self.follow_driver();
+        self.deliver_late(sink);
     }
 
     /// Call this when the guest's driver has stopped. Connections belong to the VM and stay, or move to another worker

@@ -13,7 +13,7 @@ pub mod context;
 pub mod engine;
 pub mod event_owner;
 pub mod flow_owners;
-mod following;
+pub mod following;
 mod fragmenter;
 pub mod handover;
 pub mod icmp;

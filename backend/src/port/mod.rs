@@ -49,6 +49,8 @@ pub struct Port {
     config: PortConfig,
     workers: Vec<WorkerHandle>,
     counters: Vec<Arc<Counters>>,
+    /// Counters of the threads that carry the flows of a guest that leaves and of one that comes.
+    channels: [Arc<Counters>; 2],
     /// Peers of each worker, in layer2 mode.
     tunnel: Vec<Arc<TunnelView>>,
     /// Capture of the tunnel's outer packets.
@@ -221,6 +223,7 @@ impl Port {
         let mut port = Self {
             workers: Vec::new(),
             counters: Vec::new(),
+            channels: Default::default(),
             tunnel: Vec::new(),
             outer: Arc::default(),
             nic: Arc::new(NicState::new(&config)),
@@ -390,10 +393,15 @@ impl Port {
         &self.workers
     }
 
-    /// The sum of all workers' counters.
+    /// Counters for a channel of a migration: of the guest that leaves, or of the one that comes.
+    pub const fn channel_counters(&self, comes: bool) -> &Arc<Counters> {
+        &self.channels[comes as usize]
+    }
+
+    /// The sum of all counters.
     pub fn counters(&self) -> Counters {
         let total = Counters::default();
-        for counters in &self.counters {
+        for counters in self.counters.iter().chain(&self.channels) {
             total.merge(counters);
         }
         total

@@ -304,8 +304,15 @@ const CONFINING: &[Call] = &[
 
 /// For the connections of a guest that migrates: the channel, loopback sockets, and sockets that stay.
 const MIGRATION: &[Call] = untraced![
-    "migrations are not traced": [SYS_accept4, SYS_socket, SYS_bind, SYS_connect, SYS_listen, SYS_sendto,
-        SYS_recvfrom, SYS_getsockopt, SYS_setsockopt, SYS_getsockname, SYS_shutdown],
+    "migrations are not traced": [SYS_accept4, SYS_socket, SYS_bind, SYS_connect, SYS_listen, SYS_sendto, SYS_sendmmsg,
+        SYS_recvfrom, SYS_recvmmsg, SYS_getsockopt, SYS_setsockopt, SYS_getsockname, SYS_getpeername, SYS_shutdown],
+];
+
+/// For the thread that starts the channel of a guest that leaves: what the channel's thread inherits from it, and needs for
+/// the sockets that stay.
+const LEAVING: &[Call] = untraced![
+    "migrations are not traced": [SYS_sendto, SYS_sendmmsg, SYS_recvfrom, SYS_recvmmsg, SYS_getsockopt, SYS_setsockopt,
+        SYS_getsockname, SYS_getpeername, SYS_shutdown],
 ];
 
 /// For everything else: the operator's requests, ports that are plugged and unplugged, and links that are restored.
@@ -397,7 +404,7 @@ pub(super) fn own(kind: ThreadKind) -> &'static [&'static [Call]] {
         ThreadKind::Links => &[LINKS, LINKS_UNTRACED],
         ThreadKind::Names => &[NAMES, NAMES_OLD],
         ThreadKind::Signals => &[SIGNALS],
-        ThreadKind::Api => &[API, MEETING, NICE, THREADS, CONFINING],
+        ThreadKind::Api => &[API, MEETING, NICE, THREADS, CONFINING, LEAVING],
         ThreadKind::Capture => &[],
         ThreadKind::Migration => &[MIGRATION],
         ThreadKind::Launcher => &[

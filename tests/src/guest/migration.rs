@@ -209,6 +209,13 @@ impl Guest {
         Ok(())
     }
 
+    /// Lets a migration that waits go on.
+    pub fn continue_migration(&mut self) -> Result<()> {
+        let state = json!({ "state": "pre-switchover" });
+        self.monitor()?.execute("migrate-continue", &state)?;
+        Ok(())
+    }
+
     /// Cancels the migration, and later ones do not wait any longer. The guest goes on where it was.
     pub fn cancel_migration(&mut self) -> Result<()> {
         let monitor = self.monitor()?;

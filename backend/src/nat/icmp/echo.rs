@@ -20,7 +20,7 @@ use crate::nat::link::Packet;
 use crate::packet::checksum::Sum;
 use crate::packet::icmp::{v4, v6};
 use crate::packet::{FlowId, IcmpHeader, TransportAt, protocol};
-use crate::poller::{Readiness, Token};
+use crate::poller::{Poller, Readiness, Token};
 use crate::sys::error_queue::{self, Origin};
 use crate::sys::receive_batch::{ReceiveBatch, Received};
 use crate::sys::send_batch::SendBatch;
@@ -80,6 +80,8 @@ pub struct EchoFlows {
     send: SendBatch,
     receive: ReceiveBatch,
     fragmenter: Fragmenter,
+    /// True while the sockets cause no events.
+    is_muted: bool,
 }
 
 debug_fields!(EchoFlows {});
@@ -118,6 +120,7 @@ impl EchoFlows {
             send: SendBatch::default(),
             receive: ReceiveBatch::with_capacity(BATCH),
             fragmenter: Fragmenter::default(),
+            is_muted: false,
         }
     }
 
@@ -231,10 +234,32 @@ impl EchoFlows {
         if !self.table.is_current(token) {
             return;
         }
-        let slot = token.index;
         if ready.error {
-            report(&self.table, slot, ctx);
+            report(&self.table, token.index, ctx);
         }
+        self.receive_from(ctx, token.index);
+    }
+
+    /// Receives the replies that wait in all sockets.
+    pub fn receive_all(&mut self, ctx: &mut Context<'_>) {
+        for slot in self.table.slots() {
+            self.receive_from(ctx, slot);
+        }
+    }
+
+    /// Turns the events of the sockets off, so that replies wait in them, or on again.
+    pub fn mute(&mut self, poller: &Poller, is_muted: bool) {
+        if std::mem::replace(&mut self.is_muted, is_muted) != is_muted {
+            self.table.watch_all(poller, !is_muted);
+        }
+    }
+
+    /// Drops all flows.
+    pub fn drop_all(&mut self) {
+        self.table.drop_all();
+    }
+
+    fn receive_from(&mut self, ctx: &mut Context<'_>, slot: u32) {
         for _ in 0..MAX_ROUNDS {
             let Some(socket) = self.table.socket(slot) else { return };
             let Ok(n) = self.receive.receive_to_spill(&socket.socket, BATCH) else {

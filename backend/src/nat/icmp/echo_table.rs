@@ -28,6 +28,9 @@ pub(super) const MAX_FLOWS: usize = 16_384;
 /// Maximum sockets at a time. Each takes a descriptor and has its own identifiers.
 pub(super) const MAX_SOCKETS: usize = 1024;
 
+/// Events of a socket. Level-triggered, because one turn does not read everything.
+const WATCHED: Interest = Interest::ReadLevel;
+
 /// Timers that are handled in one turn of the worker.
 const TIMERS_PER_TURN: usize = 1024;
 
@@ -276,11 +279,37 @@ impl EchoTable {
             generation: socket.generation,
             index,
         };
-        poller.add(&socket.socket, token, Interest::ReadLevel)?;
+        poller.add(&socket.socket, token, WATCHED)?;
         self.next_generation = (self.next_generation + 1) & GENERATION_MASK;
         self.by_use.insert(socket.key, index);
         self.sockets.insert(socket);
         Ok(index)
+    }
+
+    /// The slots of all sockets.
+    pub(super) fn slots(&self) -> Vec<u32> {
+        let slots = self.sockets.iter().map(|(slot, _)| u32::try_from(slot));
+        slots.filter_map(Result::ok).collect()
+    }
+
+    /// Turns the events of all sockets on or off.
+    pub(super) fn watch_all(&self, poller: &Poller, on: bool) {
+        for index in self.slots() {
+            let Some(socket) = self.socket(index) else { continue };
+            let token = Token {
+                owner: event_owner::ECHO,
+                generation: socket.generation,
+                index,
+            };
+            let interest = if on { WATCHED } else { Interest::Nothing };
+            // Fails only for a descriptor that is not watched.
+            let _ = poller.rearm(&socket.socket, token, interest);
+        }
+    }
+
+    /// Drops all flows and sockets.
+    pub(super) fn drop_all(&mut self) {
+        while self.give_way() {}
     }
 
     /// Drops the flow that has been idle longest; false if there is none.

@@ -117,6 +117,11 @@ impl SavedEchoSocket {
         }
     }
 
+    /// The flows.
+    pub fn ids(&self) -> impl Iterator<Item = FlowId> {
+        self.flows.iter().map(SavedEchoFlow::id)
+    }
+
     /// Returns an error if the flows could not share a socket of this family.
     fn check(&self, domain: Domain) -> Result<(), LoadError> {
         ensure(!self.flows.is_empty(), "a socket for echo requests has no flows")?;
@@ -219,6 +224,20 @@ impl EchoFlows {
     /// run until the descriptors have been passed on.
     pub fn save(&self, now: Instant) -> impl Iterator<Item = (SavedEchoSocket, &Socket)> {
         self.table.save(now)
+    }
+
+    /// Continues flows of a guest that comes from another host, whose socket stays there. The new socket has the same
+    /// identifier if that is free. A raw socket serves all flows and has none, so the next request creates it.
+    ///
+    /// # Errors
+    /// [`LoadError`]: the flows are not in the table. The next request creates them.
+    pub fn load_elsewhere(&mut self, ctx: &Context<'_>, saved: &SavedEchoSocket) -> Result<(), LoadError> {
+        let peer = saved.flows.first().map(|flow| flow.peer);
+        let (Some(ident), Some(peer)) = (saved.wire_ident(), peer) else {
+            return Ok(());
+        };
+        let (socket, _) = super::echo_socket::ping(peer, ident)?;
+        self.load(ctx, saved, socket)
     }
 
     /// Takes over a socket and its flows from another process.

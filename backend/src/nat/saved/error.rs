@@ -3,6 +3,7 @@
 use crate::config::payload::PayloadError;
 use std::fmt::Display;
 use std::io;
+use std::net::IpAddr;
 use std::ops::RangeInclusive;
 
 /// The reason why a saved flow cannot be loaded.
@@ -30,6 +31,14 @@ pub enum LoadError {
          versions on both sides"
     )]
     Contradiction(&'static str),
+    /// The guest of the flow is not the guest of this port.
+    #[error(
+        "a saved flow belongs to {address}, which is no address of this guest: give both processes the same configuration"
+    )]
+    OutsideNetwork {
+        /// Address of its guest.
+        address: IpAddr,
+    },
     /// A flow with these ends already exists.
     #[error("a saved flow has the endpoints of an existing one; load into a process without flows")]
     Duplicate,

@@ -47,6 +47,16 @@ impl Following {
 }
 
 impl TcpFlows {
+    /// True if flows without an entry may be on their way here.
+    pub fn expects(&self, now: Instant) -> bool {
+        self.following.expects(now)
+    }
+
+    /// True while connections do nothing.
+    pub const fn is_frozen(&self) -> bool {
+        self.following.is_frozen()
+    }
+
     /// Freezes the connections, and converts those that can follow the guest to plain values. One that still waits for its
     /// host socket does not follow: the guest sends SYN again.
     pub fn freeze(&mut self, now: Instant) -> Vec<SavedTcpFlow> {

@@ -84,6 +84,8 @@ pub(super) struct Flow {
     pub kept_port: Option<u16>,
     /// Entry among the flows of all workers, if there are several.
     pub claim: Option<Claim>,
+    /// True if the socket leads to the process from which the guest came, which has the socket to the peer.
+    pub is_anchored: bool,
 }
 
 impl Flow {
@@ -106,6 +108,7 @@ impl Flow {
             waiting: false,
             kept_port: None,
             claim: None,
+            is_anchored: false,
         }
     }
 

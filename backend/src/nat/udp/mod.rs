@@ -125,6 +125,8 @@ pub struct UdpFlows {
     members: Vec<u32>,
     /// The flows that are still to be checked after an address was removed.
     walk: Option<Walk>,
+    /// True while flows of a guest that comes here have not all arrived.
+    is_expecting: bool,
 }
 
 debug_fields!(UdpFlows { starved });
@@ -144,7 +146,14 @@ impl UdpFlows {
             by_flow: Vec::new(),
             members: Vec::new(),
             walk: None,
+            is_expecting: false,
         }
+    }
+
+    /// Sets whether flows of a guest that comes here are on their way. A flow that is not here yet is not opened anew
+    /// then, because it would get another port.
+    pub const fn expect(&mut self, is_expecting: bool) {
+        self.is_expecting = is_expecting;
     }
 
     /// True if the flow is in the table.
@@ -234,6 +243,10 @@ impl UdpFlows {
             }
             None
         };
+        if self.is_expecting {
+            ctx.counters.count_drop(DropReason::UdpExpected);
+            return None;
+        }
         let peer = match ctx.nat.outbound_of(ctx.now, &key) {
             Destination::World(peer) => peer,
             Destination::Gateway => return give_up(ctx, Some(IcmpError::PortUnreachable)),
@@ -307,10 +320,15 @@ impl UdpFlows {
             }),
         };
         if ready.error
-            && let Source::Flow(flow) = source
-            && let Some(flow) = self.table.get(flow)
+            && let Source::Flow(at) = source
+            && let Some(flow) = self.table.get(at)
         {
-            errors::report(flow, ctx);
+            if flow.is_anchored {
+                // Nothing else refuses datagrams on this host than an anchor that has gone.
+                self.leave_anchor(ctx, at);
+            } else {
+                errors::report(flow, ctx);
+            }
         }
         if ready.readable && !self.mark_waiting(source, true) {
             self.serve(ctx, source);

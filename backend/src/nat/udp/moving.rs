@@ -5,6 +5,7 @@ use super::{Flow, UdpFlows};
 use crate::nat::context::Context;
 use crate::packet::FlowId;
 use crate::poller::Poller;
+use socket2::Socket;
 
 /// A flow in transit between two workers, with its held datagrams.
 pub struct MovedFlow {
@@ -32,6 +33,21 @@ impl UdpFlows {
         flow.waiting = false;
         let held = self.receiver.delivery.take(key);
         Some(MovedFlow { flow, held })
+    }
+
+    /// Gives up a flow whose guest runs in another process now, and returns its socket.
+    pub fn part(&mut self, key: &FlowId, poller: &Poller) -> Option<Socket> {
+        let MovedFlow { flow, .. } = self.release(key, poller)?;
+        Some(flow.socket)
+    }
+
+    /// Drops all flows.
+    pub fn drop_all(&mut self) {
+        while let Some(key) = self.any() {
+            self.receiver.delivery.take(&key);
+            let Some(flow) = self.table.find(&key) else { return };
+            self.table.remove(flow);
+        }
     }
 
     /// Adds a flow that another worker has released.

@@ -10,6 +10,7 @@ use super::class_watch::ClassWatch;
 use super::flow::{FlowRef, Side};
 use super::receive::{Intake, takes_runs};
 use super::socket::{self, PortUse};
+use crate::nat::address_map::Destination;
 use crate::nat::addresses::{FLOWS_PER_TURN, LocalAddresses, Walk};
 use crate::nat::context::Context;
 use crate::nat::event_owner;
@@ -48,6 +49,11 @@ impl UdpFlows {
         }
     }
 
+    /// Gives a flow whose anchor has gone a socket of its own.
+    pub(super) fn leave_anchor(&mut self, ctx: &mut Context<'_>, flow: FlowRef) {
+        self.move_to_new_socket(ctx, flow);
+    }
+
     /// On failure, for example because the pod has no address at the moment, the flow keeps its old
     /// socket until it sends again.
     fn move_to_new_socket(&mut self, ctx: &mut Context<'_>, flow: FlowRef) {
@@ -57,7 +63,17 @@ impl UdpFlows {
 
     fn try_new_socket(&mut self, ctx: &mut Context<'_>, at: FlowRef) -> io::Result<()> {
         let Some(flow) = self.table.get(at) else { return Ok(()) };
-        let Some(peer) = flow.socket.peer_addr()?.as_socket() else {
+        let peer = if flow.is_anchored {
+            // The socket's peer is in this host.
+            match ctx.nat.outbound_of(ctx.now, &flow.key) {
+                Destination::World(peer) => Some(peer),
+                Destination::Gateway | Destination::Refused(_) => None,
+            }
+        } else {
+            flow.socket.peer_addr()?.as_socket()
+        };
+        let Some(peer) = peer else {
+            self.table.remove(at);
             return Ok(());
         };
         let coalesce = takes_runs(&ctx.sink.caps(), flow.key.guest);
@@ -80,14 +96,15 @@ impl UdpFlows {
             .local
             .and(made.socket.local_addr().ok().and_then(|at| at.as_socket()));
         flow.socket = made.socket;
+        flow.is_anchored = false;
         flow.class_watch = ClassWatch::default();
         flow.ip_options = SocketIpOptions::default();
         flow.segmenting = true;
         flow.intake = Intake::default();
         let before = std::mem::replace(&mut flow.kept_port, made.kept_port);
-        let domain = flow.domain;
+        let domain = std::mem::replace(&mut flow.domain, made.domain);
         if let Some(port) = made.kept_port {
-            self.table.own_port(domain, port);
+            self.table.own_port(made.domain, port);
         }
         if let Some(port) = before {
             self.table.disown_port(domain, port);

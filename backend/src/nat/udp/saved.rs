@@ -78,6 +78,7 @@ impl SavedUdpFlow {
             generation: _,
             waiting: _,
             claim: _,
+            is_anchored: _,
             ip_options,
             // These are learned again.
             segmenting: _,
@@ -150,6 +151,29 @@ impl UdpFlows {
     /// # Errors
     /// [`LoadError`]: the flow is not in the table, and the socket is closed.
     pub fn load(&mut self, ctx: &mut Context<'_>, saved: &SavedUdpFlow, socket: Socket) -> Result<(), LoadError> {
+        self.load_as(ctx, saved, socket, false)
+    }
+
+    /// Takes over a flow whose socket stays in another process, to which `socket` leads.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    pub fn load_anchored(
+        &mut self,
+        ctx: &mut Context<'_>,
+        saved: &SavedUdpFlow,
+        socket: Socket,
+    ) -> Result<(), LoadError> {
+        self.load_as(ctx, saved, socket, true)
+    }
+
+    fn load_as(
+        &mut self,
+        ctx: &mut Context<'_>,
+        saved: &SavedUdpFlow,
+        socket: Socket,
+        is_anchored: bool,
+    ) -> Result<(), LoadError> {
         let limit = self.config.max_flows;
         if self.table.len() >= limit {
             return Err(LoadError::Full { limit });
@@ -157,7 +181,8 @@ impl UdpFlows {
         if self.has(&saved.id()) {
             return Err(LoadError::Duplicate);
         }
-        let flow = saved.load(socket, ctx.now)?;
+        let mut flow = saved.load(socket, ctx.now)?;
+        flow.is_anchored = is_anchored;
         self.receiver.delivery.load(saved.id(), &saved.held)?;
         let watched = self.watch(ctx, flow);
         if watched.is_none() {
