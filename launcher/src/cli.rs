@@ -275,6 +275,9 @@ pub(crate) struct RunManifest {
     /// memory and NICs, forwards signals, and exits with the VMM's exit status
     #[arg(last = true, value_name = "VMM OPTION", conflicts_with = "print_args")]
     pub vmm: Vec<OsString>,
+    /// Descriptor of the line to the process that starts the VMM.
+    #[arg(long, hide = true, value_parser = values::descriptor)]
+    pub vmm_parent: Option<RawFd>,
     /// Options of the lease store.
     #[command(flatten)]
     pub store: StoreArgs,

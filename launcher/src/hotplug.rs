@@ -30,7 +30,7 @@ use crate::leases;
 use crate::leases::args::StoreArgs;
 use crate::machine::{Machine, Nic};
 use crate::memory;
-use crate::service_manager;
+use crate::service_manager::ServiceManager;
 use crate::vf::{self, Keeper};
 use crate::vmm::running::{Patience, RunningError, RunningVmm, VmmSocket};
 use hawser_manifest::check::{Checked, check_sources};
@@ -169,9 +169,14 @@ impl Hotplug {
     ///
     /// # Errors
     /// The system has no thread left.
-    pub(crate) fn start(setup: HotplugSetup, machine: Arc<Machine>) -> Result<Self, Failure> {
+    pub(crate) fn start(setup: HotplugSetup, machine: Arc<Machine>, manager: ServiceManager) -> Result<Self, Failure> {
         let (sender, orders) = mpsc::channel();
-        let operator = Operator { setup, machine };
+        let mut operator = Operator {
+            setup,
+            machine,
+            manager,
+        };
+        operator.adopt_links();
         thread::Builder::new()
             .name("hotplug".into())
             .spawn(move || operator.work(&orders))
@@ -229,6 +234,7 @@ impl Hotplug {
 struct Operator {
     setup: HotplugSetup,
     machine: Arc<Machine>,
+    manager: ServiceManager,
 }
 
 /// A step of a change.
@@ -251,6 +257,17 @@ impl Step {
 }
 
 impl Operator {
+    /// Takes the links that an operator has set while another process served the NICs.
+    fn adopt_links(&mut self) {
+        for nic in &mut self.setup.plan.nics {
+            match self.machine.nic(&nic.name).map(|served| served.is_link_wanted()) {
+                Some(true) => nic.state = LinkState::Up,
+                Some(false) => nic.state = LinkState::Down,
+                None => {}
+            }
+        }
+    }
+
     fn work(mut self, orders: &Receiver<(Order, oneshot::Sender<Outcome>)>) {
         let mut ending = PowerDown::default();
         let mut links = DownLinks::new();
@@ -276,7 +293,7 @@ impl Operator {
                 Ok(changes) => {
                     changes.log();
                     if !changes.lines().is_empty() {
-                        service_manager::changed(&self.machine);
+                        self.manager.changed(&self.machine);
                     }
                 }
                 Err(error) => log::warn!("nothing was changed: {error}"),

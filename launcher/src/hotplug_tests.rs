@@ -97,6 +97,7 @@ fn operator(folder: &Path, interfaces: &[(&str, &str, &str)], vmm: Option<VmmSoc
         names_interfaces: true,
     };
     Operator {
+        manager: ServiceManager::default(),
         machine: Arc::new(Machine::start(machine, nics).unwrap()),
         setup,
     }

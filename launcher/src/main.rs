@@ -30,6 +30,7 @@ mod migration;
 mod mode;
 mod names;
 mod node;
+mod notification;
 mod output;
 mod passt;
 mod resolv;
@@ -47,6 +48,7 @@ mod vf_pools;
 mod vmm;
 mod vmm_process;
 mod watcher;
+mod wire;
 
 use attachment::Site;
 use clap::Parser as _;
@@ -131,7 +133,7 @@ fn serve_port(cli: &Cli) -> Result<(), Failure> {
         nics: vec![nic],
         site: &site,
         run: &cli.run,
-        vmm: &[],
+        vmm: None,
         hotplug: None,
         background: None,
     })

@@ -77,7 +77,7 @@ fn serve(args: &PasstArgs) -> Result<(), Failure> {
         nics: vec![Nic::vhost_user(endpoint, found)],
         site: &site,
         run: &run,
-        vmm: &[],
+        vmm: None,
         hotplug: None,
         background: Some(background),
     })

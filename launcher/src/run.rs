@@ -8,19 +8,22 @@ use crate::cli::{RunArgs, RunManifest, TakeoverArgs, Vmm};
 use crate::failure::Failure;
 use crate::host::Host;
 use crate::hotplug::HotplugSetup;
+use crate::inherited::inherited;
 use crate::machine::Nic;
 use crate::mode::Mode;
 use crate::sandbox::User;
-use crate::serve::Order;
+use crate::serve::{Order, VmmOrder};
 use crate::vf::{self, Cluster, Keeper, PortChange};
 use crate::vmm::running::{Patience, VmmSocket};
 use crate::vmm::{Card, Flag, Passed, Vm};
+use crate::vmm_process::{OPTION, be_parent};
 use crate::{leases, serve, startup, validate, vmm};
 use clap::ValueEnum as _;
 use hawser_host::system;
 use hawser_manifest::plan::{NicPlan, VmPlan};
 use hawser_manifest::plan_text;
 use hawser_manifest::values;
+use rustix::io::{FdFlags, fcntl_setfd};
 use std::ffi::{OsStr, OsString};
 use std::fmt::Write as _;
 use std::path::Path;
@@ -31,6 +34,16 @@ use std::sync::Arc;
 /// # Errors
 /// The reason why a NIC could not start, or why it failed.
 pub(crate) fn run(args: &RunManifest) -> Result<(), Failure> {
+    let starts_vmm = !(args.vmm.is_empty() || args.dry_run || args.run.takeover.takeover);
+    let line = match args.vmm_parent {
+        Some(line) => {
+            let line = inherited(OPTION, line)?;
+            fcntl_setfd(&line, FdFlags::CLOEXEC).map_err(Failure::runtime)?;
+            Some(line)
+        }
+        None if starts_vmm => return be_parent(args.run.sandbox),
+        None => None,
+    };
     let mut checked = validate::check(&args.manifest)?.map_err(validate::tell_rejected)?;
     if !checked.plan.keep_ports(&args.kept.kept_ports) && !args.kept.kept_ports.is_empty() {
         return Err(Failure::usage(
@@ -90,7 +103,7 @@ pub(crate) fn run(args: &RunManifest) -> Result<(), Failure> {
         nics,
         site: &site,
         run: &run,
-        vmm: &vmm,
+        vmm: line.map(|line| VmmOrder { line, words: &vmm }),
         hotplug: Some(hotplug),
         background: None,
     })

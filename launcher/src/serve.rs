@@ -18,24 +18,22 @@ use crate::hotplug::{Hotplug, HotplugSetup};
 use crate::machine::{Machine, MachineSetup, Nic};
 use crate::migration::Migrations;
 use crate::mode::Mode;
+use crate::notification;
 use crate::resolv_watch;
 use crate::sandbox::{Access, Needs, Reach, Sandbox, ThreadKind, resolv_conf};
-use crate::service_manager;
-use crate::signals::SignalWatch;
+use crate::service_manager::ServiceManager;
+use crate::signals::{Receivers, SignalWatch};
 use crate::startup;
 use crate::takeover::{Giver, GiverSetup, Obstacle, Taken, Taker};
-use crate::vmm_process::VmmProcess;
+use crate::vmm_process::{ParentLine, VmmProcess, VmmWatch};
 use hawser_backend::sys::listening_socket::ListeningSocket;
 use hawser_backend::vhost_user::Lifetime;
 use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::iterator::Signals;
 use std::ffi::OsString;
-use std::os::unix::ffi::OsStrExt as _;
-use std::os::unix::process::ExitStatusExt as _;
+use std::os::fd::OwnedFd;
 use std::path::Path;
-use std::process::ExitStatus;
 use std::sync::Arc;
-use std::thread::{self, JoinHandle};
 
 /// What to serve, and how.
 pub(crate) struct Order<'a> {
@@ -45,12 +43,20 @@ pub(crate) struct Order<'a> {
     pub site: &'a Site,
     /// Options of the process.
     pub run: &'a RunArgs,
-    /// The VMM to start, with its arguments. Empty if hawser starts none.
-    pub vmm: &'a [OsString],
+    /// The VMM to start.
+    pub vmm: Option<VmmOrder<'a>>,
     /// Hot-plug of NICs. `None` if the NICs never change.
     pub hotplug: Option<HotplugSetup>,
     /// What else the process does when it serves.
     pub background: Option<Background>,
+}
+
+/// A VMM to start.
+pub(crate) struct VmmOrder<'a> {
+    /// The line to the process that starts it.
+    pub line: OwnedFd,
+    /// The program and its arguments.
+    pub words: &'a [OsString],
 }
 
 /// Serves the NICs until a request to stop, until no front end can connect to any of them, or until
@@ -69,7 +75,7 @@ pub(crate) fn serve(order: Order<'_>) -> Result<(), Failure> {
     } = order;
     let signals = Signals::new([SIGTERM, SIGINT, SIGUSR1])
         .map_err(|e| Failure::runtime(format_args!("cannot catch signals: {e}")))?;
-    let needs = needs(&nics, site, run, !vmm.is_empty());
+    let needs = needs(&nics, site, run);
     let sandbox = Sandbox::new(run.sandbox, needs)?;
     let setup = MachineSetup {
         sandbox: sandbox.clone(),
@@ -88,6 +94,7 @@ pub(crate) fn serve(order: Order<'_>) -> Result<(), Failure> {
         machine,
         api_socket,
         takeover,
+        taken,
     } = begin(run, setup, nics)?;
     let machine = Arc::new(machine);
     let migrations = Migrations::new(Arc::clone(&machine));
@@ -98,26 +105,22 @@ pub(crate) fn serve(order: Order<'_>) -> Result<(), Failure> {
     for summary in machine.summaries() {
         log::info!("{summary}");
     }
-    let vmm_process = match vmm {
-        [] => None,
-        words => Some(
-            site.namespace
-                .outside(|| VmmProcess::start(words))
-                .map_err(Failure::runtime)??,
-        ),
-    };
-    if let Some(vmm) = &vmm_process {
-        watch.hand_to(vmm.signals());
-    }
+    let starts = vmm.is_some();
+    let (vmm, parent) = vmm_of(taken, vmm, &watch)?;
+    let manager = ServiceManager::of(parent.clone());
     sandbox.enter(ThreadKind::Launcher).map_err(Failure::runtime)?;
     let events = events.map(|file| EventLog::start(file, &machine)).transpose()?;
     let hotplug = hotplug
-        .map(|setup| Hotplug::start(setup, Arc::clone(&machine)))
+        .map(|setup| Hotplug::start(setup, Arc::clone(&machine), manager.clone()))
         .transpose()?;
-    if let (Some(hotplug), Some(_)) = (&hotplug, &vmm_process) {
-        hotplug.show_links();
+    if let (Some(hotplug), Some(_)) = (&hotplug, &parent) {
+        if starts {
+            hotplug.show_links();
+        }
         watch.ask_first(hotplug.clone());
     }
+    let listen = |process| VmmWatch::start(process, watch.receivers(), &sandbox).map(Arc::new);
+    let vmm = vmm.map(listen).transpose()?;
     let arrivals = arrivals.map(|socket| migrations.accept(socket)).transpose()?;
     let context = Context {
         migrations: migrations.clone(),
@@ -129,17 +132,19 @@ pub(crate) fn serve(order: Order<'_>) -> Result<(), Failure> {
     let api = api_socket.map(|socket| Api::serve(socket, context)).transpose()?;
     let giver = GiverSetup {
         api: offered.map_err(Failure::runtime)?,
-        obstacle: obstacle(!vmm.is_empty(), arrivals.is_some(), migrations.clone()),
+        obstacle: obstacle(watch.receivers(), arrivals.is_some(), migrations.clone()),
+        vmm: vmm.clone(),
+        manager: manager.clone(),
     };
     let start = |socket| Giver::start(socket, giver, Arc::clone(&machine));
     let giver = takeover.map(start).transpose()?;
-    let vmm = vmm_process.map(|vmm| accompany(vmm, &machine)).transpose()?;
-    service_manager::ready(&machine);
+    manager.ready(&machine);
     background.map_or(Ok(()), Background::ready)?;
     let served = machine.wait();
-    service_manager::stopping();
-    let served = served.and(ended(vmm));
+    manager.stopping();
+    let served = served.and(vmm.as_ref().map_or(Ok(()), |vmm| vmm.wait()));
     drop(giver);
+    drop(vmm);
     drop(watch);
     drop(api);
     drop(arrivals);
@@ -150,11 +155,28 @@ pub(crate) fn serve(order: Order<'_>) -> Result<(), Failure> {
     served
 }
 
+/// The VMM that another process has started in whose place this one serves, or that is started now, and its parent.
+fn vmm_of(
+    taken: Option<VmmProcess>,
+    order: Option<VmmOrder<'_>>,
+    watch: &SignalWatch,
+) -> Result<(Option<VmmProcess>, Option<ParentLine>), Failure> {
+    let start = |VmmOrder { line, words }| VmmProcess::start(line, words);
+    let vmm = taken.map_or_else(|| order.map(start).transpose(), |vmm| Ok(Some(vmm)))?;
+    let parent = vmm.as_ref().map(VmmProcess::parent).transpose()?;
+    if let Some(parent) = &parent {
+        watch.hand_to(parent.clone());
+    }
+    Ok((vmm, parent))
+}
+
 /// What serves the NICs from now on.
 struct Begun {
     machine: Machine,
     api_socket: Option<ListeningSocket>,
     takeover: Option<ListeningSocket>,
+    /// The VMM that the process has started in whose place this one serves.
+    taken: Option<VmmProcess>,
 }
 
 /// Serves the NICs: as new ones, or in the place of another process.
@@ -165,7 +187,12 @@ fn begin(run: &RunArgs, setup: MachineSetup, nics: Vec<Nic>) -> Result<Begun, Fa
         let path = path.ok_or_else(|| {
             Failure::usage("--takeover: name the socket of the running process with --takeover-socket")
         })?;
-        let Taken { machine, api, takeover } = Taker::connect(path)?.take(setup, nics)?;
+        let Taken {
+            machine,
+            api,
+            takeover,
+            vmm,
+        } = Taker::connect(path)?.take(setup, nics)?;
         if run.takeover.detached {
             background::report();
         }
@@ -173,6 +200,7 @@ fn begin(run: &RunArgs, setup: MachineSetup, nics: Vec<Nic>) -> Result<Begun, Fa
             machine,
             api_socket: api,
             takeover: Some(takeover),
+            taken: vmm,
         });
     }
     let api_socket = run.api_socket.as_deref();
@@ -182,17 +210,15 @@ fn begin(run: &RunArgs, setup: MachineSetup, nics: Vec<Nic>) -> Result<Begun, Fa
         machine: Machine::start(setup, nics)?,
         api_socket,
         takeover,
+        taken: None,
     })
 }
 
 /// Tells why this process cannot be replaced by another one.
-fn obstacle(has_vmm: bool, has_arrivals: bool, channels: Migrations) -> Obstacle {
+fn obstacle(receivers: Receivers, has_arrivals: bool, channels: Migrations) -> Obstacle {
     Box::new(move || {
         let all = [
-            (
-                has_vmm,
-                "it has started the VMM, which ends with it: start the VMM apart from hawser",
-            ),
+            (receivers.is_ending(), "the guest is shutting down"),
             (
                 has_arrivals,
                 "it waits for a guest that migrates here: start it without --migration-socket",
@@ -206,42 +232,8 @@ fn obstacle(has_vmm: bool, has_arrivals: bool, channels: Migrations) -> Obstacle
     })
 }
 
-type VmmThread = JoinHandle<Result<ExitStatus, Failure>>;
-
-/// Starts a thread that waits for the VMM's end. The machine ends with the VMM.
-fn accompany(process: VmmProcess, machine: &Arc<Machine>) -> Result<VmmThread, Failure> {
-    let machine = Arc::clone(machine);
-    let wait = move || {
-        let status = process.wait();
-        machine.stop();
-        status
-    };
-    let thread = thread::Builder::new().name("vmm".into()).spawn(wait);
-    let failed = |e| Failure::runtime(format_args!("cannot start a thread: {e}"));
-    thread.map_err(failed)
-}
-
-/// Waits for the VMM, and returns its exit status.
-fn ended(vmm: Option<VmmThread>) -> Result<(), Failure> {
-    /// Number that shells add to the signal that ended a program.
-    const SIGNALLED: i32 = 128;
-    let Some(thread) = vmm else { return Ok(()) };
-    let status = thread
-        .join()
-        .unwrap_or_else(|_| Err(Failure::runtime("the thread that waits for the VMM panicked")))?;
-    let code = status
-        .code()
-        .or_else(|| status.signal().map(|signal| SIGNALLED + signal));
-    match u8::try_from(code.unwrap_or(1)) {
-        Ok(0) => Ok(()),
-        Ok(code) => Err(Failure::Vmm(code)),
-        Err(_) => Err(Failure::Vmm(1)),
-    }
-}
-
-/// The privileges that the process needs once everything is set up: for `nics`, for NICs that may be plugged later, and
-/// for the VMM that it starts, if any.
-fn needs(nics: &[Nic], site: &Site, run: &RunArgs, has_vmm: bool) -> Needs {
+/// The privileges that the process needs once everything is set up: for `nics`, and for NICs that may be plugged later.
+fn needs(nics: &[Nic], site: &Site, run: &RunArgs) -> Needs {
     let later = |has: fn(Mode) -> bool| run.plug_mode.iter().any(|mode| has(*mode));
     let mut needs = Needs {
         links: later(Mode::uses_links),
@@ -251,9 +243,8 @@ fn needs(nics: &[Nic], site: &Site, run: &RunArgs, has_vmm: bool) -> Needs {
         low_ports: false,
         followed: Vec::new(),
         reach: Reach {
-            signals: has_vmm,
             // systemd's notification socket may be abstract.
-            abstract_sockets: std::env::var_os("NOTIFY_SOCKET").is_some_and(|path| path.as_bytes().starts_with(b"@")),
+            abstract_sockets: notification::is_abstract(),
             ..Reach::default()
         },
     };

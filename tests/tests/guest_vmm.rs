@@ -16,6 +16,8 @@ use std::process::{Command, ExitStatus};
 use std::time::Duration;
 
 const PATIENCE: Duration = Duration::from_secs(20);
+/// Loads what the agent and the power button need.
+const MODULES: &str = "while read -r module; do insmod $module; done </etc/agent-modules";
 /// Bridges of the pod, each with the addresses of the guest and of the pod.
 const TRUNK: [&str; 3] = ["br1", "10.1.0.2/24", "10.1.0.1"];
 const STORAGE: [&str; 3] = ["br2", "10.2.0.2/24", "10.2.0.1"];
@@ -56,6 +58,32 @@ fn run(namespace: &Namespace, folder: &Path, manifest: &str, options: &[String])
     command.arg(format!("--runtime-dir={}", folder.join("run").display()));
     command.arg("--store=off").args(options).arg("--");
     Ok(command)
+}
+
+/// Number of the child of `parent` whose program has a name that begins with `name`.
+fn child(parent: u32, name: &str) -> Result<i32> {
+    let children = fs::read_to_string(format!("/proc/{parent}/task/{parent}/children"))?;
+    for child in children.split_whitespace() {
+        if fs::read_to_string(format!("/proc/{child}/comm"))?.starts_with(name) {
+            return Ok(child.parse()?);
+        }
+    }
+    Err(failure(format!("{parent} has no child {name}: {children:?}")))
+}
+
+/// Starts the program of `hawser` again with the same arguments and `--takeover`, and waits until the new process serves
+/// the guest.
+fn upgrade(namespace: &Namespace, hawser: &Background, log: &Path) -> Result<Background> {
+    let words = fs::read(format!("/proc/{}/cmdline", hawser.id()))?;
+    let words = String::from_utf8(words)?;
+    let (ours, vmm) = words.split_once("\0--\0").ok_or_else(|| failure("no VMM"))?;
+    let mut words = ours.split('\0');
+    let mut command = namespace.command(words.next().unwrap_or_default());
+    command.args(words).args(["--takeover", "--"]);
+    command.args(vmm.trim_end_matches('\0').split('\0'));
+    let mut process = Background::start(command, "hawser --takeover", log.to_owned())?;
+    process.wait_until("the takeover", PATIENCE, |log| log.contains("rings rested for"))?;
+    Ok(process)
 }
 
 /// A VM that hawser has started.
@@ -162,8 +190,7 @@ impl Stage {
         // No agent answers, but the status is complete otherwise.
         let nic = self.status("default")?;
         assert_eq!(nic["interfaceName"], Value::Null, "{nic}");
-        self.guest
-            .sh("while read -r module; do insmod $module; done </etc/agent-modules; mkdir -p /var/run")?;
+        self.guest.sh(&format!("{MODULES}; mkdir -p /var/run"))?;
         self.guest.sh("ip addr add 192.168.77.7/32 dev eth0")?;
         self.guest
             .sh("qemu-ga --daemonize --method=virtio-serial --path=/dev/$(basename /sys/class/virtio-ports/*)")?;
@@ -255,6 +282,95 @@ fn a_vm_started_with_hawser_is_served_asked_changed_and_shut_down_in_order() -> 
     stage.end()
 }
 
+#[test]
+fn a_vm_whose_vmm_hawser_has_started_goes_on_when_another_process_serves_it() -> Result<()> {
+    let mut stage = Stage::new()?;
+    let world = stage.lab.serve_world(WORLD4)?;
+    stage.guest.sh("net-up 4")?;
+    // The manifest says that it is down.
+    stage.ask(&["link", "trunk", "up"])?;
+    let keep = format!("hawser-traffic keep to={world} connections=50 millis=8000");
+    let keep = stage.guest.start(&keep, PATIENCE)?;
+    let first = stage.guest.process().id();
+    let old = child(first, "hawser")?;
+    let mut serving = Vec::new();
+    for n in 0..3 {
+        let log = stage.lab.path(&format!("upgrade-{n}.log"));
+        let started = upgrade(&stage.lab.networks.pod, stage.guest.process(), &log)?;
+        println!(
+            "{}",
+            started
+                .log()
+                .lines()
+                .find(|line| line.contains("rings rested for"))
+                .unwrap_or_default()
+        );
+        // Each process ends when the next one serves. The one that a shell waits for stays.
+        if let Some(mut before) = serving.pop() {
+            let before: &mut Background = &mut before;
+            assert!(before.wait(PATIENCE)?.success(), "{}", before.log());
+        }
+        serving.push(started);
+        stage.guest.process().assert_alive()?;
+    }
+    until("the first one has ended", || {
+        Ok(!Path::new(&format!("/proc/{old}")).exists())
+    })?;
+    let output = keep.wait(PATIENCE)?;
+    assert_eq!(output.status, Some(0), "{output:?}");
+    stage.guest.sh(MODULES)?;
+    // The new process plugs, and shuts the guest down when the first one gets the signal.
+    stage.cards()?;
+    stage.end()?;
+    let mut last = serving.pop().ok_or_else(|| failure("nothing serves"))?;
+    assert!(last.wait(PATIENCE)?.success(), "{}", last.log());
+    Ok(())
+}
+
+#[test]
+fn both_processes_of_an_upgraded_vm_end_as_its_vmm_does() -> Result<()> {
+    let killed = Some(128 + libc::SIGKILL);
+    let mut vm = Deaf::new(30, &[])?;
+    let qemu = vm.qemu()?;
+    let mut new = vm.upgrade()?;
+    // A shutdown is under way with a first signal, and a second one ends the VMM, although another process asked.
+    // SAFETY: kill takes plain numbers. The parent has not reaped the process yet.
+    assert_eq!(unsafe { libc::kill(qemu, libc::SIGKILL) }, 0);
+    assert_eq!(new.wait(PATIENCE)?.code(), killed, "{}", new.log());
+    assert_eq!(vm.end()?.code(), killed);
+
+    // While the guest shuts down, no process takes over; the one that serves is asked, and stops the VMM in the end.
+    let mut slow = Deaf::new(600, &[])?;
+    slow.qemu()?;
+    let mut new = slow.upgrade()?;
+    slow.hawser.signal(libc::SIGTERM)?;
+    new.wait_until("the request", PATIENCE, |log| {
+        log.contains("asked the guest to shut down")
+    })?;
+    let refused = slow.upgrade().map(drop).map_err(|error| error.to_string());
+    assert!(
+        refused
+            .as_ref()
+            .is_err_and(|why| why.contains("the guest is shutting down")),
+        "{refused:?}"
+    );
+    slow.hawser.signal(libc::SIGTERM)?;
+    assert_eq!(new.wait(PATIENCE)?.code(), Some(0), "{}", new.log());
+    assert_eq!(slow.end()?.code(), Some(0));
+
+    // If the process that serves dies, the first one says so.
+    let mut dead = Deaf::new(30, &[])?;
+    dead.qemu()?;
+    let mut new = dead.upgrade()?;
+    new.kill();
+    assert_eq!(dead.hawser.wait(PATIENCE)?.code(), Some(1));
+    let log = dead.hawser.log();
+    assert!(log.contains("the process that serves the guest has ended"), "{log}");
+    // SAFETY: kill takes plain numbers. The group is that of the process that has ended, and of its VMM.
+    unsafe { libc::kill(-i32::try_from(dead.hawser.id())?, libc::SIGKILL) };
+    Ok(())
+}
+
 /// hawser with a QEMU that has nothing to boot, and therefore ignores its power button.
 struct Deaf {
     hawser: Background,
@@ -300,8 +416,12 @@ impl Deaf {
             .collect::<std::io::Result<_>>()?;
         assert!(lines[1].contains("return"), "{lines:?}");
         let hawser = self.hawser.id();
-        let children = fs::read_to_string(format!("/proc/{hawser}/task/{hawser}/children"))?;
-        Ok(children.trim().parse()?)
+        child(hawser, "qemu")
+    }
+
+    /// Replaces the process that serves.
+    fn upgrade(&mut self) -> Result<Background> {
+        upgrade(&self._namespace, &self.hawser, &self.folder.path().join("upgrade.log"))
     }
 
     fn end(&mut self) -> Result<ExitStatus> {

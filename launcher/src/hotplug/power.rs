@@ -2,7 +2,7 @@
 //! period to shut down, and then the VMM is stopped.
 
 use crate::vmm::running::VmmSocket;
-use crate::vmm_process::SignalSink;
+use crate::vmm_process::ParentLine;
 use std::time::{Duration, Instant};
 
 /// The shutdown of a VM, if one is in progress.
@@ -12,7 +12,7 @@ pub(crate) struct PowerDown(Option<Ending>);
 #[derive(Debug)]
 struct Ending {
     /// The VMM and the signal that stops it.
-    vmm: SignalSink,
+    vmm: ParentLine,
     signal: i32,
     /// Time at which the signal is sent. `None` before the power button is pressed.
     deadline: Option<Instant>,
@@ -20,7 +20,7 @@ struct Ending {
 
 impl PowerDown {
     /// Prepares the shutdown of a VM whose VMM is stopped by `signal`.
-    pub(crate) const fn new(vmm: SignalSink, signal: i32) -> Self {
+    pub(crate) const fn new(vmm: ParentLine, signal: i32) -> Self {
         Self(Some(Ending {
             vmm,
             signal,
@@ -52,7 +52,7 @@ impl PowerDown {
     }
 
     fn force(ending: &Ending) -> Self {
-        ending.vmm.send(ending.signal);
+        ending.vmm.kill(ending.signal);
         Self(None)
     }
 

@@ -263,8 +263,16 @@ const NAMES_OLD: &[Call] = &[];
 const SIGNALS: &[Call] = &[
     only(SYS_recvfrom, &[]),
     only(SYS_sendto, &[]).because("a signal arrives meanwhile"),
-    only(SYS_pidfd_send_signal, &[]).because("forwarding signals to a VMM that hawser started"),
+    only(SYS_setsockopt, &[]).because("time limits of the line to the parent of a VMM"),
 ];
+
+/// For the parent of a VMM: its children, the line to the process that serves, and the service manager.
+const VMM_PARENT: &[Call] = untraced![
+    "parents of VMMs are not traced": [SYS_wait4, SYS_waitid, SYS_pidfd_send_signal, SYS_connect, SYS_sendto, SYS_sendmsg,
+        SYS_recvfrom, SYS_recvmsg, SYS_getsockopt, SYS_setsockopt],
+];
+
+const VMM_PARENT_CHECKED: &[Call] = &[only(SYS_socket, &[is(0, AF_UNIX)]).because("the service manager's socket")];
 
 /// For the API: its clients, the agent in the guest, and added forwards.
 const API: &[Call] = &[
@@ -367,8 +375,6 @@ const LAUNCHER_UNTRACED: &[Call] = untraced![
         SYS_unlinkat, SYS_renameat, SYS_renameat2],
     "a macvtap that is plugged later: its device file": [SYS_mknodat],
     "modes of sockets, on processors without chmod(2)": [SYS_fchmodat],
-    "waiting for a VMM that hawser started, and forwarding signals to it":
-        [SYS_wait4, SYS_waitid, SYS_pidfd_send_signal],
     "memory and processors, in some versions of the C library": [SYS_sysinfo, SYS_getrusage],
     "socket pairs by which libraries wake threads": [SYS_socketpair, SYS_pipe2],
     "bytes and descriptors on Unix sockets": [SYS_sendmsg, SYS_getpeername],
@@ -404,6 +410,7 @@ pub(super) fn own(kind: ThreadKind) -> &'static [&'static [Call]] {
         ThreadKind::Links => &[LINKS, LINKS_UNTRACED],
         ThreadKind::Names => &[NAMES, NAMES_OLD],
         ThreadKind::Signals => &[SIGNALS],
+        ThreadKind::VmmParent => &[VMM_PARENT, VMM_PARENT_CHECKED],
         ThreadKind::Api => &[API, MEETING, NICE, THREADS, CONFINING, LEAVING],
         ThreadKind::Capture => &[],
         ThreadKind::Migration => &[MIGRATION],

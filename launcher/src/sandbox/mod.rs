@@ -61,6 +61,8 @@ pub(crate) enum ThreadKind {
     Capture,
     /// Carries the connections of a guest that migrates.
     Migration,
+    /// Waits for a VMM and for the process that serves it.
+    VmmParent,
     /// The main thread, and every thread that has no other kind.
     Launcher,
 }
@@ -214,8 +216,9 @@ impl Sandbox {
         let whole = &self.0.needs.reach;
         match kind {
             ThreadKind::Launcher | ThreadKind::Links | ThreadKind::FrontEnd => whole.clone(),
-            ThreadKind::Signals => Reach {
+            ThreadKind::Signals | ThreadKind::VmmParent => Reach {
                 signals: whole.signals,
+                abstract_sockets: kind == ThreadKind::VmmParent && whole.abstract_sockets,
                 ..Reach::default()
             },
             ThreadKind::Names => Reach {
@@ -247,6 +250,10 @@ impl Sandbox {
         // The launcher keeps the capability for the workers of later ports.
         if needs.raw_sockets && matches!(kind, ThreadKind::Launcher | ThreadKind::Worker) {
             kept |= CapabilitySet::NET_RAW;
+        }
+        // The VMM keeps the user with which hawser was started.
+        if kind == ThreadKind::VmmParent {
+            kept |= CapabilitySet::KILL;
         }
         if needs.low_ports && kind == ThreadKind::Worker {
             kept |= CapabilitySet::NET_BIND_SERVICE;

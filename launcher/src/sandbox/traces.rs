@@ -22,7 +22,7 @@ const TRACES: &str = "HAWSER_TRACES";
 /// If set, the record is written.
 const UPDATE: &str = "UPDATE_TRACED";
 
-const KINDS: [(ThreadKind, &str); 9] = [
+const KINDS: [(ThreadKind, &str); 10] = [
     (ThreadKind::Worker, "worker"),
     (ThreadKind::FrontEnd, "front-end"),
     (ThreadKind::Links, "links"),
@@ -31,6 +31,7 @@ const KINDS: [(ThreadKind, &str); 9] = [
     (ThreadKind::Api, "api"),
     (ThreadKind::Capture, "capture"),
     (ThreadKind::Migration, "migration"),
+    (ThreadKind::VmmParent, "vmm-parent"),
     (ThreadKind::Launcher, "launcher"),
 ];
 

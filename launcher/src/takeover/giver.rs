@@ -2,13 +2,15 @@
 
 use super::steps::Steps;
 use super::token::Token;
-use super::wire::{Message, Wire};
 use super::words::{Hello, Word};
 use crate::failure::Failure;
 use crate::machine::{GivenPort, Machine, PortAhead};
 use crate::sandbox::{Sandbox, ThreadKind};
-use crate::service_manager;
+use crate::service_manager::ServiceManager;
+use crate::takeover::format_of;
+use crate::vmm_process::{VmmRecord, VmmWatch};
 use crate::watcher::{Wake, Watcher};
+use crate::wire::{Message, Wire};
 use hawser_backend::mode::SavedMode;
 use hawser_backend::sys::listening_socket::{ListeningSocket, OfferedSocket};
 use hawser_config::handover::Handover as _;
@@ -39,6 +41,10 @@ pub(crate) struct GiverSetup {
     pub api: Option<OfferedSocket>,
     /// The reason why this process cannot be replaced, if there is one.
     pub obstacle: Obstacle,
+    /// The VMM that hawser has started.
+    pub vmm: Option<Arc<VmmWatch>>,
+    /// The service manager, which is told of the other process.
+    pub manager: ServiceManager,
 }
 
 /// Everything that is given, apart from NICs.
@@ -46,6 +52,32 @@ struct Gifts {
     /// The socket on which new processes connect.
     socket: ListeningSocket,
     setup: GiverSetup,
+}
+
+impl Gifts {
+    /// The kinds of payloads for what not every process has.
+    fn formats(&self) -> Vec<(&'static str, u32)> {
+        let of_vmm = self.setup.vmm.as_ref().map(|_| format_of::<VmmRecord>());
+        of_vmm.into_iter().collect()
+    }
+}
+
+/// A line to the VMM's parent on which this process does not listen. It listens again on drop.
+struct Paused<'a>(&'a VmmWatch);
+
+impl<'a> Paused<'a> {
+    fn new(vmm: &'a VmmWatch) -> Self {
+        vmm.pause();
+        Self(vmm)
+    }
+}
+
+impl Drop for Paused<'_> {
+    fn drop(&mut self) {
+        if let Err(failure) = self.0.go_on() {
+            log::error!("the end of the VMM will not be seen: {failure}");
+        }
+    }
 }
 
 /// The thread that waits for a new process. It ends on drop.
@@ -122,7 +154,7 @@ fn negotiate(wire: &mut Wire, gifts: &Gifts, machine: &Machine) -> Result<(), Fa
     if let Some(obstacle) = (gifts.setup.obstacle)() {
         return Err(Failure::runtime(obstacle));
     }
-    let ours = Hello::new(&machine.identities()?);
+    let ours = Hello::new(&machine.identities()?, gifts.formats());
     theirs.can_replace(&ours).map_err(Failure::runtime)?;
     // The descriptors of all flows are duplicated while the rings rest. If the limit is too low, that says so.
     let _ = system::make_descriptor_room(0);
@@ -169,16 +201,23 @@ fn negotiate(wire: &mut Wire, gifts: &Gifts, machine: &Machine) -> Result<(), Fa
 /// Passes the NICs on. This process exits if the other one serves them.
 fn pass_on(wire: &mut Wire, gifts: &Gifts, machine: &Machine) -> Result<(), Failure> {
     let token = Token::new().map_err(Failure::runtime)?;
+    let _paused = gifts.setup.vmm.as_deref().map(Paused::new);
+    // The guest may have been asked to shut down meanwhile.
+    if let Some(obstacle) = (gifts.setup.obstacle)() {
+        return Err(Failure::runtime(obstacle));
+    }
     wire.set_deadline(Some(Instant::now() + PATIENCE));
     let mut steps = Steps::begin();
     let (given, ports) = machine.hand_over(&mut |step| steps.end(step))?;
     let served = send_all(wire, gifts, ports).and_then(|()| yield_guest(wire, &token, steps));
-    let Err(why) = served else { leave(wire) };
+    let Err(why) = served else {
+        leave(wire, &gifts.setup.manager)
+    };
     if matches!(token.take(), Ok(false)) {
         log::warn!("another process has taken the guest, and has not said that it serves it: {why}");
         wire.set_deadline(None);
         if next(wire).is_ok() {
-            leave(wire);
+            leave(wire, &gifts.setup.manager);
         }
     }
     given.take_back();
@@ -225,9 +264,12 @@ fn send_all(wire: &mut Wire, gifts: &Gifts, ports: Vec<GivenPort>) -> Result<(),
     let (api, mut descriptors) = api.map_err(Failure::runtime)?.into_handover();
     let (takeover, of_takeover) = gifts.socket.offer().map_err(Failure::runtime)?.into_handover();
     descriptors.extend(of_takeover);
+    let vmm = gifts.setup.vmm.as_ref().map(|vmm| vmm.share()).transpose();
+    let (vmm, of_vmm) = vmm.map_err(Failure::runtime)?.into_handover();
+    descriptors.extend(of_vmm);
     let message = Message {
         descriptors,
-        ..Message::of(Word::Sockets { api, takeover })
+        ..Message::of(Word::Sockets { api, takeover, vmm })
     };
     wire.send(message).map_err(lost)?;
     wire.say(Word::Done).map_err(lost)
@@ -242,11 +284,11 @@ fn of_mode(mode: SavedMode) -> Message<Word> {
 }
 
 /// Ends this process. Nothing is dropped, because dropping undoes what the other process continues with.
-fn leave(wire: &Wire) -> ! {
+fn leave(wire: &Wire, manager: &ServiceManager) -> ! {
     match socket_peercred(wire.stream()) {
         Ok(peer) => {
             log::info!("process {} serves the guest now", peer.pid);
-            service_manager::main_process(peer.pid);
+            manager.main_process(peer.pid);
         }
         Err(error) => log::warn!("another process serves the guest now, but its number is unknown: {error}"),
     }

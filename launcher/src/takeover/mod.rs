@@ -14,7 +14,6 @@ mod giver;
 mod steps;
 mod taker;
 mod token;
-mod wire;
 mod words;
 
 pub(crate) use detach::detach;
@@ -22,26 +21,31 @@ pub(crate) use giver::{Giver, GiverSetup, Obstacle};
 pub(crate) use taker::{Taken, Taker};
 
 use crate::attachment::AttachedRecord;
+use crate::vmm_process::VmmRecord;
 use hawser_backend::port;
 use hawser_backend::sys::listening_socket::SocketRecord;
 use hawser_backend::vhost_user::ServerRecord;
 use hawser_config::payload::Payload;
 use hawser_host::claim::ClaimRecord;
 use hawser_host::journal::JournalRecord;
-use std::collections::BTreeMap;
 
-/// The kinds of payloads that this process reads and writes, with the newest version of each.
-fn formats() -> BTreeMap<String, u32> {
-    const fn of<T: Payload>() -> (&'static str, u32) {
-        (T::KIND, T::VERSION)
-    }
+/// The kinds of payloads that every process reads and writes, with the newest version of each.
+fn formats() -> Vec<(&'static str, u32)> {
     let own = [
-        of::<ServerRecord>(),
-        of::<SocketRecord>(),
-        of::<AttachedRecord>(),
-        of::<JournalRecord>(),
-        of::<ClaimRecord>(),
+        format_of::<ServerRecord>(),
+        format_of::<SocketRecord>(),
+        format_of::<AttachedRecord>(),
+        format_of::<JournalRecord>(),
+        format_of::<ClaimRecord>(),
     ];
-    let all = port::formats().into_iter().chain(own);
-    all.map(|(kind, version)| (kind.to_owned(), version)).collect()
+    port::formats().into_iter().chain(own).collect()
+}
+
+/// The kinds of payloads that this process reads, and writes only if it has what they describe.
+fn optional_formats() -> Vec<(&'static str, u32)> {
+    vec![format_of::<VmmRecord>()]
+}
+
+const fn format_of<T: Payload>() -> (&'static str, u32) {
+    (T::KIND, T::VERSION)
 }

@@ -2,10 +2,11 @@
 
 use super::steps::Steps;
 use super::token::Token;
-use super::wire::{Message, Wire};
 use super::words::{Hello, Word};
 use crate::failure::Failure;
 use crate::machine::{GivenPort, Identities, Machine, MachineSetup, Nic, PortAhead, SharedPort, Successor};
+use crate::vmm_process::VmmProcess;
+use crate::wire::{Message, Wire};
 use hawser_backend::mode::SavedMode;
 use hawser_backend::sys::listening_socket::{ListeningSocket, OfferedSocket};
 use hawser_config::handover::Handover as _;
@@ -29,6 +30,8 @@ pub(crate) struct Taken {
     pub api: Option<ListeningSocket>,
     /// The socket of the next takeover.
     pub takeover: ListeningSocket,
+    /// The VMM that the other process has started, or one before it.
+    pub vmm: Option<VmmProcess>,
 }
 
 impl Taker {
@@ -44,7 +47,8 @@ impl Taker {
             ))
         })?;
         let mut wire = Wire::new(stream);
-        wire.say(Word::Hello(Hello::new(&Identities::new()))).map_err(lost)?;
+        wire.say(Word::Hello(Hello::new(&Identities::new(), super::optional_formats())))
+            .map_err(lost)?;
         let theirs = match next(&mut wire)?.word {
             Word::Hello(hello) => hello,
             word => return Err(unexpected(&word)),
@@ -99,6 +103,7 @@ impl Taker {
             machine,
             api: sockets.api.map(OfferedSocket::own),
             takeover: sockets.takeover.own(),
+            vmm: sockets.vmm,
         })
     }
 
@@ -157,11 +162,12 @@ impl Taker {
                         descriptors,
                     });
                 }
-                Word::Sockets { api, takeover } => {
+                Word::Sockets { api, takeover, vmm } => {
                     let mut descriptors = descriptors.into_iter();
                     let api = Option::take_over(api, &mut descriptors).map_err(Failure::runtime)?;
                     let takeover = OfferedSocket::take_over(takeover, &mut descriptors).map_err(Failure::runtime)?;
-                    sockets = Some(Sockets { api, takeover });
+                    let vmm = Option::take_over(vmm, &mut descriptors).map_err(Failure::runtime)?;
+                    sockets = Some(Sockets { api, takeover, vmm });
                 }
                 Word::Done => break,
                 word => return Err(unexpected(&word)),
@@ -213,6 +219,7 @@ impl Taker {
 struct Sockets {
     api: Option<OfferedSocket>,
     takeover: OfferedSocket,
+    vmm: Option<VmmProcess>,
 }
 
 /// The next message, unless the other process refuses.

@@ -14,6 +14,7 @@
 
 use super::steps::Steps;
 use crate::machine::{GivenHead, Identities};
+use crate::vmm_process::VmmRecord;
 use hawser_backend::sys::listening_socket::SocketRecord;
 use hawser_config::payload::Sealed;
 use serde::{Deserialize, Serialize};
@@ -49,6 +50,9 @@ pub(super) enum Word {
     Sockets {
         api: Option<Sealed<SocketRecord>>,
         takeover: Sealed<SocketRecord>,
+        /// The VMM that the processes have started.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        vmm: Option<Sealed<VmmRecord>>,
     },
     /// There is no more.
     Done,
@@ -93,12 +97,13 @@ pub(super) enum Mismatch {
 }
 
 impl Hello {
-    /// This process, with these NICs.
-    pub(super) fn new(nics: &Identities) -> Self {
+    /// This process, with these NICs. In addition to what every process reads and writes, it has the formats `more`.
+    pub(super) fn new(nics: &Identities, more: Vec<(&'static str, u32)>) -> Self {
+        let formats = super::formats().into_iter().chain(more);
         Self {
             protocol: PROTOCOL,
             program: format!("hawser {}", env!("CARGO_PKG_VERSION")),
-            formats: crate::takeover::formats(),
+            formats: formats.map(|(kind, version)| (kind.to_owned(), version)).collect(),
             nics: json!(nics),
         }
     }
@@ -142,9 +147,9 @@ mod tests {
 
     #[test]
     fn a_process_is_replaced_by_one_that_reads_all_that_it_writes() {
-        let old = Hello::new(&Identities::new());
+        let old = Hello::new(&Identities::new(), Vec::new());
         let with = |change: fn(&mut Hello)| {
-            let mut new = Hello::new(&Identities::new());
+            let mut new = Hello::new(&Identities::new(), Vec::new());
             change(&mut new);
             new.can_replace(&old).map_err(|why| why.to_string())
         };
@@ -160,7 +165,7 @@ mod tests {
 
     #[test]
     fn another_protocol_is_refused_by_its_version() {
-        let mut hello = Hello::new(&Identities::new());
+        let mut hello = Hello::new(&Identities::new(), Vec::new());
         assert_eq!(hello.check_protocol(), Ok(()));
         hello.protocol = 9;
         assert!(

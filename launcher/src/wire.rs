@@ -30,7 +30,7 @@ const ACKNOWLEDGED: u8 = b'.';
 
 /// A message.
 #[derive(Debug)]
-pub(super) struct Message<W> {
+pub(crate) struct Message<W> {
     pub word: W,
     /// Bytes that are not JSON, or too many to be read twice.
     pub blob: Vec<u8>,
@@ -39,7 +39,7 @@ pub(super) struct Message<W> {
 
 impl<W> Message<W> {
     /// A message that is a word only.
-    pub(super) const fn of(word: W) -> Self {
+    pub(crate) const fn of(word: W) -> Self {
         Self {
             word,
             blob: Vec::new(),
@@ -50,26 +50,26 @@ impl<W> Message<W> {
 
 /// One end of the socket. Each call fails with TimedOut or WouldBlock when the deadline has passed.
 #[derive(Debug)]
-pub(super) struct Wire {
+pub(crate) struct Wire {
     stream: UnixStream,
     deadline: Option<Instant>,
 }
 
 impl Wire {
-    pub(super) const fn new(stream: UnixStream) -> Self {
+    pub(crate) const fn new(stream: UnixStream) -> Self {
         Self { stream, deadline: None }
     }
 
-    pub(super) const fn stream(&self) -> &UnixStream {
+    pub(crate) const fn stream(&self) -> &UnixStream {
         &self.stream
     }
 
     /// Sets the moment at which calls fail; `None`: never.
-    pub(super) const fn set_deadline(&mut self, deadline: Option<Instant>) {
+    pub(crate) const fn set_deadline(&mut self, deadline: Option<Instant>) {
         self.deadline = deadline;
     }
 
-    pub(super) fn send<W: Serialize>(&mut self, message: Message<W>) -> io::Result<()> {
+    pub(crate) fn send<W: Serialize>(&mut self, message: Message<W>) -> io::Result<()> {
         let word = serde_json::to_vec(&message.word)?;
         let mut bytes = Vec::with_capacity(12 + word.len() + message.blob.len());
         for length in [word.len(), message.blob.len(), message.descriptors.len()] {
@@ -91,11 +91,11 @@ impl Wire {
     }
 
     /// Sends a word only.
-    pub(super) fn say<W: Serialize>(&mut self, word: W) -> io::Result<()> {
+    pub(crate) fn say<W: Serialize>(&mut self, word: W) -> io::Result<()> {
         self.send(Message::of(word))
     }
 
-    pub(super) fn receive<W: DeserializeOwned>(&mut self) -> io::Result<Message<W>> {
+    pub(crate) fn receive<W: DeserializeOwned>(&mut self) -> io::Result<Message<W>> {
         let mut head = [0; 12];
         self.limit()?;
         self.stream.read_exact(&mut head)?;
