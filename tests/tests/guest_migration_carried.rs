@@ -2,7 +2,6 @@
 //! carry the connections' bytes.
 
 use hawser_testkit::certificates::certify;
-use hawser_testkit::guest::Running;
 use hawser_testkit::migrating::{Client, Setting, plan};
 use hawser_testkit::nodes::Nodes;
 use hawser_testkit::process::Background;
@@ -12,16 +11,8 @@ use std::time::Duration;
 
 /// Longest wait for bytes or a reset.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// Time that the streams of a test should last, so that a migration lies within.
-const LASTS: Duration = Duration::from_secs(20);
 /// Number of clients from outside that stay connected.
 const CLIENTS: usize = 100;
-
-fn assert_whole(running: &Running) -> Result<()> {
-    let output = running.wait(Duration::from_secs(300))?;
-    assert_eq!(output.status, Some(0), "{} {}", output.out, output.err);
-    Ok(())
-}
 
 #[test]
 fn connections_go_on_although_the_address_of_the_pod_changes() -> Result<()> {
@@ -33,16 +24,16 @@ fn connections_go_on_although_the_address_of_the_pod_changes() -> Result<()> {
         client.exchange("before")?;
     }
     let streams = [
-        guest.traffic_lasting(&format!("rounds to={world} bytes=700"), "count", 200.0, LASTS)?,
-        guest.traffic_lasting(&format!("send to={world}"), "bytes", 2_000_000.0, LASTS)?,
-        guest.traffic_lasting(&format!("receive to={world}"), "bytes", 2_000_000.0, LASTS)?,
+        guest.traffic_lasting(&format!("rounds to={world} bytes=700"))?,
+        guest.traffic_lasting(&format!("send to={world}"))?,
+        guest.traffic_lasting(&format!("receive to={world}"))?,
     ];
     assert_eq!(setting.prepare()?["phase"], "ready");
 
     let incoming = plan(setting.target.socket()).incoming(&guest)?;
     guest.migrate(incoming)?;
     for stream in &streams {
-        assert!(stream.poll().is_none(), "a stream ended before the migration");
+        stream.assert_lasts()?;
     }
     for client in &mut clients {
         client.exchange("after")?;
@@ -64,7 +55,7 @@ fn connections_go_on_although_the_address_of_the_pod_changes() -> Result<()> {
         &format!("send to={}:8080 bytes=10000", Nodes::vtep4(1)),
     )?;
     for stream in &streams {
-        assert_whole(stream)?;
+        stream.end(&guest)?;
     }
     let counters = setting.source.counters()?;
     assert!(counters.get("flows_left") >= CLIENTS as u64 + 3, "{counters:?}");
@@ -89,7 +80,7 @@ fn a_cancelled_migration_leaves_the_connections_at_the_source() -> Result<()> {
     let setting = Setting::new(&[])?;
     let mut guest = setting.boot()?;
     let mut client = setting.client()?;
-    let rounds = guest.traffic_lasting(&format!("rounds to={} bytes=700", setting.world), "count", 200.0, LASTS)?;
+    let rounds = guest.traffic_lasting(&format!("rounds to={} bytes=700", setting.world))?;
     setting.prepare()?;
     // The guest is stopped, and goes on in the source.
     let incoming = plan(setting.target.socket()).incoming(&guest)?;
@@ -107,7 +98,7 @@ fn a_cancelled_migration_leaves_the_connections_at_the_source() -> Result<()> {
     let incoming = plan(setting.target.socket()).incoming(&guest)?;
     guest.migrate(incoming)?;
     client.exchange("there")?;
-    assert_whole(&rounds)?;
+    rounds.end(&guest)?;
     setting.migrate("source", &["abort"])?;
     assert_eq!(
         client.0.read(&mut [0]).map_err(|e| e.kind()),

@@ -17,7 +17,7 @@ use crate::{Result, artifacts};
 pub use channel::{Output, Running};
 pub use machine::{Machine, Nested};
 pub use migration::{Incoming, Monitor, Stopped};
-pub use shell::Shell;
+pub use shell::{Lasting, Shell};
 use std::fs;
 use std::io::Write as _;
 use std::ops::Deref;

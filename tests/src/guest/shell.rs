@@ -6,10 +6,40 @@ use serde_json::Value;
 use std::fs;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Default time limit of a command.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// Time limit of a command that lasts until it is told to end.
+const LASTING: Duration = Duration::from_secs(3600);
+
+/// A command in a guest that lasts until it is told to end.
+#[derive(Debug)]
+pub struct Lasting {
+    running: Running,
+    /// The file whose end it awaits.
+    file: String,
+}
+
+impl Lasting {
+    /// Fails if the command has ended.
+    pub fn assert_lasts(&self) -> Result<()> {
+        match self.running.poll() {
+            Some(Output { out, err, .. }) => Err(failure(format!("the command of {} has ended: {out}{err}", self.file))),
+            None => Ok(()),
+        }
+    }
+
+    /// Tells the command to end. It must have succeeded.
+    pub fn end(&self, guest: &Shell) -> Result<()> {
+        guest.sh(&format!("rm {}", self.file))?;
+        let Output { status, out, err } = self.running.wait(PATIENCE)?;
+        match status {
+            Some(0) => Ok(()),
+            _ => Err(failure(format!("the command of {}: {status:?} {out}{err}", self.file))),
+        }
+    }
+}
 
 /// The test's end of a guest's command line.
 #[derive(Debug)]
@@ -100,13 +130,20 @@ impl Shell {
         Ok(serde_json::from_str(&output.out)?)
     }
 
-    /// Starts a client of `hawser-traffic` that takes about `lasts`: `count` is the argument that its duration is
-    /// proportional to, and `trial` a value with which it is tried first.
-    pub fn traffic_lasting(&self, arguments: &str, count: &str, trial: f64, lasts: Duration) -> Result<Running> {
-        let begun = Instant::now();
-        self.traffic(&format!("{arguments} {count}={trial}"))?;
-        let number = (trial * lasts.as_secs_f64() / begun.elapsed().as_secs_f64()).ceil();
-        self.start(&format!("hawser-traffic {arguments} {count}={number}"), 10 * lasts)
+    /// Starts a client of `hawser-traffic` that lasts until it is told to end, and waits until it is under way.
+    pub fn traffic_lasting(&self, arguments: &str) -> Result<Lasting> {
+        let words = arguments.split(|c: char| !c.is_ascii_alphanumeric());
+        let file = format!("/run/lasting-{}", words.collect::<Vec<_>>().join("-"));
+        let command = format!("hawser-traffic {arguments} while={file}");
+        let lasting = Lasting {
+            running: self.start(&command, LASTING)?,
+            file,
+        };
+        until(&format!("{command} is under way"), || {
+            lasting.assert_lasts()?;
+            Ok(self.run(&format!("test -e {}", lasting.file))?.status == Some(0))
+        })?;
+        Ok(lasting)
     }
 
     /// Starts a server of `hawser-traffic` on `at` and waits until it serves.

@@ -1,10 +1,11 @@
 //! Bulk transfers over one or many connections, in which every byte is compared.
 
+use crate::lasting::Lasting;
 use crate::wire::{Request, WHOLE, ask, read_line};
 use crate::{Arguments, Report, stream};
 use serde_json::json;
 use std::io::{self, BufReader};
-use std::net::SocketAddr;
+use std::net::{Shutdown, SocketAddr};
 use std::thread;
 use std::time::Instant;
 
@@ -24,6 +25,33 @@ fn receive_one(to: SocketAddr, bytes: u64, seed: u64) -> io::Result<()> {
         line if line == WHOLE => Ok(()),
         line => Err(io::Error::other(format!("after the stream came: {line}"))),
     }
+}
+
+fn send_while(to: SocketAddr, lasting: &mut Lasting, seed: u64) -> io::Result<u64> {
+    let mut connection = ask(to, &Request::AwaitEnd { seed })?;
+    let bytes = stream::send_while(&mut connection, seed, || lasting.lasts())?;
+    connection.shutdown(Shutdown::Write)?;
+    match read_line(&mut BufReader::new(connection))? {
+        line if line == bytes.to_string() => Ok(bytes),
+        line => Err(io::Error::other(format!("of {bytes} bytes: {line}"))),
+    }
+}
+
+fn receive_while(to: SocketAddr, lasting: &mut Lasting, seed: u64) -> io::Result<u64> {
+    let bytes = u64::MAX;
+    let mut reader = ask(to, &Request::Source { bytes, seed })?;
+    stream::receive_while(&mut reader, seed, || lasting.lasts())
+}
+
+/// A transfer over one connection that lasts as long as the argument `while` says.
+fn last(
+    arguments: &Arguments,
+    mut lasting: Lasting,
+    one: fn(SocketAddr, &mut Lasting, u64) -> io::Result<u64>,
+) -> Report {
+    let start = Instant::now();
+    let bytes = one(arguments.to()?, &mut lasting, arguments.get_or("seed", 1)?)?;
+    Ok((true, json!({ "bytes": bytes, "seconds": start.elapsed().as_secs_f64() })))
 }
 
 fn transfer(arguments: &Arguments, one: fn(SocketAddr, u64, u64) -> io::Result<()>) -> Report {
@@ -62,10 +90,16 @@ fn transfer(arguments: &Arguments, one: fn(SocketAddr, u64, u64) -> io::Result<(
 
 /// Sends from the client to the server.
 pub(crate) fn send(arguments: &Arguments) -> Report {
-    transfer(arguments, send_one)
+    match Lasting::of(arguments)? {
+        Some(lasting) => last(arguments, lasting, send_while),
+        None => transfer(arguments, send_one),
+    }
 }
 
 /// Receives from the server.
 pub(crate) fn receive(arguments: &Arguments) -> Report {
-    transfer(arguments, receive_one)
+    match Lasting::of(arguments)? {
+        Some(lasting) => last(arguments, lasting, receive_while),
+        None => transfer(arguments, receive_one),
+    }
 }

@@ -14,6 +14,7 @@ mod bulk;
 mod dial;
 mod flood;
 mod group;
+mod lasting;
 mod life;
 mod marks;
 mod raw;
@@ -36,8 +37,8 @@ const USAGE: &str = "\
 hawser-traffic COMMAND [name=value]…
 
   serve      at=ADDR:PORT [udp=yes]            answer every command below
-  send       to=ADDR:PORT bytes=N [connections=K] [seed=S]   stream to the server
-  receive    to=ADDR:PORT bytes=N [connections=K] [seed=S]   stream from the server
+  send       to=ADDR:PORT bytes=N [connections=K] [seed=S]   stream to the server; while=FILE [seed=S]
+  receive    to=ADDR:PORT bytes=N [connections=K] [seed=S]   stream from the server; while=FILE [seed=S]
   storm      to=ADDR:PORT connections=N [bytes=B]   open all, exchange on each, close
   half-close to=ADDR:PORT bytes=N [first=client|server]   one side ends its direction early
   reset      to=ADDR:PORT by=client|server      one side aborts, the other must see it
@@ -45,7 +46,7 @@ hawser-traffic COMMAND [name=value]…
   peer       to=ADDR:PORT [from=ADDR] [port=N]  the address the server sees us come from
   udp        to=ADDR:PORT sizes=A,B,C [count=N] [wait=SECONDS]   datagrams there and back
   datagram   to=ADDR:PORT sizes=A,B,C [class=N]   one datagram of each size, without an answer
-  rounds     to=ADDR:PORT [count=N] [bytes=B] [each=reuse|connect]   request and reply, timed
+  rounds     to=ADDR:PORT [count=N|while=FILE] [bytes=B] [each=reuse|connect]   request and reply, timed
   dial       to=ADDR:PORT [at_once=K] [millis=T]   connections, one after the other, K at a time
   hold       to=ADDR:PORT connections=N         open all, say so, keep them idle until killed
   keep       to=ADDR:PORT connections=N millis=T   open all, use one after the other, report lost ones and gaps
@@ -61,6 +62,8 @@ hawser-traffic COMMAND [name=value]…
   cast       to=ADDR:PORT count=N               datagrams to a group
   frame      on=INTERFACE bytes=HEX [count=N]   an Ethernet frame as it is
   agent      tty=DEVICE                         run commands for whoever holds the other end
+
+With while=FILE a command creates the file once it is under way, and ends when the file has gone.
 ";
 
 /// An error that ends a command early, for the line on stderr.

@@ -1,5 +1,6 @@
 //! Times requests and replies, one at a time, over one connection or over a new connection for each.
 
+use crate::lasting::Lasting;
 use crate::stream::Stream;
 use crate::wire::{Request, ask};
 use crate::{Arguments, Report};
@@ -22,10 +23,16 @@ fn microseconds(time: Duration) -> f64 {
     time.as_secs_f64() * 1e6
 }
 
-/// Reports the median, 99th percentile and rate of `count` rounds of `bytes` bytes in each direction.
+/// Reports the median, 99th percentile and rate of `count` rounds of `bytes` bytes in each direction, or of as many as
+/// `while` lasts.
 pub(crate) fn rounds(arguments: &Arguments) -> Report {
     let to = arguments.to()?;
-    let count: usize = arguments.get_or("count", 1000)?;
+    let mut lasting = Lasting::of(arguments)?;
+    let wanted: usize = arguments.get_or("count", 1000)?;
+    let mut lasts = |done| match &mut lasting {
+        Some(lasting) => lasting.lasts(),
+        None => done < wanted,
+    };
     let request = Stream::bytes(3, arguments.get_or("bytes", 1)?);
     let mut reply = vec![0; request.len()];
     let reuse = match arguments.get_or("each", "reuse".to_owned())?.as_str() {
@@ -33,11 +40,11 @@ pub(crate) fn rounds(arguments: &Arguments) -> Report {
         "connect" => false,
         other => return Err(format!("each={other}: reuse or connect").into()),
     };
-    let mut times = Vec::with_capacity(count);
+    let mut times = Vec::with_capacity(wanted);
     let mut connection = ask(to, &Request::Echo)?;
     connection.set_nodelay(true)?;
     let start = Instant::now();
-    for _ in 0..count {
+    while lasts(times.len()) {
         let before = Instant::now();
         if !reuse {
             connection = ask(to, &Request::Echo)?;
@@ -45,7 +52,7 @@ pub(crate) fn rounds(arguments: &Arguments) -> Report {
         round(&mut connection, &request, &mut reply)?;
         times.push(before.elapsed());
     }
-    let seconds = start.elapsed().as_secs_f64();
+    let (count, seconds) = (times.len(), start.elapsed().as_secs_f64());
     times.sort_unstable();
     let at = |percent: usize| {
         times

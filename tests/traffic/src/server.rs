@@ -98,7 +98,11 @@ fn answer(stream: TcpStream, memory: &Memory) -> io::Result<()> {
             stream::send(&mut writer, seed, bytes)?;
             writeln!(writer, "{WHOLE}")
         }
-        Request::Echo => io::copy(&mut reader, &mut writer).map(drop),
+        Request::Echo => {
+            // A client may be silent for long. How long it waits for an answer is its own decision.
+            stream.set_read_timeout(None)?;
+            io::copy(&mut reader, &mut writer).map(drop)
+        }
         Request::AwaitEnd { seed } => writeln!(writer, "{}", length_to_end(&mut reader, seed)),
         Request::EndFirst { token, seed } => {
             stream.shutdown(Shutdown::Write)?;

@@ -57,6 +57,30 @@ pub(crate) fn send(to: &mut impl Write, seed: u64, bytes: u64) -> io::Result<()>
     Ok(())
 }
 
+/// Sends the stream of `seed` piece by piece, as long as `lasts` is true. Returns the number of bytes.
+pub(crate) fn send_while(to: &mut impl Write, seed: u64, mut lasts: impl FnMut() -> bool) -> io::Result<u64> {
+    let (mut stream, mut buffer) = (Stream::new(seed), vec![0; PIECE]);
+    let mut sent = 0;
+    while lasts() {
+        stream.fill(&mut buffer);
+        to.write_all(&buffer)?;
+        sent += buffer.len() as u64;
+    }
+    Ok(sent)
+}
+
+/// Takes bytes, which must match the stream of `seed`, as long as `lasts` is true. Returns their number.
+pub(crate) fn receive_while(from: &mut impl Read, seed: u64, mut lasts: impl FnMut() -> bool) -> io::Result<u64> {
+    let (mut comparison, mut buffer) = (Comparison::new(seed), vec![0; PIECE]);
+    while lasts() {
+        match from.read(&mut buffer)? {
+            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+            got => comparison.take(&buffer[..got])?,
+        }
+    }
+    Ok(comparison.arrived)
+}
+
 /// Compares the bytes that arrive with the stream of a seed.
 struct Comparison {
     stream: Stream,
@@ -150,6 +174,25 @@ mod tests {
         send(&mut sent, 7, 1_000_003).unwrap();
         receive(&mut Pieces(&sent), 7, 1_000_003).unwrap();
         assert_eq!(receive_to_end(&mut Pieces(&sent), 7).unwrap(), 1_000_003);
+    }
+
+    #[test]
+    fn a_stream_that_lasts_is_the_same_stream() {
+        let (mut sent, mut pieces) = (Vec::new(), 3);
+        let mut lasts = || {
+            pieces -= 1;
+            pieces >= 0
+        };
+        assert_eq!(send_while(&mut sent, 7, &mut lasts).unwrap(), 3 * PIECE as u64);
+        assert_eq!(receive_to_end(&mut Pieces(&sent), 7).unwrap(), 3 * PIECE as u64);
+        let (mut reads, mut pieces) = (0, Pieces(&sent));
+        let read = receive_while(&mut pieces, 7, || {
+            reads += 1;
+            reads <= 100
+        });
+        assert_eq!(read.unwrap(), 100 * 1447);
+        sent[0] ^= 1;
+        receive_while(&mut Pieces(&sent), 7, || true).unwrap_err();
     }
 
     #[test]
