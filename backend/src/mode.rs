@@ -1,6 +1,10 @@
 //! The interface between a mode and the worker. A mode receives each admitted frame of the guest, and sends frames to
 //! the guest.
 
+mod following;
+
+pub use following::Following;
+
 use crate::balance::ServiceTable;
 use crate::config::handover::{Descriptors, Handover, HandoverError, next_of};
 use crate::config::payload::{Payload, PayloadError, Sealed};

@@ -2,21 +2,21 @@
 //!
 //! A thread waits for sources at `--migration-socket`. The target of a migration is started by a source that connects,
 //! and the source by a request of the API. Each channel belongs to one port and has a thread of its own
-//! ([`hawser_backend::migration`]). The peer must be a process of the same user, or of root; on another host, something
+//! ([`hawser_backend::migration`]), so a VM with several NICs has several. They are opened together, or not at all. The peer must be a process of the same user, or of root; on another host, something
 //! that has authenticated the other side connects on its behalf.
 
 use crate::failure::Failure;
 use crate::machine::{Machine, ServedNic};
 use crate::sandbox::{Sandbox, ThreadKind};
 use crate::watcher::{Wake, Watcher};
-use hawser_backend::migration::{Handle, Migration, Part, Report};
-use hawser_backend::port::Port;
+use hawser_backend::migration::{Arrival, Handle, Migration, Part, Report};
+use hawser_backend::port::{Identity, Port};
 use hawser_backend::sys::listening_socket::ListeningSocket;
 use rustix::process::geteuid;
 use std::io;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -34,7 +34,8 @@ struct Shared {
 
 /// One end of a channel.
 struct End {
-    port: String,
+    /// Name of the port. Not set until the source has said which NIC it serves.
+    port: Arc<OnceLock<String>>,
     part: Part,
     handle: Handle,
     thread: JoinHandle<()>,
@@ -68,6 +69,9 @@ pub(crate) enum PrepareError {
     /// The port has a channel.
     #[error("a migration of {0} is prepared already")]
     Busy(String),
+    /// None of the NICs can take part.
+    #[error("{0} passed through: hawser has none of its connections")]
+    PassedThrough(String),
     /// The thread cannot start.
     #[error("{0}")]
     Start(String),
@@ -131,77 +135,124 @@ impl Migrations {
 
     /// Begins as the target of a source that has connected.
     fn arrive(&self, channel: UnixStream) -> Result<(), PrepareError> {
-        let mut ports = self.0.machine.nics().into_iter().filter_map(port_of);
-        match (ports.next(), ports.next()) {
-            (Some(port), None) => self.begin(port, channel, Part::Target),
-            _ => Err(PrepareError::Start(
-                "this process serves several NICs, or none".to_owned(),
-            )),
-        }
+        let name = Arc::new(OnceLock::new());
+        let (migrations, found) = (self.clone(), Arc::clone(&name));
+        let find = move |nic: &Identity| migrations.find(nic, &found);
+        let arrival = Arrival::new(channel, Box::new(find)).map_err(|e| PrepareError::Start(e.to_string()))?;
+        let handle = arrival.handle();
+        // The thread looks for others when it knows its port.
+        let mut ends = self.ends();
+        let thread = self.spawn("arrival", move || arrival.run())?;
+        let end = End {
+            port: name,
+            part: Part::Target,
+            handle,
+            thread,
+        };
+        ends.retain(|known| known.port.get().is_some() || !known.thread.is_finished());
+        ends.push(end);
+        Ok(())
     }
 
-    /// Opens the channel of `nic` to the process that listens at `to`, in which its guest will run.
+    /// The port of a NIC whose guest comes here. Its name is put into `name`.
+    fn find(&self, nic: &Identity, name: &OnceLock<String>) -> Result<Arc<Port>, String> {
+        let mut ports: Vec<_> = self.0.machine.nics().into_iter().filter_map(port_of).collect();
+        // The only port is compared in full.
+        if ports.len() > 1 {
+            ports.retain(|port| nic.mac().is_some() && port.identity().mac() == nic.mac());
+        }
+        let port = match <[_; 1]>::try_from(ports) {
+            Ok([port]) => port,
+            Err(_) => return Err(no_such_nic(nic)),
+        };
+        let port_name = &port.config().name;
+        let mut ends = self.ends();
+        let is_same = |end: &End| end.is_of(port_name) && matches!(end.part, Part::Target);
+        if ends.iter().any(|end| is_same(end) && end.is_open()) {
+            return Err(format!("a guest is on its way to {port_name} of the target already"));
+        }
+        // Only the last channel of an end that is closed is kept, for the status.
+        ends.retain(|end| !is_same(end));
+        // Set only here.
+        let _ = name.set(port_name.clone());
+        Ok(port)
+    }
+
+    /// Opens the channels of `nics` to the process that listens at `to`, in which their guest will run. If one of them is
+    /// refused, all of them end.
     ///
     /// # Errors
     /// [`PrepareError`]; nothing has changed then.
-    pub(crate) fn prepare(&self, nic: ServedNic, to: &Path, drain: Duration) -> Result<(), PrepareError> {
-        let name = nic.name().to_owned();
-        let port = port_of(nic).ok_or_else(|| PrepareError::Start(format!("{name} is passed through")))?;
-        let failed = |source| PrepareError::Connect {
-            path: to.to_owned(),
-            source,
-        };
-        let channel = UnixStream::connect(to).map_err(failed)?;
-        if !is_of_our_user(&channel) {
-            return Err(PrepareError::Stranger(to.to_owned()));
+    pub(crate) fn prepare(&self, nics: Vec<ServedNic>, to: &Path, drain: Duration) -> Result<(), PrepareError> {
+        let names: Vec<_> = nics.iter().map(|nic| nic.name().to_owned()).collect();
+        let ports: Vec<_> = nics.into_iter().filter_map(port_of).collect();
+        if ports.is_empty() {
+            return Err(PrepareError::PassedThrough(names.join(", ")));
         }
-        self.begin(port, channel, Part::Source { drain })
+        let mut ends = self.ends();
+        let is_source = |end: &End, name: &str| end.is_of(name) && matches!(end.part, Part::Source { .. });
+        for port in &ports {
+            let name = &port.config().name;
+            if ends.iter().any(|end| is_source(end, name) && end.is_open()) {
+                return Err(PrepareError::Busy(name.clone()));
+            }
+        }
+        let part = Part::Source { drain };
+        let open = |port: Arc<Port>| {
+            let name = port.config().name.clone();
+            let started = Migration::new(port, connect(to)?, drain);
+            Ok((name, started.map_err(|e| PrepareError::Start(e.to_string()))?))
+        };
+        let opened = ports.into_iter().map(open).collect::<Result<Vec<_>, PrepareError>>()?;
+        let handles: Arc<[Handle]> = opened.iter().map(|(_, migration)| migration.handle()).collect();
+        for (name, migration) in opened {
+            let (handle, all) = (migration.handle(), Arc::clone(&handles));
+            let run = move || {
+                if !migration.run() {
+                    all.iter().for_each(Handle::abort);
+                }
+            };
+            let thread = self.spawn(&name, run);
+            let thread = thread.inspect_err(|_| handles.iter().for_each(Handle::abort))?;
+            ends.retain(|end| !is_source(end, &name));
+            ends.push(End {
+                port: Arc::new(name.into()),
+                part,
+                handle,
+                thread,
+            });
+        }
+        Ok(())
     }
 
-    fn begin(&self, port: Arc<Port>, channel: UnixStream, part: Part) -> Result<(), PrepareError> {
-        let name = port.config().name.clone();
-        let mut ends = self.ends();
-        let is_busy = |end: &End| end.port == name && end.part_is(part) && !end.thread.is_finished();
-        if ends.iter().any(is_busy) {
-            return Err(PrepareError::Busy(name));
-        }
-        let failed = |e: &dyn std::fmt::Display| PrepareError::Start(e.to_string());
-        let migration = Migration::new(port, channel, part).map_err(|e| failed(&e))?;
-        let handle = migration.handle();
+    fn spawn(&self, name: &str, run: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, PrepareError> {
         let sandbox = self.0.machine.sandbox();
-        let thread = sandbox.spawn(ThreadKind::Migration, &format!("move-{name}"), || migration.run());
-        let thread = thread.map_err(|e| failed(&e))?;
-        // Only the last channel of an end that is closed is kept, for the status.
-        ends.retain(|end| end.port != name || !end.part_is(part));
-        ends.push(End {
-            port: name,
-            part,
-            handle,
-            thread,
-        });
-        Ok(())
+        let thread = sandbox.spawn(ThreadKind::Migration, &format!("move-{name}"), run);
+        thread.map_err(|e| PrepareError::Start(e.to_string()))
     }
 
     /// The channels, those that have ended last included.
     pub(crate) fn reports(&self) -> Vec<EndReport> {
-        let report = |end: &End| EndReport {
-            port: end.port.clone(),
-            part: end.part,
-            report: end.handle.report(),
+        let report = |end: &End| {
+            Some(EndReport {
+                port: end.port.get()?.clone(),
+                part: end.part,
+                report: end.handle.report(),
+            })
         };
-        self.ends().iter().map(report).collect()
+        self.ends().iter().filter_map(report).collect()
     }
 
     /// True if a channel is open.
     pub(crate) fn is_open(&self) -> bool {
-        self.ends().iter().any(|end| !end.thread.is_finished())
+        self.ends().iter().any(End::is_open)
     }
 
-    /// Closes the channels of a port.
-    pub(crate) fn abort(&self, port: &str) {
+    /// Closes the channels of a NIC.
+    pub(crate) fn abort(&self, nic: &ServedNic) {
         let ends = self.ends();
         ends.iter()
-            .filter(|end| end.port == port)
+            .filter(|end| end.is_of(nic.name()))
             .for_each(|end| end.handle.abort());
     }
 
@@ -221,11 +272,32 @@ impl Migrations {
 }
 
 impl End {
-    fn part_is(&self, part: Part) -> bool {
-        matches!(
-            (self.part, part),
-            (Part::Target, Part::Target) | (Part::Source { .. }, Part::Source { .. })
-        )
+    fn is_of(&self, port: &str) -> bool {
+        self.port.get().is_some_and(|name| name == port)
+    }
+
+    fn is_open(&self) -> bool {
+        !self.thread.is_finished()
+    }
+}
+
+/// A channel to the process that listens at `to`.
+fn connect(to: &Path) -> Result<UnixStream, PrepareError> {
+    let failed = |source| PrepareError::Connect {
+        path: to.to_owned(),
+        source,
+    };
+    let channel = UnixStream::connect(to).map_err(failed)?;
+    if !is_of_our_user(&channel) {
+        return Err(PrepareError::Stranger(to.to_owned()));
+    }
+    Ok(channel)
+}
+
+fn no_such_nic(nic: &Identity) -> String {
+    match nic.mac() {
+        Some(mac) => format!("the target serves several NICs, and none with the MAC {mac}"),
+        None => "the target serves several NICs, and this one has no MAC in the configuration: give it one".to_owned(),
     }
 }
 

@@ -42,6 +42,11 @@ pub fn plan(socket: &Path) -> Plan {
 
 /// The first channel in the output of `hawser migrate WORDS…` for the process with this API socket.
 pub fn migrate(api: &Path, words: &[&str]) -> Result<Value> {
+    Ok(channels(api, words)?.into_iter().next().unwrap_or_default())
+}
+
+/// All channels in this output.
+pub fn channels(api: &Path, words: &[&str]) -> Result<Vec<Value>> {
     let output = Command::new(artifacts::hawser()?)
         .arg("migrate")
         .args(words)
@@ -51,8 +56,7 @@ pub fn migrate(api: &Path, words: &[&str]) -> Result<Value> {
         return Err(failure(String::from_utf8_lossy(&output.stderr)));
     }
     let mut answer: Value = serde_json::from_slice(&output.stdout)?;
-    let first = answer["channels"].get_mut(0);
-    Ok(first.map(Value::take).unwrap_or_default())
+    Ok(serde_json::from_value(answer["channels"].take())?)
 }
 
 impl Setting {
@@ -144,8 +148,12 @@ pub struct Client(pub TcpStream);
 impl Client {
     /// Connects from the world to the guest's server through the first node.
     pub fn connect(nodes: &Nodes) -> Result<Self> {
-        let at = format!("{}:{FORWARDED}", Nodes::vtep4(0));
-        let mut stream = nodes.world.inside(|| TcpStream::connect(&at))??;
+        Self::to(nodes, &format!("{}:{FORWARDED}", Nodes::vtep4(0)))
+    }
+
+    /// Connects from the world to the guest's server at this address.
+    pub fn to(nodes: &Nodes, at: &str) -> Result<Self> {
+        let mut stream = nodes.world.inside(|| TcpStream::connect(at))??;
         stream.set_read_timeout(Some(PATIENCE))?;
         stream.set_nodelay(true)?;
         stream.write_all(b"{\"do\":\"echo\"}\n")?;

@@ -24,13 +24,12 @@ use crate::config::payload::{Payload, from_bytes, to_bytes};
 use crate::config::{Forwarding, VlanConfig};
 use crate::counters::Counters;
 use crate::frame::{GuestBurst, GuestCaps, GuestSink};
-use crate::mode::{Announcement, HandoffError, Mode, ModeCommand, Origin, SavedMode};
+use crate::mode::{Announcement, Following, HandoffError, Mode, ModeCommand, Origin, SavedMode};
 use crate::packet::MacAddr;
 use crate::policy::vlan::VlanRules;
 use crate::poller::{Poller, Readiness, Token};
 use crate::sys::tap::TapQueue;
 use crate::time::Instant;
-use following::Following;
 use inbound::Inbound;
 use outbound::Outbound;
 use segment::Segment;
@@ -163,7 +162,7 @@ impl Mode for Bridge {
     }
 
     fn on_room(&mut self, _: Instant, sink: &mut dyn GuestSink) {
-        self.deliver_late(sink);
+        self.following.deliver_late(sink);
         self.segment.unmute();
         self.receive(sink);
     }
@@ -207,8 +206,7 @@ impl Mode for Bridge {
 
     fn on_link_up(&mut self, _: Instant, sink: &mut dyn GuestSink) {
         self.segment.set_in_use(true);
-        self.following.on_link_up();
-        self.deliver_late(sink);
+        self.following.on_link_up(sink);
         self.receive(sink);
     }
 

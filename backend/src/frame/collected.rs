@@ -26,6 +26,11 @@ impl Collected {
         self.frames
     }
 
+    /// Keeps only the frames for which `is_kept` is true.
+    pub fn retain(&mut self, mut is_kept: impl FnMut(&[u8]) -> bool) {
+        self.frames.retain(|frame| is_kept(frame));
+    }
+
     fn keep(&mut self, mut frame: Vec<u8>, offload: Offload) {
         if let Checksum::Partial { start, offset } = offload.checksum {
             complete(&mut frame, start.into(), offset.into());

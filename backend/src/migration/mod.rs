@@ -13,7 +13,7 @@
 //!
 //! | moment | source | target |
 //! |---|---|---|
-//! | the channel opens | [`Hello`](wire::Message::Hello) | checks that it serves the same NIC: [`Welcome`](wire::Message::Welcome) or [`Refuse`](wire::Message::Refuse) |
+//! | the channel opens | [`Hello`](wire::Message::Hello) | finds the port ([`arrival`]), and checks that it serves the same NIC: [`Welcome`](wire::Message::Welcome) or [`Refuse`](wire::Message::Refuse) |
 //! | the guest stops in the source | freezes its connections and sends their values | adds them, frozen |
 //! | the guest runs in the target | gives its sockets to the legs: [`Parted`](wire::Message::Parted) | [`Running`](wire::Message::Running); its connections continue |
 //! | the guest runs in the source again | its connections continue: [`Resumed`](wire::Message::Resumed) | forgets them |
@@ -30,6 +30,7 @@
 //! [`wire`] is the format of the channel and [`leg`] the flow control of one connection; neither owns a socket. [`relay`]
 //! moves the bytes, and [`role`] says what happens when.
 
+mod arrival;
 mod datagrams;
 pub mod leg;
 mod loopback;
@@ -42,5 +43,6 @@ mod target;
 pub mod testing;
 pub mod wire;
 
+pub use arrival::{Arrival, FindPort};
 pub use role::{Handle, Migration, MigrationError, Part};
 pub use status::{Phase, Report, Status};

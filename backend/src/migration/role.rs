@@ -1,13 +1,13 @@
 //! What each end of a channel does, and when. [`super`] describes the exchange.
 
-use super::relay::{CHANNEL, LEG, Relay, RelayError};
+use super::relay::{Relay, RelayError};
 use super::status::{Phase, Report, Status};
 use super::wire::Message;
 use crate::config::payload::{PayloadError, to_bytes};
 use crate::counters::DropReason;
 use crate::mode::{Follow, ModeCommand};
 use crate::poller::{EventBuffer, Interest, Owner, Poller, Token};
-use crate::port::{Differs, Moment, Port};
+use crate::port::{Differs, Identity, Moment, Port};
 use std::io;
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -19,7 +19,7 @@ use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 /// Owner of the events of the bell, by which other threads wake this one.
 const BELL: Owner = Owner::of_worker(3);
 /// Events handled in one turn.
-const EVENTS: usize = 256;
+pub(super) const EVENTS: usize = 256;
 /// How long the source looks for frames that have reached it although the guest has left: until the segment and the peers
 /// know where the guest is. And how often.
 const LATE: Duration = Duration::from_secs(2);
@@ -27,7 +27,7 @@ const LATE_STEP: Duration = Duration::from_millis(10);
 /// Time between two checks for idle flows of datagrams.
 const CHECK: Duration = Duration::from_secs(60);
 /// Longest time for the two processes to compare their NICs, and for a last message to be written.
-const GREETING: Duration = Duration::from_secs(5);
+pub(super) const GREETING: Duration = Duration::from_secs(5);
 
 /// The end of the channel that a process is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,6 +56,9 @@ pub enum MigrationError {
     /// The two processes serve different NICs.
     #[error(transparent)]
     Differs(#[from] Differs),
+    /// This process does not serve the NIC.
+    #[error("{0}")]
+    NoSuchNic(String),
     /// The payload of the other process cannot be read.
     #[error(transparent)]
     Payload(#[from] PayloadError),
@@ -84,7 +87,44 @@ pub struct Handle {
     status: Arc<Status>,
 }
 
+impl MigrationError {
+    /// Tells the other side why the channel ends.
+    pub(super) fn tell(&self, relay: &mut Relay) {
+        if !matches!(self, Self::Refused(_)) {
+            relay.send(&Message::Refuse(self.to_string()));
+            // If it is not written, the other side sees the end of the channel only.
+            let _ = relay.flush();
+        }
+    }
+}
+
 impl Handle {
+    /// A handle whose bell `poller` watches.
+    pub(super) fn new(poller: &Poller) -> io::Result<Self> {
+        let handle = Self {
+            bell: Arc::new(EventFd::new(EFD_NONBLOCK)?),
+            aborted: Arc::default(),
+            status: Arc::default(),
+        };
+        poller.add(&*handle.bell, Token::new(BELL, 0), Interest::ReadLevel)?;
+        Ok(handle)
+    }
+
+    /// True for an event of the bell, which is silent then.
+    pub(super) fn hears(&self, token: Token) -> bool {
+        let is_ours = token.owner == BELL;
+        if is_ours {
+            // Fails if nothing was written.
+            let _ = self.bell.read();
+        }
+        is_ours
+    }
+
+    /// True once the operator has ended the channel.
+    pub(super) fn is_aborted(&self) -> bool {
+        self.aborted.load(Ordering::Relaxed)
+    }
+
     /// Ends the channel. The guest stays where it runs, and connections that are carried are reset.
     pub fn abort(&self) {
         self.aborted.store(true, Ordering::Relaxed);
@@ -151,21 +191,22 @@ impl Late {
 debug_fields!(Migration { port, part, phase });
 
 impl Migration {
-    /// Prepares one end of `channel` for `port`.
+    /// Prepares the source's end of `channel` for the guest of `port`. Its connections are carried for at most `drain`.
     ///
     /// # Errors
     /// The system has no descriptor left.
-    pub fn new(port: Arc<Port>, channel: UnixStream, part: Part) -> io::Result<Self> {
+    pub fn new(port: Arc<Port>, channel: UnixStream, drain: Duration) -> io::Result<Self> {
         let poller = Poller::new()?;
-        let handle = Handle {
-            bell: Arc::new(EventFd::new(EFD_NONBLOCK)?),
-            aborted: Arc::default(),
-            status: Arc::default(),
-        };
-        poller.add(&*handle.bell, Token::new(BELL, 0), Interest::ReadLevel)?;
+        let handle = Handle::new(&poller)?;
+        let relay = Relay::new(channel, poller.clone())?;
+        Ok(Self::with(port, relay, poller, handle, Part::Source { drain }))
+    }
+
+    /// One end of the channel of `port`.
+    pub(super) fn with(port: Arc<Port>, relay: Relay, poller: Poller, handle: Handle, part: Part) -> Self {
         let moments = observe(&port, &handle.bell);
-        Ok(Self {
-            relay: Relay::new(channel, poller.clone())?,
+        Self {
+            relay,
             port,
             part,
             phase: Phase::Greeting,
@@ -182,7 +223,7 @@ impl Migration {
             late: None,
             frames: Vec::new(),
             check: None,
-        })
+        }
     }
 
     /// A handle for other threads.
@@ -190,9 +231,27 @@ impl Migration {
         self.handle.clone()
     }
 
-    /// Runs until the channel ends. The handle has the result.
-    pub fn run(mut self) {
+    /// Runs until the channel ends. The handle has the result. True if the target serves the same NIC.
+    pub fn run(mut self) -> bool {
+        let offer = to_bytes(&self.port.identity());
+        self.relay.send(&Message::Hello(offer));
         let ended = self.serve();
+        let is_greeted = self.phase != Phase::Greeting;
+        self.finish(ended);
+        is_greeted
+    }
+
+    /// Does the same as a target that was sent this description of the NIC.
+    pub(super) fn run_greeted(mut self, offer: &Identity) {
+        let greeted = self.greet(offer);
+        if let Err(why) = &greeted {
+            why.tell(&mut self.relay);
+        }
+        let ended = greeted.and_then(|()| self.serve());
+        self.finish(ended);
+    }
+
+    fn finish(mut self, ended: Result<(), MigrationError>) {
         let name = self.port.config().name.clone();
         let carried = self.relay.carried();
         let is_done = self.phase == Phase::Anchored && carried == 0;
@@ -230,10 +289,6 @@ impl Migration {
     }
 
     fn serve(&mut self) -> Result<(), MigrationError> {
-        if let Part::Source { .. } = self.part {
-            let offer = to_bytes(&self.port.identity());
-            self.relay.send(&Message::Hello(offer));
-        }
         let mut events = EventBuffer::with_capacity(EVENTS);
         let mut others = Vec::new();
         loop {
@@ -244,16 +299,14 @@ impl Migration {
                 let next = times.into_iter().flatten().min();
                 next.map(|at| at.saturating_duration_since(Instant::now()))
             };
-            let relay = &mut self.relay;
-            let bell = &self.handle.bell;
-            self.poller
-                .wait(&mut events, timeout, |token, ready| match token.owner {
-                    CHANNEL | LEG => relay.on_event(token, ready),
-                    // Fails if nothing was written.
-                    _ => drop(bell.read()),
-                })?;
-            if self.handle.aborted.load(Ordering::Relaxed) {
-                self.refuse(&MigrationError::Aborted);
+            let (relay, handle) = (&mut self.relay, &self.handle);
+            self.poller.wait(&mut events, timeout, |token, ready| {
+                if !handle.hears(token) {
+                    relay.on_event(token, ready);
+                }
+            })?;
+            if self.handle.is_aborted() {
+                MigrationError::Aborted.tell(&mut self.relay);
                 return Err(MigrationError::Aborted);
             }
             if self.deadline.is_some_and(|at| at <= Instant::now()) {
@@ -268,7 +321,7 @@ impl Migration {
             let read = self.relay.read(&mut others);
             for message in others.drain(..) {
                 if let Err(why) = self.on_message(message) {
-                    self.refuse(&why);
+                    why.tell(&mut self.relay);
                     return Err(why);
                 }
             }
@@ -312,15 +365,6 @@ impl Migration {
         }
     }
 
-    /// Tells the other side why the channel ends.
-    fn refuse(&mut self, why: &MigrationError) {
-        if !matches!(why, MigrationError::Refused(_)) {
-            self.relay.send(&Message::Refuse(why.to_string()));
-            // If it is not written, the other side sees the end of the channel only.
-            let _ = self.relay.flush();
-        }
-    }
-
     pub(super) fn enter(&mut self, phase: Phase) {
         self.phase = phase;
         self.report(None);
@@ -358,7 +402,6 @@ impl Migration {
                 }
                 Ok(())
             }
-            (Part::Target, Phase::Greeting, Message::Hello(offer)) => self.greet(&offer),
             (
                 Part::Target,
                 Phase::Ready,

@@ -4,7 +4,6 @@ use super::loopback::Loopback;
 use super::role::{Migration, MigrationError};
 use super::status::Phase;
 use super::wire::Message;
-use crate::config::payload::from_bytes;
 use crate::mode::{Follow, FollowingFlow};
 use crate::nat::following::Substitute;
 use crate::port::Identity;
@@ -14,13 +13,10 @@ const FLOWS_MAX: usize = 1 << 18;
 
 impl Migration {
     /// Checks that the guest's NIC is the one of this port, and prepares the workers.
-    pub(super) fn greet(&mut self, offer: &[u8]) -> Result<(), MigrationError> {
-        let served: Identity = from_bytes(offer)?;
+    pub(super) fn greet(&mut self, served: &Identity) -> Result<(), MigrationError> {
         served.check(&self.port.identity())?;
         if !self.tell_workers(|| Follow::Expect) {
-            return Err(MigrationError::Unsupported(
-                "the target runs a guest already, or is in layer2 mode",
-            ));
+            return Err(MigrationError::Unsupported("the target runs a guest already"));
         }
         self.deadline = None;
         self.relay.send(&Message::Welcome);

@@ -123,7 +123,7 @@ impl Engine {
                     return Err(io::ErrorKind::ResourceBusy.into());
                 }
                 let mut frames = Collected::default();
-                self.echo.receive_all(&mut self.surroundings.context(now, &mut frames));
+                self.receive_late(now, &mut frames);
                 let _ = reply.send(frames.into_frames());
             }
             Follow::Deliver(frames) => {
@@ -133,6 +133,11 @@ impl Engine {
             }
         }
         Ok(())
+    }
+
+    /// Takes the replies that have reached this process for a guest that has left.
+    pub fn receive_late(&mut self, now: Instant, frames: &mut Collected) {
+        self.echo.receive_all(&mut self.surroundings.context(now, frames));
     }
 
     fn must_be_down(&self) -> io::Result<()> {

@@ -347,7 +347,8 @@ impl Local {
         }
     }
 
-    const fn engine(&mut self) -> Option<&mut Engine> {
+    /// The NAT engine of a network with a gateway.
+    pub(super) const fn engine(&mut self) -> Option<&mut Engine> {
         match &mut self.beyond {
             Beyond::World(engine) => Some(engine),
             Beyond::Nothing { .. } => None,

@@ -18,6 +18,7 @@
 mod balancer;
 mod claims;
 mod event_owner;
+mod following;
 mod fragments;
 mod groups;
 mod inbound;
@@ -39,7 +40,7 @@ use crate::counters::{Count, Counters, DropReason};
 use crate::forwarding::{Table, TableError};
 use crate::frame::{GuestBurst, GuestFrame, GuestSink, GuestSlice, Offload};
 use crate::gso::gro::Arrival;
-use crate::mode::{BoundForward, Departure, FlowCount, Mode, ModeCommand};
+use crate::mode::{BoundForward, Departure, FlowCount, Following, Mode, ModeCommand};
 use crate::nat::setup::NatSetup;
 use crate::packet::geneve::ProbeAnswer;
 use crate::packet::{Head, MacAddr};
@@ -106,6 +107,7 @@ pub struct Overlay {
     balancer: Balancer,
     /// On worker 0 of a network with a gateway.
     names: Option<NameServer>,
+    following: Following,
     /// A frame on its way back to the guest.
     whole: Vec<u8>,
     /// Answers to probes that have just arrived.
@@ -190,6 +192,7 @@ impl Overlay {
             balancer: Balancer::new(Arc::clone(&balancing), setup.worker, Arc::clone(&counters)),
             local: Local::new(setup, &table, balancing, dns_stream)?,
             names,
+            following: Following::default(),
             whole: Vec::new(),
             view: Arc::new(TunnelView::new(Arc::clone(&peers))),
             peers,
@@ -488,6 +491,7 @@ impl Mode for Overlay {
     }
 
     fn on_room(&mut self, now: Instant, sink: &mut dyn GuestSink) {
+        self.following.deliver_late(sink);
         self.receive(now, sink);
         self.local.on_room(now, sink);
     }
@@ -540,9 +544,8 @@ impl Mode for Overlay {
                 self.local.take_in(now, sink);
                 Ok(())
             }
-            ModeCommand::Segment(_) | ModeCommand::Announce(_) | ModeCommand::Follow(_) => {
-                Err(io::ErrorKind::Unsupported.into())
-            }
+            ModeCommand::Follow(step) => self.follow(now, step, sink),
+            ModeCommand::Segment(_) | ModeCommand::Announce(_) => Err(io::ErrorKind::Unsupported.into()),
         }
     }
 
@@ -553,6 +556,7 @@ impl Mode for Overlay {
     fn on_link_up(&mut self, now: Instant, sink: &mut dyn GuestSink) {
         self.local.on_link_up(now, sink);
         self.groups.on_link_up(now);
+        self.following.on_link_up(sink);
         self.receive(now, sink);
     }
 
@@ -566,6 +570,7 @@ impl Mode for Overlay {
 
     fn on_link_down(&mut self, now: Instant) {
         self.local.on_link_down(now);
+        self.following.on_link_down();
         self.inbound.stop();
         self.groups.on_link_down();
     }

@@ -54,6 +54,11 @@ impl Identity {
         }
     }
 
+    /// MAC in the configuration.
+    pub const fn mac(&self) -> Option<MacAddr> {
+        self.mac
+    }
+
     /// Checks that a guest that was served as `self` may be served as `offered`.
     ///
     /// # Errors

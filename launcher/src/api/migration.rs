@@ -26,8 +26,8 @@ pub(crate) const ROUTES: &[Route] = &[
         path: PATH,
         handler: prepare,
         describe: |generator| {
-            Operation::new("Opens the channel to the process that the guest of a port will migrate to")
-                .port()
+            Operation::new("Opens the channels to the process that the guest will migrate to")
+                .any_port()
                 .takes::<Prepare>(generator)
                 .answers::<Channels>(generator)
         },
@@ -36,13 +36,13 @@ pub(crate) const ROUTES: &[Route] = &[
         method: Method::Delete,
         path: PATH,
         handler: |context, request| {
-            let nic = context.nic(request)?;
-            context.migrations.abort(nic.name());
+            let nics = context.nics(request)?;
+            nics.iter().for_each(|nic| context.migrations.abort(nic));
             Ok(super::json(200, &channels(context)))
         },
         describe: |generator| {
-            Operation::new("Closes the channels of a port; connections that they carry are reset")
-                .port()
+            Operation::new("Closes the channels; connections that they carry are reset")
+                .any_port()
                 .answers::<Channels>(generator)
         },
     },
@@ -118,13 +118,14 @@ fn channels(context: &Context) -> Channels {
 }
 
 fn prepare(context: &Context, request: &Request) -> Result<Answer, Refusal> {
-    let nic = context.nic(request)?;
+    let nics = context.nics(request)?;
     let Prepare { to, drain } = super::body(request)?;
-    let prepared = context.migrations.prepare(nic, &to, Duration::from_secs(drain));
+    let prepared = context.migrations.prepare(nics, &to, Duration::from_secs(drain));
     prepared.map_err(|error| match error {
         PrepareError::Connect { .. } => Refusal::conflict(error, "start hawser there with --migration-socket"),
         PrepareError::Stranger(_) => Refusal::conflict(error, "run both processes as the same user"),
         PrepareError::Busy(_) => Refusal::conflict(error, "hawser migrate abort closes its channel"),
+        PrepareError::PassedThrough(_) => Refusal::conflict(error, "unplug it before the migration"),
         PrepareError::Start(_) => Refusal::internal(error, "nothing was changed"),
     })?;
     Ok(super::json(200, &channels(context)))

@@ -111,6 +111,17 @@ impl Context {
         };
         Ok(nics.swap_remove(at))
     }
+
+    /// The NIC named by the query, or all of them.
+    ///
+    /// # Errors
+    /// The port does not exist.
+    pub(crate) fn nics(&self, request: &Request) -> Result<Vec<ServedNic>, Refusal> {
+        match request.query.get("port") {
+            Some(_) => self.nic(request).map(|nic| vec![nic]),
+            None => Ok(self.machine.nics()),
+        }
+    }
 }
 
 /// Refusal for a NIC whose packets pass through a device of the host instead of hawser.

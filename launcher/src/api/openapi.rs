@@ -67,6 +67,12 @@ impl Operation {
         ))
     }
 
+    /// Adds the port as an optional parameter of a request for all ports.
+    #[must_use]
+    pub(crate) fn any_port(self) -> Self {
+        self.parameter(Parameter::text("port", "Name of the port; all of them without it"))
+    }
+
     /// Sets the request body to a `T`.
     #[must_use]
     pub(crate) fn takes<T: JsonSchema>(mut self, generator: &mut SchemaGenerator) -> Self {

@@ -11,11 +11,11 @@ const DRAIN: &str = "600";
 /// Subcommands of `migrate`.
 #[derive(Debug, Subcommand)]
 pub(crate) enum MigrateCommand {
-    /// Open the channel to the process that the guest will migrate to. Its connections then go on over the channel
+    /// Open a channel for each NIC to the process that the guest will migrate to. Its connections then go on over these
     Prepare(PrepareArgs),
     /// Show the channels of the process
     Status(MigrateArgs),
-    /// Close the channels of a port. The guest stays where it runs; connections that are carried are reset
+    /// Close the channels. The guest stays where it runs; connections that are carried are reset
     Abort(MigrateArgs),
 }
 

@@ -33,10 +33,16 @@ pub(crate) fn run(command: &MigrateCommand) -> Result<(), Failure> {
                 thread::sleep(STEP);
                 channels = client.get(&target(&args.args))?;
             }
-            let refused = channels.channels.iter().find(|channel| channel.end == "source");
-            if let Some(why) = refused.and_then(|channel| channel.why.as_ref()) {
+            let refused: Vec<_> = channels
+                .channels
+                .iter()
+                .filter(|channel| args.args.ask.port.as_ref().is_none_or(|port| *port == channel.port))
+                .filter_map(refusal)
+                .collect();
+            if !refused.is_empty() {
                 return Err(Failure::runtime(format_args!(
-                    "the migration cannot be prepared: {why}"
+                    "the migration cannot be prepared: {}",
+                    refused.join("; ")
                 )));
             }
             show(args.args.json, &channels, text)
@@ -50,6 +56,12 @@ pub(crate) fn run(command: &MigrateCommand) -> Result<(), Failure> {
             show(args.json, &channels, text)
         }
     }
+}
+
+/// Why the guest of a NIC cannot leave.
+fn refusal(channel: &Channel) -> Option<String> {
+    let why = channel.why.as_ref().filter(|_| channel.end == "source")?;
+    Some(format!("{}: {why}", channel.port))
 }
 
 fn target(args: &MigrateArgs) -> Target {

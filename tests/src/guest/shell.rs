@@ -25,7 +25,9 @@ impl Lasting {
     /// Fails if the command has ended.
     pub fn assert_lasts(&self) -> Result<()> {
         match self.running.poll() {
-            Some(Output { out, err, .. }) => Err(failure(format!("the command of {} has ended: {out}{err}", self.file))),
+            Some(Output { out, err, .. }) => {
+                Err(failure(format!("the command of {} has ended: {out}{err}", self.file)))
+            }
             None => Ok(()),
         }
     }

@@ -51,7 +51,10 @@ fn last(
 ) -> Report {
     let start = Instant::now();
     let bytes = one(arguments.to()?, &mut lasting, arguments.get_or("seed", 1)?)?;
-    Ok((true, json!({ "bytes": bytes, "seconds": start.elapsed().as_secs_f64() })))
+    Ok((
+        true,
+        json!({ "bytes": bytes, "seconds": start.elapsed().as_secs_f64() }),
+    ))
 }
 
 fn transfer(arguments: &Arguments, one: fn(SocketAddr, u64, u64) -> io::Result<()>) -> Report {
