@@ -169,12 +169,23 @@ pub enum Follow {
     Come(Vec<FollowingFlow>, SyncSender<Vec<Result<(), String>>>),
     /// Drops the flows of a guest that does not come.
     Forget,
-    /// Answers with the frames that have reached this process for a guest that it has parted with. Refused if the guest
-    /// has run since.
-    Late(SyncSender<Vec<Vec<u8>>>),
+    /// Answers with what has reached this process for a guest that it has parted with. Refused if the guest has run since.
+    Late(SyncSender<Late>),
     /// Delivers such frames of the other process to the guest.
     Deliver(Vec<Vec<u8>>),
 }
+
+/// What has reached a process that the guest has left.
+#[derive(Debug, Default)]
+pub struct Late {
+    /// Frames for the guest.
+    pub frames: Vec<Vec<u8>>,
+    /// Flows of clients that have not sent before.
+    pub flows: Vec<LateFlow>,
+}
+
+/// The payload of a flow, and its host socket.
+pub type LateFlow = (Vec<u8>, OwnedFd);
 
 /// The number of a flow's payload, and its host socket.
 pub type PartedFlow = (usize, Option<OwnedFd>);

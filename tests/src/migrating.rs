@@ -67,14 +67,18 @@ impl Setting {
 
     /// Starts the processes on two nodes.
     pub fn on(mut nodes: Nodes, of_target: &[&str]) -> Result<Self> {
-        let forward = format!("--port={FORWARDED}:{PORT}");
+        let [forward, datagrams] = ["tcp", "udp"].map(|of| format!("--port={of}:{FORWARDED}:{PORT}"));
         let world = nodes.serve_world(WORLD4)?;
         let path = |name: &str| nodes.path(name).display().to_string();
         let api = format!("--api-socket={}", path("source-api.sock"));
-        let source = Hawser::start(&nodes.nodes[0], &nodes.path("source.sock"), &[&forward, &api])?;
+        let source = Hawser::start(
+            &nodes.nodes[0],
+            &nodes.path("source.sock"),
+            &[&forward, &datagrams, &api],
+        )?;
         let api = format!("--api-socket={}", path("target-api.sock"));
         let arrivals = format!("--migration-socket={}", path("arrivals.sock"));
-        let arguments = [&[forward.as_str(), &api, &arrivals], of_target].concat();
+        let arguments = [&[forward.as_str(), &datagrams, &api, &arrivals], of_target].concat();
         let target = Hawser::start(&nodes.nodes[1], &nodes.path("target.sock"), &arguments)?;
         let of_target = arguments.into_iter().map(str::to_owned).collect();
         Ok(Self {

@@ -2,7 +2,8 @@
 //! carry the connections' bytes.
 
 use hawser_testkit::certificates::certify;
-use hawser_testkit::migrating::{Client, Setting, plan};
+use hawser_testkit::hawser::Hawser;
+use hawser_testkit::migrating::{Client, Setting, channels, plan};
 use hawser_testkit::nodes::Nodes;
 use hawser_testkit::process::Background;
 use hawser_testkit::{Result, artifacts, peers, until};
@@ -192,4 +193,71 @@ fn a_process_that_serves_another_nic_is_refused_by_name() -> Result<()> {
     );
     setting.source.stop()?;
     setting.target.stop()
+}
+
+#[test]
+fn a_guest_that_migrates_again_keeps_its_connections_as_long_as_all_processes_carry_them() -> Result<()> {
+    let setting = Setting::on(Nodes::new(3, 1500)?, &[])?;
+    let path = |name: &str| setting.nodes.path(name).display().to_string();
+    let options = [
+        format!("--api-socket={}", path("third-api.sock")),
+        format!("--migration-socket={}", path("third-arrivals.sock")),
+    ];
+    let options: Vec<_> = options.iter().map(String::as_str).collect();
+    let third = Hawser::start(&setting.nodes.nodes[2], &setting.nodes.path("third.sock"), &options)?;
+    let mut guest = setting.boot()?;
+    let mut clients = (0..CLIENTS).map(|_| setting.client()).collect::<Result<Vec<_>>>()?;
+    let streams = [
+        guest.traffic_lasting(&format!("rounds to={} bytes=700", setting.world))?,
+        guest.traffic_lasting(&format!("send to={}", setting.world))?,
+        guest.traffic_lasting(&format!("receive to={}", setting.world))?,
+    ];
+    setting.prepare()?;
+    let incoming = plan(setting.target.socket()).incoming(&guest)?;
+    guest.migrate(incoming)?;
+    for client in &mut clients {
+        client.exchange("in the second")?;
+    }
+    // A connection that begins in the second process is anchored there.
+    let begun = guest.traffic_lasting(&format!("rounds to={} bytes=90", setting.world))?;
+
+    // The guest is stopped in the second process while the first one still sends.
+    setting.migrate("target", &["prepare", &format!("--to={}", path("third-arrivals.sock"))])?;
+    let incoming = plan(third.socket()).incoming(&guest)?;
+    guest.migrate(incoming)?;
+    for client in &mut clients {
+        client.exchange("in the third")?;
+    }
+    begun.assert_lasts()?;
+    begun.end(&guest)?;
+    for stream in &streams {
+        stream.assert_lasts()?;
+        stream.end(&guest)?;
+    }
+    let seen = guest.traffic(&format!("peer to={}", setting.world))?;
+    assert!(seen.to_string().contains(&Nodes::vtep4(2)), "{seen}");
+    // What ends at one end, ends at the other.
+    let Some(Client(mut half)) = clients.pop() else {
+        return Ok(());
+    };
+    half.shutdown(std::net::Shutdown::Write)?;
+    assert_eq!(half.read(&mut [0])?, 0);
+    // The first process bounds it all.
+    setting.migrate("source", &["abort"])?;
+    for Client(client) in &mut clients {
+        assert_eq!(
+            client.read(&mut [0]).map_err(|e| e.kind()),
+            Err(ErrorKind::ConnectionReset)
+        );
+    }
+    until("the guest has no connection left", || {
+        Ok(!guest.sh("ss -Htn state established")?.contains(":7000"))
+    })?;
+    until("no channel carries anything", || {
+        let all =
+            ["target", "third"].map(|name| channels(&setting.nodes.path(&format!("{name}-api.sock")), &["status"]));
+        let [second, third] = all;
+        Ok(second?.iter().chain(&third?).all(|one| one["carried"] == 0))
+    })?;
+    third.stop()
 }

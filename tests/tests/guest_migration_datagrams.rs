@@ -2,7 +2,7 @@
 
 use hawser_testkit::guest::{Guest, Plan};
 use hawser_testkit::hawser::Hawser;
-use hawser_testkit::migrating::{Setting, migrate, plan};
+use hawser_testkit::migrating::{FORWARDED, Setting, migrate, plan};
 use hawser_testkit::netns::Namespace;
 use hawser_testkit::nodes::{Nodes, WORLD4};
 use hawser_testkit::segment::{HOST4, Segment};
@@ -235,5 +235,94 @@ fn replies_that_arrive_at_the_source_reach_the_guest_in_the_target() -> Result<(
     let output = running.wait(PATIENCE * 3)?;
     assert!(output.out.contains("2 packets received"), "{output:?}");
 
+    Ok(())
+}
+
+/// The identifier of an echo request.
+fn identifier(message: &[u8]) -> Option<[u8; 2]> {
+    message.get(4..6)?.try_into().ok()
+}
+
+#[test]
+fn a_ping_keeps_its_identifier_and_is_answered_at_the_new_address() -> Result<()> {
+    let setting = Setting::new(&[])?;
+    let mut world = setting
+        .nodes
+        .world
+        .inside(|| Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::ICMPV4)))??;
+    world.set_read_timeout(Some(PATIENCE))?;
+    let mut guest = setting.boot()?;
+    setting.prepare()?;
+    let running = guest.start(&format!("ping -c 1000 -i 0.1 -W 1 {WORLD4}"), PATIENCE * 10)?;
+    let (from, first) = request(&mut world)?;
+    assert_eq!(from.ip().to_string(), Nodes::vtep4(0));
+    let incoming = plan(setting.target.socket()).incoming(&guest)?;
+    guest.migrate(incoming)?;
+    let deadline = Instant::now() + PATIENCE;
+    let (_, then) = loop {
+        let next = request(&mut world)?;
+        if next.0.ip().to_string() == Nodes::vtep4(1) {
+            break next;
+        }
+        assert!(Instant::now() < deadline, "the ping does not go on");
+    };
+    assert_eq!(identifier(&then), identifier(&first));
+    assert_ne!(then, first, "the same request came again");
+    guest.sh("sleep 1; killall -INT ping")?;
+    let output = running.wait(PATIENCE)?;
+    let counts: Vec<u32> = output
+        .out
+        .lines()
+        .filter(|line| line.contains("packets transmitted"))
+        .flat_map(|line| line.split(' ').filter_map(|word| word.parse().ok()))
+        .collect();
+    let lost = counts.first().zip(counts.get(1)).map(|(sent, got)| sent - got);
+    assert!(lost.is_some_and(|lost| lost <= 2), "{output:?}");
+    Ok(())
+}
+
+#[test]
+fn clients_that_first_send_while_the_guest_is_stopped_are_answered_from_where_they_sent_to() -> Result<()> {
+    const NEW: usize = 20;
+    let setting = Setting::new(&[])?;
+    let at = format!("{}:{FORWARDED}", Nodes::vtep4(0));
+    let client = || {
+        let socket = setting.nodes.world.inside(|| UdpSocket::bind((WORLD4, 0)))??;
+        socket.set_read_timeout(Some(PATIENCE))?;
+        socket.connect(&at)?;
+        Ok(socket)
+    };
+    let exchange = |socket: &UdpSocket, text: &str| -> Result<()> {
+        let mut back = [0; 64];
+        let len = socket.recv(&mut back)?;
+        assert_eq!(&back[..len], text.as_bytes());
+        Ok(())
+    };
+    let mut guest = setting.boot()?;
+    setting.prepare()?;
+    let known = client()?;
+    known.send(b"before")?;
+    exchange(&known, "before")?;
+    let incoming = setting.stop(&mut guest)?;
+    let clients = (0..NEW).map(|_| client()).collect::<Result<Vec<_>>>()?;
+    for client in &clients {
+        client.send(b"first")?;
+        client.send(b"second")?;
+    }
+    setting.go_on(&mut guest, incoming)?;
+    for client in &clients {
+        exchange(client, "first")?;
+        exchange(client, "second")?;
+        client.send(b"third")?;
+        exchange(client, "third")?;
+    }
+    known.send(b"after")?;
+    exchange(&known, "after")?;
+    let status = setting.migrate("source", &["status"])?;
+    assert_eq!(
+        (&status["phase"], &status["carried"]),
+        (&"anchored".into(), &(NEW + 1).into()),
+        "{status}"
+    );
     Ok(())
 }

@@ -24,7 +24,10 @@ impl Bridge {
         }
         let mut following = std::mem::take(&mut self.following);
         let counters = Arc::clone(&self.counters);
-        let followed = following.follow(step, &counters, sink, |frames| self.receive_late(frames));
+        let followed = following.follow(step, &counters, sink, |frames| {
+            self.receive_late(frames);
+            Vec::new()
+        });
         self.following = following;
         followed
     }

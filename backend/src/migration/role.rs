@@ -156,6 +156,8 @@ pub struct Migration {
     pub(super) epoch: u64,
     /// Source: the worker of each connection. Connections of one worker follow each other.
     pub(super) owners: Vec<usize>,
+    /// Target: number of flows of this epoch.
+    pub(super) flows: usize,
     /// Target: connections that have arrived and were not added yet, each with its worker.
     pub(super) arrived: Vec<(usize, Vec<u8>)>,
     /// Target: true once the guest runs here.
@@ -215,6 +217,7 @@ impl Migration {
             handle,
             epoch: 0,
             owners: Vec::new(),
+            flows: 0,
             arrived: Vec::new(),
             is_here: false,
             moved: 0,
@@ -411,6 +414,15 @@ impl Migration {
                     payload,
                 },
             ) => self.receive(number, worker.into(), payload),
+            (
+                Part::Target,
+                Phase::Anchored,
+                Message::Flow {
+                    number,
+                    worker,
+                    payload,
+                },
+            ) => self.join(number, worker.into(), payload),
             (Part::Target, Phase::Ready, Message::Stopped { epoch, count }) => self.stage(epoch, count as usize),
             (Part::Target, Phase::Anchored, Message::Frame(frame)) => {
                 self.frames.push(frame);

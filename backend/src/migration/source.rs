@@ -85,12 +85,31 @@ impl Migration {
         Ok(())
     }
 
+    /// Carries the flow of a client that has sent for the first time since the guest stopped.
+    fn carry(&mut self, worker: usize, payload: Vec<u8>, socket: OwnedFd) {
+        let number = u32::try_from(self.owners.len()).unwrap_or(u32::MAX);
+        let flow = Message::Flow {
+            number,
+            worker: u16::try_from(worker).unwrap_or_default(),
+            payload,
+        };
+        self.relay.send(&flow);
+        self.owners.push(worker);
+        self.moved += 1;
+        if self.relay.add(number, socket.into()).is_err() {
+            self.relay.reset(number);
+        }
+    }
+
     /// Passes on what has arrived here for the guest since it has left.
     pub(super) fn pass_late_frames(&mut self) {
         for worker in 0..self.port.workers().len() {
             // A worker whose guest has come back has none.
-            let frames = self.ask(worker, Follow::Late).unwrap_or_default();
-            for frame in frames {
+            let late = self.ask(worker, Follow::Late).unwrap_or_default();
+            for (payload, socket) in late.flows {
+                self.carry(worker, payload, socket);
+            }
+            for frame in late.frames {
                 self.relay.send(&Message::Frame(frame));
             }
         }

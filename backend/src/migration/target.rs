@@ -39,6 +39,7 @@ impl Migration {
             return Err(MigrationError::OutOfTurn("the end of its connections"));
         }
         self.epoch = epoch;
+        self.flows = count;
         let mut loopback = Loopback::new()?;
         let mut with_socket = 0_usize;
         let mut loads: Vec<(Vec<u32>, Vec<FollowingFlow>)> = Vec::new();
@@ -77,6 +78,28 @@ impl Migration {
         self.enter(Phase::Stopped);
         if self.is_here {
             self.relay.send(&Message::Running(epoch));
+        }
+        Ok(())
+    }
+
+    /// Adds the flow of a client that the source has met since the guest stopped.
+    pub(super) fn join(&mut self, number: u32, worker: usize, payload: Vec<u8>) -> Result<(), MigrationError> {
+        let substitute = Substitute::of(&payload)?;
+        let is_next = number as usize == self.flows && self.flows < FLOWS_MAX;
+        if !is_next || substitute != Substitute::Datagrams {
+            return Err(MigrationError::OutOfTurn("a late flow"));
+        }
+        self.flows += 1;
+        let (near, far) = Loopback::datagrams()?;
+        self.relay.add(number, far)?;
+        let flow = FollowingFlow {
+            payload,
+            socket: Some(near.into()),
+        };
+        let worker = worker % self.port.workers().len().max(1);
+        match self.ask(worker, |reply| Follow::Come(vec![flow], reply)).as_deref() {
+            Some([Ok(())]) => self.moved += 1,
+            _ => self.relay.reset(number),
         }
         Ok(())
     }

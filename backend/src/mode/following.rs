@@ -3,7 +3,7 @@
 //! What the network still sends to this process waits where the mode receives it, because the guest has no room. Once the
 //! guest has left, those frames follow it.
 
-use super::Follow;
+use super::{Follow, Late, LateFlow};
 use crate::counters::{Counters, DropReason};
 use crate::frame::{Awaited, Collected, GuestSink};
 use std::io;
@@ -46,7 +46,7 @@ impl Following {
         self.has_left = true;
     }
 
-    /// Executes a step of a migration. `receive` takes what has arrived for the guest.
+    /// Executes a step of a migration. `receive` takes what has arrived for the guest, and returns new flows.
     ///
     /// # Errors
     /// The guest runs here.
@@ -55,7 +55,7 @@ impl Following {
         step: Follow,
         counters: &Counters,
         sink: &mut dyn GuestSink,
-        receive: impl FnOnce(&mut Collected),
+        receive: impl FnOnce(&mut Collected) -> Vec<LateFlow>,
     ) -> io::Result<()> {
         // A caller that has given up needs no answer.
         match step {
@@ -82,8 +82,9 @@ impl Following {
                     return Err(io::ErrorKind::ResourceBusy.into());
                 }
                 let mut frames = Collected::default();
-                receive(&mut frames);
-                let _ = reply.send(frames.into_frames());
+                let flows = receive(&mut frames);
+                let frames = frames.into_frames();
+                let _ = reply.send(Late { frames, flows });
             }
             Follow::Deliver(frames) => {
                 let lost = self.late.add(frames);

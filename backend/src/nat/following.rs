@@ -17,7 +17,7 @@ use super::udp::SavedUdpFlow;
 use crate::config::payload::kind;
 use crate::counters::{Count, DropReason};
 use crate::frame::{Awaited, Collected, GuestSink};
-use crate::mode::{Follow, FollowingFlow, PartedFlow};
+use crate::mode::{Follow, FollowingFlow, Late, LateFlow, PartedFlow};
 use crate::nat::icmp::SavedEchoSocket;
 use crate::packet::{FlowId, MacAddr};
 use crate::time::Instant;
@@ -123,8 +123,9 @@ impl Engine {
                     return Err(io::ErrorKind::ResourceBusy.into());
                 }
                 let mut frames = Collected::default();
-                self.receive_late(now, &mut frames);
-                let _ = reply.send(frames.into_frames());
+                let flows = self.receive_late(now, &mut frames);
+                let frames = frames.into_frames();
+                let _ = reply.send(Late { frames, flows });
             }
             Follow::Deliver(frames) => {
                 let lost = self.following.late.add(frames);
@@ -135,9 +136,22 @@ impl Engine {
         Ok(())
     }
 
-    /// Takes the replies that have reached this process for a guest that has left.
-    pub fn receive_late(&mut self, now: Instant, frames: &mut Collected) {
-        self.echo.receive_all(&mut self.surroundings.context(now, frames));
+    /// Takes the replies that have reached this process for a guest that has left, and the first datagrams of clients,
+    /// whose flows it returns.
+    pub fn receive_late(&mut self, now: Instant, frames: &mut Collected) -> Vec<LateFlow> {
+        let ctx = &mut self.surroundings.context(now, frames);
+        self.echo.receive_all(ctx);
+        self.udp.receive_clients(ctx);
+        let flows = self.udp.save(now).map(|(flow, _)| flow);
+        let flows: Vec<_> = flows.collect();
+        let poller = &self.surroundings.poller;
+        let parted = flows.iter().filter_map(|flow| {
+            let socket = self.udp.part(&flow.id(), poller)?;
+            Some((to_bytes(flow), socket.into()))
+        });
+        let parted: Vec<_> = parted.collect();
+        self.surroundings.counters.add(Count::FlowsLeft, parted.len() as u64);
+        parted
     }
 
     fn must_be_down(&self) -> io::Result<()> {

@@ -31,9 +31,10 @@ impl Overlay {
             // No event reports what was left in the socket when the guest stopped.
             self.inbound.expect_datagrams();
             self.receive(now, frames);
-            if let Some(engine) = self.local.engine() {
-                engine.receive_late(now, frames);
-            }
+            let engine = self.local.engine();
+            engine
+                .map(|engine| engine.receive_late(now, frames))
+                .unwrap_or_default()
         });
         self.following = following;
         followed

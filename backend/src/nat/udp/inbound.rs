@@ -213,6 +213,20 @@ impl UdpFlows {
         }
     }
 
+    /// Reads what waits in the listeners, within a bound.
+    pub fn receive_clients(&mut self, ctx: &mut Context<'_>) {
+        const MAX_TURNS: usize = 64;
+        let listeners: Vec<_> = self.listeners.iter().map(|(index, _)| index).collect();
+        for index in listeners {
+            let index = u32::try_from(index).unwrap_or(u32::MAX);
+            for _ in 0..MAX_TURNS {
+                if !matches!(self.serve_listener(ctx, index), Turn::Again) {
+                    break;
+                }
+            }
+        }
+    }
+
     /// Handles stray datagrams. They may create flows, whose sockets may receive further strays.
     fn handle_strays(&mut self, ctx: &mut Context<'_>, ports: Ports, mut strays: Vec<Stray>) {
         let mut done = 0;
