@@ -48,6 +48,15 @@ pub(super) struct Inbound {
     pending: Option<Pending>,
     /// True if the guest had no room at the last attempt.
     blocked: bool,
+    claims: Claims,
+}
+
+/// Frames of other ports that the guest might have sent.
+enum Claims {
+    /// Nobody wants to know.
+    Unwatched,
+    /// The guest's MAC, and whether another port has sent with it.
+    Watched(MacAddr, bool),
 }
 
 /// A frame in the buffer that is ready for the guest.
@@ -90,6 +99,20 @@ impl Inbound {
             head: HEAD_MAX,
             pending: None,
             blocked: false,
+            claims: Claims::Unwatched,
+        }
+    }
+
+    /// Watches for frames of other ports with the MAC of the guest.
+    pub(super) fn watch_claims(&mut self, mac: MacAddr) {
+        self.claims = Claims::Watched(mac, false);
+    }
+
+    /// True if another port has sent with the guest's MAC since the last call.
+    pub(super) fn take_claim(&mut self) -> bool {
+        match &mut self.claims {
+            Claims::Unwatched => false,
+            Claims::Watched(_, claimed) => std::mem::take(claimed),
         }
     }
 
@@ -198,6 +221,9 @@ impl Inbound {
         if offload.checksum == Checksum::Valid && !caps.checksum {
             // These bytes carry the full checksum too.
             offload.checksum = Checksum::Complete;
+        }
+        if let Claims::Watched(mac, claimed) = &mut self.claims {
+            *claimed |= self.buffer[HEADER_LEN..][EthernetHeader::SRC] == mac.0;
         }
         if let Some(sender) = self.sender {
             self.buffer[HEADER_LEN..][EthernetHeader::SRC].copy_from_slice(&sender.0);

@@ -100,9 +100,13 @@ impl Bridge {
             standby,
             ..
         } = setup;
+        let mut inbound = Inbound::new(Arc::clone(&counters), VlanRules::new(vlan), forwarding);
+        if let Some(mac) = standby {
+            inbound.watch_claims(mac);
+        }
         Ok(Self {
             segment: Segment::new(setup.queue, setup.poller, setup.origin)?,
-            inbound: Inbound::new(Arc::clone(&counters), VlanRules::new(vlan), forwarding),
+            inbound,
             outbound: Outbound::new(Arc::clone(&counters), VlanRules::new(vlan), forwarding),
             standby: standby.map(|mac| Standby::new(mac, Arc::clone(&counters))),
             services: Services::new(setup.lease, forwarding, Arc::clone(&counters)),
@@ -131,8 +135,13 @@ impl Bridge {
 
 impl Mode for Bridge {
     fn on_burst(&mut self, now: Instant, burst: &GuestBurst<'_>, sink: &mut dyn GuestSink) {
-        if let Some(arrival) = self.standby.as_mut().and_then(|standby| standby.on_burst(now)) {
-            self.announce(&arrival);
+        if let Some(standby) = &mut self.standby {
+            if self.inbound.take_claim() {
+                standby.on_claim();
+            }
+            if let Some(arrival) = standby.on_burst(now) {
+                self.announce(&arrival);
+            }
         }
         let Some(services) = &mut self.services else {
             return self.outbound.send(&mut self.segment, burst);

@@ -17,8 +17,8 @@ const LOOK: Duration = Duration::from_millis(100);
 const SAMPLE: Duration = Duration::from_millis(50);
 /// Time between two round trips.
 const BEAT: Duration = Duration::from_millis(10);
-/// A frame of the guest's beat: Ethernet, IPv4 and UDP headers, and four numbers.
-const FRAME: usize = 14 + 20 + 8 + 32;
+/// A frame of the guest's beat: Ethernet, IPv4 and UDP headers, and seven numbers.
+const FRAME: usize = 14 + 20 + 8 + 56;
 
 /// A datagram of the guest.
 #[derive(Clone, Copy, Debug)]
