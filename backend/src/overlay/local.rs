@@ -13,7 +13,7 @@ use crate::config::{
 use crate::counters::{Counters, DropReason};
 use crate::forwarding::Table;
 use crate::frame::{GuestBurst, GuestFrame, GuestSink};
-use crate::mode::{BoundForward, Departure, FlowCount, ForwardChange};
+use crate::mode::{BoundForward, Departure, FlowCount, ForwardChange, Origin};
 use crate::nat::address_map::{AddressMap, Balance};
 use crate::nat::engine::{Engine, EngineConfig, EngineError, Service, Services as _};
 use crate::nat::icmp::TooBigReporter;
@@ -395,7 +395,7 @@ fn engine(
         directory: setup.directory,
         flow_limit: setup.flow_limit,
     })?;
-    if setup.worker == 0 {
+    if setup.worker == 0 && setup.origin == Origin::New {
         engine.listen(&network.forwards, setup.mode.families())?;
     }
     Ok(engine)

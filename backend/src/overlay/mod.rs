@@ -21,6 +21,7 @@ mod event_owner;
 mod following;
 mod fragments;
 mod groups;
+mod handover;
 mod inbound;
 mod learned;
 mod local;
@@ -40,7 +41,9 @@ use crate::counters::{Count, Counters, DropReason};
 use crate::forwarding::{Table, TableError};
 use crate::frame::{GuestBurst, GuestFrame, GuestSink, GuestSlice, Offload};
 use crate::gso::gro::Arrival;
-use crate::mode::{BoundForward, Departure, FlowCount, Following, Mode, ModeCommand};
+use crate::mode::{
+    BoundForward, Departure, FlowCount, Following, HandoffError, Mode, ModeCommand, SavedMode, Unwritten,
+};
 use crate::nat::setup::NatSetup;
 use crate::packet::geneve::ProbeAnswer;
 use crate::packet::{Head, MacAddr};
@@ -54,6 +57,7 @@ use balancer::{Balancer, Balancing, Way};
 use claims::Claims;
 use groups::Groups;
 use groups::Memberships;
+pub use handover::formats;
 use inbound::{Inbound, Network, cut};
 use learned::{Learned, Places};
 pub use local::GatewayError;
@@ -66,6 +70,7 @@ use sender::{Limit, Sender, sending_socket};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 pub use view::{Peers, TunnelView};
 
@@ -142,13 +147,14 @@ debug_fields!(Overlay { local });
 
 impl Overlay {
     /// Sets up a port of the network. When this returns, the endpoint receives datagrams. The workers of a port share
-    /// `state`.
+    /// `state`. `shared` is the endpoint's socket in another process, which this one continues.
     ///
     /// # Errors
     /// [`OverlayError`]
-    pub fn new(setup: OverlaySetup<'_>, state: OverlayState) -> Result<Self, OverlayError> {
+    pub fn new(setup: OverlaySetup<'_>, state: OverlayState, shared: Option<Socket>) -> Result<Self, OverlayError> {
         let (port, mode) = (setup.port, setup.mode);
-        let socket = endpoint(mode.vtep, port.queue_pairs.get() > 1)
+        let socket = shared.map_or_else(|| endpoint(mode.vtep, port.queue_pairs.get() > 1), Ok);
+        let socket = socket
             .and_then(|socket| {
                 let token = Token::new(event_owner::TUNNEL, 0);
                 setup.poller.add(&socket, token, Interest::ReadEdge)?;
@@ -551,6 +557,32 @@ impl Mode for Overlay {
 
     fn flow_count(&self) -> FlowCount {
         self.local.flow_count()
+    }
+
+    fn share(&self) -> Result<Vec<OwnedFd>, HandoffError> {
+        self.share_sockets()
+    }
+
+    fn save_ahead(&mut self, now: Instant) -> Result<Option<Unwritten>, HandoffError> {
+        self.save_flows_ahead(now)
+    }
+
+    fn load_ahead(&mut self, saved: SavedMode) -> Result<(), HandoffError> {
+        self.load_flows_ahead(saved)
+    }
+
+    fn save(&mut self, now: Instant) -> Result<SavedMode, HandoffError> {
+        self.save_mode(now)
+    }
+
+    fn load(&mut self, now: Instant, saved: SavedMode, sink: &mut dyn GuestSink) -> Result<(), HandoffError> {
+        self.load_mode(now, saved, sink)
+    }
+
+    fn leave(&mut self) {
+        if let Some(engine) = self.local.engine() {
+            engine.leave_sockets();
+        }
     }
 
     fn on_link_up(&mut self, now: Instant, sink: &mut dyn GuestSink) {

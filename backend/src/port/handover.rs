@@ -13,6 +13,7 @@ use crate::config::payload::{Payload, Sealed};
 use crate::masquerade;
 use crate::mode::{HandoffError, ModeCommand, SavedMode};
 use crate::nat;
+use crate::overlay;
 use crate::worker::Rest;
 use serde::{Deserialize, Serialize};
 use std::io;
@@ -134,7 +135,12 @@ impl Port {
     }
 }
 
-/// The kinds of payloads that this process reads and writes for a port, with the newest version of each.
+/// The kinds of payloads that this process reads, and writes for some ports.
+pub fn optional_formats() -> Vec<(&'static str, u32)> {
+    overlay::formats()
+}
+
+/// The kinds of payloads that this process reads and writes for every port, with the newest version of each.
 pub fn formats() -> Vec<(&'static str, u32)> {
     const fn of<T: Payload>() -> (&'static str, u32) {
         (T::KIND, T::VERSION)

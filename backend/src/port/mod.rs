@@ -15,7 +15,7 @@ pub(crate) mod testing;
 
 pub use crate::mode::Origin;
 pub use forwards::ForwardError;
-pub use handover::{PortRecord, RestingPort, formats};
+pub use handover::{PortRecord, RestingPort, formats, optional_formats};
 pub use identity::{Differs, Identity};
 pub use link::Link;
 pub use moments::{Moment, Moments};
@@ -38,6 +38,7 @@ use crate::responder::HeldLeases;
 use crate::sys::tap::TapQueue;
 use crate::virtio::config_space::DeviceConfig;
 use crate::worker::{self, Health, Limits, NicState, Stage, ThreadStart, WorkerHandle};
+use socket2::Socket;
 use std::fmt::Write as _;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -157,6 +158,7 @@ impl Port {
         let mut state = None;
         // Each mode takes its queue, because a queue kept here would outlive its replacement.
         let mut queues = resources.queues.into_iter();
+        let mut tunnels = resources.tunnels.into_iter();
         let mut views = Vec::new();
         let outer = Arc::new(Capture::default());
         let made = Self::make(config, start, resources.origin, &mut |context| match &port.mode {
@@ -167,7 +169,7 @@ impl Port {
             ModeConfig::Layer2(mode) => {
                 let setup = nat_setup(&port, mode, context, directory.as_ref());
                 let state = state.get_or_insert_with(|| OverlayState::new(&port, mode));
-                let mut overlay = Overlay::new(setup, state.clone())?;
+                let mut overlay = Overlay::new(setup, state.clone(), tunnels.next())?;
                 overlay.set_capture(&outer);
                 views.push(overlay.view());
                 Ok(Box::new(overlay))
@@ -421,6 +423,16 @@ impl Port {
     }
 }
 
+impl Port {
+    /// The kinds of payloads that this port writes in addition to those of [`formats`].
+    pub fn own_formats(&self) -> Vec<(&'static str, u32)> {
+        match self.config.mode {
+            ModeConfig::Layer2(_) => optional_formats(),
+            ModeConfig::Masquerade(_) | ModeConfig::Bridge(_) => Vec::new(),
+        }
+    }
+}
+
 impl PortResources {
     /// Resources of a port that continues one of another process, from what the workers of that one share
     /// ([`Port::share`]).
@@ -438,7 +450,7 @@ impl PortResources {
                 let queues = workers.into_iter().flatten().map(TapQueue::adopt);
                 resources.queues = queues.map(|queue| queue.map(Arc::new)).collect::<Result<_, _>>()?;
             }
-            ModeConfig::Layer2(_) => {}
+            ModeConfig::Layer2(_) => resources.tunnels = workers.into_iter().flatten().map(Socket::from).collect(),
         }
         Ok(resources)
     }

@@ -2,6 +2,7 @@
 
 use crate::mode::Origin;
 use crate::sys::tap::TapQueue;
+use socket2::Socket;
 use std::sync::Arc;
 
 /// The descriptors that a port needs. A configuration is plain data that can be saved and compared, so its descriptors
@@ -10,6 +11,8 @@ use std::sync::Arc;
 pub struct PortResources {
     /// The queues of the device to the segment in bridge mode, one per queue pair.
     pub queues: Vec<Arc<TapQueue>>,
+    /// The sockets of the tunnel's end in layer2 mode, one per queue pair, if the port continues one of another process.
+    pub tunnels: Vec<Socket>,
     /// Whether the port continues one of another process. Its workers then rest until [`Port::begin`](super::Port::begin).
     pub origin: Origin,
 }

@@ -7,6 +7,7 @@
 //! The new process: [`Successor::prepare`] creates the ports, whose workers rest. [`Successor::load`] gives them the
 //! state, and [`Successor::begin`] serves them.
 
+use super::peers::{NetworkPeers, PeersRecord};
 use super::port::{Life, PreparedPort, ReadyPort, serve};
 use super::{Machine, MachineSetup, Nic, Run, ServedPort};
 use crate::attachment::{Attached, AttachedRecord};
@@ -19,7 +20,7 @@ use hawser_backend::port::{Identity, Port, PortRecord, PortResources, RestingPor
 use hawser_backend::vhost_user::{self, HandedOver, StagedServer, StopHandle};
 use hawser_backend::worker::Rest;
 use hawser_config::handover::Handover as _;
-use hawser_config::payload::Sealed;
+use hawser_config::payload::{Payload as _, Sealed};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::io;
@@ -28,6 +29,11 @@ use std::os::fd::OwnedFd;
 use std::sync::{Arc, MutexGuard};
 use std::thread::JoinHandle;
 use std::time::Instant;
+
+/// The kinds of payloads that this process reads, and writes for some NICs.
+pub(crate) fn optional_formats() -> Vec<(&'static str, u32)> {
+    vec![(PeersRecord::KIND, PeersRecord::VERSION)]
+}
 
 /// What the guest knows about each NIC, by name.
 pub(crate) type Identities = BTreeMap<String, Sealed<Identity>>;
@@ -71,6 +77,9 @@ pub(crate) struct GivenHead {
     /// Number of the server's descriptors, which precede those of the attachment.
     of_server: usize,
     attached: Option<Sealed<AttachedRecord>>,
+    /// Peers that requests have changed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    peers: Option<Sealed<PeersRecord>>,
 }
 
 /// The ports of a machine, stopped where they are.
@@ -90,12 +99,21 @@ struct StoppedPort {
     thread: Option<JoinHandle<()>>,
     /// The server. `None` while its thread runs.
     server: Option<HandedOver>,
+    peers: Option<NetworkPeers>,
     /// The attachment to the segment, so that nothing undoes it.
     attached: (Option<Sealed<AttachedRecord>>, Vec<OwnedFd>),
     rests: Vec<Rest>,
 }
 
 impl Machine {
+    /// The kinds of payloads that the NICs write in addition to those of every NIC.
+    pub(crate) fn own_formats(&self) -> Vec<(&'static str, u32)> {
+        let state = self.shared.lock();
+        let of_ports = state.ports.iter().flat_map(|entry| entry.port.own_formats());
+        let lists = state.ports.iter().filter(|entry| entry.peers().is_some());
+        of_ports.chain(lists.flat_map(|_| optional_formats())).collect()
+    }
+
     /// What the guest knows about each NIC, by name.
     ///
     /// # Errors
@@ -160,6 +178,7 @@ impl Machine {
                 stop: entry.stop.clone(),
                 thread: entry.thread.take(),
                 server: None,
+                peers: entry.peers(),
                 attached: entry.attached.take().into_handover(),
                 rests: Vec::new(),
             };
@@ -203,6 +222,7 @@ impl StoppedPort {
                 of_server: server.descriptors.len(),
                 server: server.record.clone(),
                 attached: attached.clone(),
+                peers: self.peers.as_ref().and_then(|peers| Some(Sealed(peers.list()?.save()))),
             },
             modes,
             descriptors,
@@ -396,6 +416,9 @@ fn load(prepared: PreparedPort, given: GivenPort, machine: &Machine) -> Result<S
     let server = StagedServer::take_over(handed, Arc::clone(&port), machine.setup.lifetime);
     let server = server.map_err(Failure::runtime)?;
     port.load_record(record).map_err(Failure::runtime)?;
+    if let Some(Sealed(peers)) = head.peers {
+        prepared.load_peers(peers)?;
+    }
     let attached = Option::<Attached>::take_over(head.attached, &mut of_attached).map_err(Failure::runtime)?;
     let attached = ManuallyDrop::new(attached);
     let links = attached

@@ -7,6 +7,8 @@ use crate::sandbox::Sandbox;
 use crate::watcher::Watcher;
 use hawser_backend::port::Port;
 use hawser_config::PeerConfig;
+use hawser_config::payload::Payload;
+use serde::{Deserialize, Serialize};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -85,6 +87,19 @@ struct Listed {
     epoch: Option<u64>,
 }
 
+/// A list of peers between two processes.
+#[derive(Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct PeersRecord {
+    peers: Vec<PeerConfig>,
+    epoch: Option<u64>,
+}
+
+impl Payload for PeersRecord {
+    const KIND: &'static str = "peers";
+    const VERSION: u32 = 1;
+}
+
 /// A change of a list of peers.
 #[derive(Clone, Debug)]
 pub(crate) enum PeersChange {
@@ -123,6 +138,23 @@ impl PeerList {
     /// Number of the last change that had a number.
     pub(crate) fn epoch(&self) -> Option<u64> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).epoch
+    }
+
+    /// The list, for another process.
+    pub(super) fn save(&self) -> PeersRecord {
+        let listed = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        PeersRecord {
+            peers: listed.source.listed().to_vec(),
+            epoch: listed.epoch,
+        }
+    }
+
+    /// Continues with the list of another process.
+    ///
+    /// # Errors
+    /// It does not suit this one's network.
+    pub(super) fn load(&self, port: &Port, record: PeersRecord) -> Result<(), ChangeError> {
+        self.change(port, PeersChange::Replace(record.peers), record.epoch)
     }
 
     /// Changes the peers of `port`, completely or not at all.

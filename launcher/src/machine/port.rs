@@ -1,7 +1,7 @@
 //! One port of the machine: prepared, served by a thread of its own, and stopped.
 
 use super::followed::FollowedFile;
-use super::peers::NetworkPeers;
+use super::peers::{NetworkPeers, PeersRecord};
 use super::summary::Summary;
 use super::{Endpoint, ServedNic, Shared};
 use crate::attachment::{Attached, Survey, watch};
@@ -149,6 +149,13 @@ impl PreparedPort {
         })
     }
 
+    /// Continues with the peers of another process, if requests change them.
+    pub(super) fn load_peers(&self, record: PeersRecord) -> Result<(), Failure> {
+        let list = self.network.peers.as_ref().and_then(NetworkPeers::list);
+        let loaded = list.map_or(Ok(()), |list| list.load(&self.port, record));
+        loaded.map_err(Failure::runtime)
+    }
+
     /// Watches the device of an attachment.
     pub(super) fn watch(&self, attached: &Attached, sandbox: &Sandbox) -> Result<Watcher, Failure> {
         watch::start(attached.keeper(), Arc::clone(&self.port), sandbox)
@@ -223,6 +230,11 @@ impl ServedPort {
             peers: self.network.peers.clone(),
             services: self.network.services.clone(),
         }
+    }
+
+    /// The peers of the network, if it spans nodes.
+    pub(super) fn peers(&self) -> Option<NetworkPeers> {
+        self.network.peers.clone()
     }
 
     /// Name of the port.

@@ -56,9 +56,9 @@ struct Gifts {
 
 impl Gifts {
     /// The kinds of payloads for what not every process has.
-    fn formats(&self) -> Vec<(&'static str, u32)> {
+    fn formats(&self, machine: &Machine) -> Vec<(&'static str, u32)> {
         let of_vmm = self.setup.vmm.as_ref().map(|_| format_of::<VmmRecord>());
-        of_vmm.into_iter().collect()
+        of_vmm.into_iter().chain(machine.own_formats()).collect()
     }
 }
 
@@ -154,7 +154,7 @@ fn negotiate(wire: &mut Wire, gifts: &Gifts, machine: &Machine) -> Result<(), Fa
     if let Some(obstacle) = (gifts.setup.obstacle)() {
         return Err(Failure::runtime(obstacle));
     }
-    let ours = Hello::new(&machine.identities()?, gifts.formats());
+    let ours = Hello::new(&machine.identities()?, gifts.formats(machine));
     theirs.can_replace(&ours).map_err(Failure::runtime)?;
     // The descriptors of all flows are duplicated while the rings rest. If the limit is too low, that says so.
     let _ = system::make_descriptor_room(0);

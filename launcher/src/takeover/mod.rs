@@ -21,6 +21,7 @@ pub(crate) use giver::{Giver, GiverSetup, Obstacle};
 pub(crate) use taker::{Taken, Taker};
 
 use crate::attachment::AttachedRecord;
+use crate::machine;
 use crate::vmm_process::VmmRecord;
 use hawser_backend::port;
 use hawser_backend::sys::listening_socket::SocketRecord;
@@ -43,7 +44,8 @@ fn formats() -> Vec<(&'static str, u32)> {
 
 /// The kinds of payloads that this process reads, and writes only if it has what they describe.
 fn optional_formats() -> Vec<(&'static str, u32)> {
-    vec![format_of::<VmmRecord>()]
+    let own = vec![format_of::<VmmRecord>()];
+    [own, machine::optional_formats(), port::optional_formats()].concat()
 }
 
 const fn format_of<T: Payload>() -> (&'static str, u32) {

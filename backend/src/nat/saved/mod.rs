@@ -27,8 +27,9 @@ mod error;
 mod fields;
 
 pub use self::error::LoadError;
-pub(super) use self::error::{ensure, within};
-pub(super) use self::fields::{Nanos, base64, is_default};
+pub(crate) use self::error::{ensure, within};
+pub(crate) use self::fields::Nanos;
+pub(super) use self::fields::{base64, is_default};
 pub use crate::config::payload::{Payload, PayloadError, from_bytes, to_bytes};
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::time::Duration;
 
 /// Maximum flows of a port.
-const MAX_FLOWS: usize = 32_768;
+pub(super) const MAX_FLOWS: usize = 32_768;
 /// Number of ports that are tried for a flow whose own port is in use towards its endpoint.
 const PORT_TRIES: u16 = 64;
 /// A later packet of a flow is recorded only after this time has passed, because the workers share the record.
@@ -39,6 +39,8 @@ const FIN_OF_GUEST: u8 = 1;
 const FIN_OF_ENDPOINT: u8 = 2;
 const ANSWERED: u8 = 4;
 const RESET: u8 = 8;
+/// Any of these bits.
+pub(super) const STATES: u8 = FIN_OF_GUEST | FIN_OF_ENDPOINT | ANSWERED | RESET;
 
 /// A flow to an endpoint in the network.
 #[derive(Debug)]
@@ -55,6 +57,29 @@ pub(super) struct Flow {
 }
 
 impl Flow {
+    /// A flow of another process.
+    pub(super) const fn restored(key: FlowId, ends: [SocketAddr; 2], last: Instant, state: u8) -> Self {
+        let [endpoint, client] = ends;
+        Self {
+            key,
+            endpoint,
+            client,
+            last: AtomicU64::new(last.as_nanos()),
+            state: AtomicU8::new(state),
+            used: None,
+        }
+    }
+
+    /// Time of the last packet, which is not exact.
+    pub(super) fn last(&self) -> Instant {
+        Instant::from_nanos(self.last.load(Ordering::Relaxed))
+    }
+
+    /// Bits of [`FIN_OF_GUEST`] and the flags after it.
+    pub(super) fn state(&self) -> u8 {
+        self.state.load(Ordering::Relaxed)
+    }
+
     /// The flow's key for packets of the endpoint.
     fn back_key(&self) -> FlowId {
         FlowId {
@@ -186,6 +211,11 @@ impl Flows {
             !self.back.contains_key(&back) && !is_taken(&back)
         });
         is_free.then(|| Arc::new(flow))
+    }
+
+    /// All flows.
+    pub(super) fn all(&self) -> impl Iterator<Item = &Arc<Flow>> {
+        self.forth.values()
     }
 
     pub(super) fn enter(&mut self, flow: Arc<Flow>) {

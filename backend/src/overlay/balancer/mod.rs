@@ -17,6 +17,9 @@
 
 mod flows;
 mod rewrite;
+mod saved;
+
+pub(super) use saved::SavedServiceFlow;
 
 use crate::balance::{Choice, Chooser, ServiceTable, Virtual};
 use crate::config::{Layer2Config, NetworkRole};
@@ -361,6 +364,14 @@ impl Balancer {
             .flows
             .make(now, key, chosen, client, is_taken)
             .ok_or(DropReason::FlowLimit)?;
+        self.enter(now, &mut shared, Arc::clone(&flow));
+        drop(shared);
+        self.counters.add(Count::ServiceFlows, 1);
+        Ok(Some(flow))
+    }
+
+    /// Enters a flow here, and for the other workers.
+    fn enter(&mut self, now: Instant, shared: &mut Shared, flow: Arc<Flow>) {
         if shared.mail.len() > 1 {
             let others = shared.mail.iter_mut().enumerate();
             for (_, mail) in others.filter(|(worker, _)| *worker != self.worker) {
@@ -370,13 +381,10 @@ impl Balancer {
                 }
                 mail.push(Arc::clone(&flow));
             }
-            self.version = balancing.version.fetch_add(1, Ordering::Release) + 1;
+            self.version = self.balancing.version.fetch_add(1, Ordering::Release) + 1;
         }
-        drop(shared);
-        self.counters.add(Count::ServiceFlows, 1);
-        self.flows.enter(Arc::clone(&flow));
+        self.flows.enter(flow);
         self.sweep_at.get_or_insert(now + SWEEP);
-        Ok(Some(flow))
     }
 
     /// Sets the virtual address as the source of a datagram from the tunnel that carries a packet of an endpoint.

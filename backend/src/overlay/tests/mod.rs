@@ -88,7 +88,7 @@ impl Station {
         let setup = OverlaySetup::alone(&port, &mode, 16).unwrap();
         let counters = Arc::clone(&setup.counters);
         Self {
-            mode: Overlay::new(setup, OverlayState::new(&port, &mode)).unwrap(),
+            mode: Overlay::new(setup, OverlayState::new(&port, &mode), None).unwrap(),
             counters,
             sink: TestSink::default(),
         }
