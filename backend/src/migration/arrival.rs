@@ -2,11 +2,11 @@
 //!
 //! A process may serve several NICs. Each has a channel of its own, and the greeting of the source names the NIC.
 
+use super::greeting::Greeting;
 use super::relay::Relay;
 use super::role::{EVENTS, GREETING, Handle, Migration, MigrationError, Part};
 use super::status::Phase;
 use super::wire::Message;
-use crate::config::payload::from_bytes;
 use crate::poller::{EventBuffer, Poller};
 use crate::port::{Identity, Port};
 use std::io;
@@ -96,7 +96,7 @@ impl Arrival {
             let read = self.relay.read(&mut messages);
             let mut messages = messages.drain(..);
             match (messages.next(), messages.next()) {
-                (Some(Message::Hello(offer)), None) => return Ok(from_bytes(&offer)?),
+                (Some(Message::Hello(offer)), None) => return Ok(Greeting::read(&offer)?.accept()?),
                 (Some(Message::Refuse(why)), _) => return Err(MigrationError::Refused(why)),
                 (Some(_), _) => return Err(MigrationError::OutOfTurn("a message")),
                 (None, _) => read?,

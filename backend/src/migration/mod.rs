@@ -13,7 +13,7 @@
 //!
 //! | moment | source | target |
 //! |---|---|---|
-//! | the channel opens | [`Hello`](wire::Message::Hello) | finds the port ([`arrival`]), and checks that it serves the same NIC: [`Welcome`](wire::Message::Welcome) or [`Refuse`](wire::Message::Refuse) |
+//! | the channel opens | [`Hello`](wire::Message::Hello) | finds the port (`arrival`), and checks that it serves the same NIC: [`Welcome`](wire::Message::Welcome) or [`Refuse`](wire::Message::Refuse) |
 //! | the guest stops in the source | freezes its connections and sends their values | adds them, frozen |
 //! | the guest runs in the target | gives its sockets to the legs: [`Parted`](wire::Message::Parted) | [`Running`](wire::Message::Running); its connections continue |
 //! | the guest runs in the source again | its connections continue: [`Resumed`](wire::Message::Resumed) | forgets them |
@@ -32,6 +32,7 @@
 
 mod arrival;
 mod datagrams;
+mod greeting;
 pub mod leg;
 mod loopback;
 pub mod relay;
@@ -44,5 +45,6 @@ pub mod testing;
 pub mod wire;
 
 pub use arrival::{Arrival, FindPort};
+pub use greeting::Unread;
 pub use role::{Handle, Migration, MigrationError, Part};
 pub use status::{Phase, Report, Status};

@@ -163,6 +163,11 @@ impl Relay {
         (0..self.legs.len()).for_each(|slot| self.enqueue(slot));
     }
 
+    /// Forgets which connections the peer has reset before their sockets were added.
+    pub fn forget_refused(&mut self) {
+        self.refused.clear();
+    }
+
     /// Gives up all legs. Their sockets are reset.
     pub fn clear(&mut self) {
         self.runs = false;

@@ -1,9 +1,10 @@
 //! What each end of a channel does, and when. [`super`] describes the exchange.
 
+use super::greeting::{Greeting, Unread};
 use super::relay::{Relay, RelayError};
 use super::status::{Phase, Report, Status};
 use super::wire::Message;
-use crate::config::payload::{PayloadError, to_bytes};
+use crate::config::payload::PayloadError;
 use crate::counters::DropReason;
 use crate::mode::{Follow, ModeCommand};
 use crate::poller::{EventBuffer, Interest, Owner, Poller, Token};
@@ -56,6 +57,9 @@ pub enum MigrationError {
     /// The two processes serve different NICs.
     #[error(transparent)]
     Differs(#[from] Differs),
+    /// The source writes what this process does not read.
+    #[error(transparent)]
+    Unread(#[from] Unread),
     /// This process does not serve the NIC.
     #[error("{0}")]
     NoSuchNic(String),
@@ -156,6 +160,8 @@ pub struct Migration {
     pub(super) epoch: u64,
     /// Source: the worker of each connection. Connections of one worker follow each other.
     pub(super) owners: Vec<usize>,
+    /// Target: connections of this epoch that could not be added.
+    pub(super) refused: Vec<u32>,
     /// Target: number of flows of this epoch.
     pub(super) flows: usize,
     /// Target: connections that have arrived and were not added yet, each with its worker.
@@ -217,6 +223,7 @@ impl Migration {
             handle,
             epoch: 0,
             owners: Vec::new(),
+            refused: Vec::new(),
             flows: 0,
             arrived: Vec::new(),
             is_here: false,
@@ -236,8 +243,7 @@ impl Migration {
 
     /// Runs until the channel ends. The handle has the result. True if the target serves the same NIC.
     pub fn run(mut self) -> bool {
-        let offer = to_bytes(&self.port.identity());
-        self.relay.send(&Message::Hello(offer));
+        self.relay.send(&Message::Hello(Greeting::of(&self.port)));
         let ended = self.serve();
         let is_greeted = self.phase != Phase::Greeting;
         self.finish(ended);
@@ -383,7 +389,7 @@ impl Migration {
             (Part::Target, Moment::Started) => {
                 self.is_here = true;
                 if self.phase == Phase::Stopped {
-                    self.relay.send(&Message::Running(self.epoch));
+                    self.run_here();
                 }
             }
             _ => {}

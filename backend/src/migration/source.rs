@@ -12,6 +12,7 @@ impl Migration {
     pub(super) fn freeze(&mut self) -> Result<(), MigrationError> {
         self.epoch += 1;
         self.owners.clear();
+        self.relay.forget_refused();
         for worker in 0..self.port.workers().len() {
             let Some(payloads) = self.ask(worker, Follow::Freeze) else {
                 // The guest runs here again already.

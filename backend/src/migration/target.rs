@@ -67,19 +67,26 @@ impl Migration {
             let errors = numbers.into_iter().zip(loaded);
             refused.extend(errors.filter_map(|(number, loaded)| Some((number, loaded.err()?))));
         }
-        for (number, _) in &refused {
-            self.relay.reset(*number);
-        }
         if let Some((_, why)) = refused.first() {
             let name = &self.port.config().name;
             log::warn!("port {name}: {} of {count} connections are reset: {why}", refused.len());
         }
         self.moved = with_socket.saturating_sub(refused.len());
+        self.refused = refused.into_iter().map(|(number, _)| number).collect();
         self.enter(Phase::Stopped);
         if self.is_here {
-            self.relay.send(&Message::Running(epoch));
+            self.run_here();
         }
         Ok(())
+    }
+
+    /// The guest runs here. What could not be added is reset in the source only now, because its guest may still go on
+    /// there, and numbers are those of another attempt then.
+    pub(super) fn run_here(&mut self) {
+        for number in std::mem::take(&mut self.refused) {
+            self.relay.reset(number);
+        }
+        self.relay.send(&Message::Running(self.epoch));
     }
 
     /// Adds the flow of a client that the source has met since the guest stopped.
@@ -107,6 +114,7 @@ impl Migration {
     /// The guest goes on in the source.
     pub(super) fn forget(&mut self) {
         self.arrived.clear();
+        self.refused.clear();
         self.moved = 0;
         self.relay.clear();
         if !self.is_here {

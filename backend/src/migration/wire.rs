@@ -19,7 +19,7 @@ pub const PIECE: usize = 64 << 10;
 /// A message of the channel.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Message {
-    /// The source begins: a payload that describes its NIC.
+    /// The source begins: a payload that describes its NIC and what it will send.
     Hello(Vec<u8>),
     /// The target serves the same NIC.
     Welcome,

@@ -67,6 +67,19 @@ impl Payload for SeenGuest {
     const VERSION: u32 = 1;
 }
 
+/// The kinds of payloads that follow a guest, with the version of each that this process writes. It reads all earlier ones.
+pub fn formats() -> [(&'static str, u32); 4] {
+    const fn of<T: Payload>() -> (&'static str, u32) {
+        (T::KIND, T::VERSION)
+    }
+    [
+        of::<SavedTcpFlow>(),
+        of::<SavedUdpFlow>(),
+        of::<SavedEchoSocket>(),
+        of::<SeenGuest>(),
+    ]
+}
+
 /// What a worker remembers while its guest moves.
 #[derive(Debug, Default)]
 pub(super) struct Following {
