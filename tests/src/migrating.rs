@@ -4,6 +4,7 @@
 use crate::guest::{Guest, Incoming, Kind, Plan};
 use crate::hawser::Hawser;
 use crate::nodes::{Nodes, PORT, WORLD4};
+use crate::process::Background;
 use crate::{Result, artifacts, failure, until};
 use serde_json::Value;
 use std::io::{Read as _, Write as _};
@@ -30,6 +31,16 @@ pub struct Setting {
     pub target: Hawser,
     /// Arguments of the target.
     of_target: Vec<String>,
+}
+
+/// Name of the socket for migrations to the process of this name.
+fn arrivals_of(name: &str) -> String {
+    format!("{name}-arrivals.sock")
+}
+
+/// Where the agents of the two nodes meet.
+fn between() -> String {
+    format!("{}:7900", Nodes::vtep4(1))
 }
 
 /// Options for the guest on `socket`: the same in the source and in the target.
@@ -71,13 +82,12 @@ impl Setting {
         let world = nodes.serve_world(WORLD4)?;
         let path = |name: &str| nodes.path(name).display().to_string();
         let api = format!("--api-socket={}", path("source-api.sock"));
-        let source = Hawser::start(
-            &nodes.nodes[0],
-            &nodes.path("source.sock"),
-            &[&forward, &datagrams, &api],
-        )?;
+        // A guest may come back.
+        let home = format!("--migration-socket={}", path(&arrivals_of("source")));
+        let arguments = [&forward, &datagrams, &api, &home].map(String::as_str);
+        let source = Hawser::start(&nodes.nodes[0], &nodes.path("source.sock"), &arguments)?;
         let api = format!("--api-socket={}", path("target-api.sock"));
-        let arrivals = format!("--migration-socket={}", path("arrivals.sock"));
+        let arrivals = format!("--migration-socket={}", path(&arrivals_of("target")));
         let arguments = [&[forward.as_str(), &datagrams, &api, &arrivals], of_target].concat();
         let target = Hawser::start(&nodes.nodes[1], &nodes.path("target.sock"), &arguments)?;
         let of_target = arguments.into_iter().map(str::to_owned).collect();
@@ -133,10 +143,56 @@ impl Setting {
         })
     }
 
+    /// Starts `hawser-agent carry` on the target's node, with the certificate `name`.
+    pub fn carry_to_target(&self, name: &str) -> Result<Background> {
+        let to = self.nodes.path(&arrivals_of("target"));
+        self.carry(
+            1,
+            name,
+            &[format!("--listen={}", between()), format!("--to={}", to.display())],
+        )
+    }
+
+    /// Starts `hawser-agent carry` on the source's node, with the certificate `name`. The source prepares to `socket`.
+    pub fn carry_from_source(&self, name: &str, socket: &str) -> Result<Background> {
+        let from = self.nodes.path(socket);
+        self.carry(
+            0,
+            name,
+            &[format!("--from={}", from.display()), format!("--to={}", between())],
+        )
+    }
+
+    fn carry(&self, node: usize, name: &str, arguments: &[String]) -> Result<Background> {
+        let file = |file: String| self.nodes.path(&file).display().to_string();
+        let mut command = self.nodes.nodes[node].command(artifacts::agent()?);
+        command.arg("carry").args(arguments);
+        command.arg(format!("--ca={}", file("node-ca.pem".to_owned())));
+        command.arg(format!("--cert={}", file(format!("{name}.pem"))));
+        command.arg(format!("--key={}", file(format!("{name}.key"))));
+        let log = self.nodes.path(&format!("carry-{node}-{name}.log"));
+        let mut process = Background::start(command, "hawser-agent carry", log)?;
+        process.wait_until("carrying", PATIENCE, |log| log.contains("carrying migrations"))?;
+        Ok(process)
+    }
+
     /// Opens the channel from the source to the target.
     pub fn prepare(&self) -> Result<Value> {
-        let to = format!("--to={}", self.nodes.path("arrivals.sock").display());
-        self.migrate("source", &["prepare", &to])
+        self.prepare_from("source", "target")
+    }
+
+    /// Opens the channel between the processes of these names.
+    pub fn prepare_from(&self, from: &str, to: &str) -> Result<Value> {
+        let to = format!("--to={}", self.nodes.path(&arrivals_of(to)).display());
+        self.migrate(from, &["prepare", &to])
+    }
+
+    /// The vhost-user socket of the process of this name.
+    pub fn socket(&self, of: &str) -> &Path {
+        match of {
+            "source" => self.source.socket(),
+            _ => self.target.socket(),
+        }
     }
 
     /// A client of the guest's server, from the world.

@@ -5,13 +5,13 @@ use hawser_testkit::certificates::certify;
 use hawser_testkit::hawser::Hawser;
 use hawser_testkit::migrating::{Client, Setting, channels, plan};
 use hawser_testkit::nodes::Nodes;
-use hawser_testkit::process::Background;
-use hawser_testkit::{Result, artifacts, peers, until};
+use hawser_testkit::{Result, peers, until};
+use std::fs;
 use std::io::{ErrorKind, Read as _};
-use std::time::Duration;
+use std::path::PathBuf;
+use std::process::Command;
+use tempfile::TempDir;
 
-/// Longest wait for bytes or a reset.
-const PATIENCE: Duration = Duration::from_secs(30);
 /// Number of clients from outside that stay connected.
 const CLIENTS: usize = 100;
 
@@ -127,20 +127,6 @@ fn a_target_that_is_killed_leaves_the_connections_at_the_source() -> Result<()> 
     setting.source.assert_alive()
 }
 
-/// Starts `hawser-agent carry` on a node, with the certificate `name`, for peers of the authority of `node`.
-fn carry(setting: &Setting, node: usize, name: &str, arguments: &[String]) -> Result<Background> {
-    let file = |file: String| setting.nodes.path(&file).display().to_string();
-    let mut command = setting.nodes.nodes[node].command(artifacts::agent()?);
-    command.arg("carry").args(arguments);
-    command.arg(format!("--ca={}", file("node-ca.pem".to_owned())));
-    command.arg(format!("--cert={}", file(format!("{name}.pem"))));
-    command.arg(format!("--key={}", file(format!("{name}.key"))));
-    let log = setting.nodes.path(&format!("carry-{node}-{name}.log"));
-    let mut process = Background::start(command, "hawser-agent carry", log)?;
-    process.wait_until("carrying", PATIENCE, |log| log.contains("carrying migrations"))?;
-    Ok(process)
-}
-
 #[test]
 fn the_channel_crosses_nodes_only_between_those_with_certificates() -> Result<()> {
     let setting = Setting::new(&[])?;
@@ -148,13 +134,11 @@ fn the_channel_crosses_nodes_only_between_those_with_certificates() -> Result<()
         certify(setting.nodes.path("").as_path(), name, &Nodes::vtep4(1))?;
     }
     let path = |name: &str| setting.nodes.path(name).display().to_string();
-    let at = format!("{}:7900", Nodes::vtep4(1));
-    let listen = [format!("--listen={at}"), format!("--to={}", path("arrivals.sock"))];
-    let far = carry(&setting, 1, "node", &listen)?;
-    let from = |name: &str| [format!("--from={}", path(name)), format!("--to={at}")];
+    let far = setting.carry_to_target("node")?;
+    let near = |name: &str, socket: &str| setting.carry_from_source(name, socket);
     let prepare = |socket: &str| setting.migrate("source", &["prepare", &format!("--to={}", path(socket))]);
 
-    let stranger = carry(&setting, 0, "stranger", &from("stranger.sock"))?;
+    let stranger = near("stranger", "stranger.sock")?;
     let refused = prepare("stranger.sock");
     assert!(refused.is_err(), "{refused:?}");
     drop(stranger);
@@ -164,7 +148,7 @@ fn the_channel_crosses_nodes_only_between_those_with_certificates() -> Result<()
     let nobody = setting.migrate("target", &["status"])?;
     assert!(nobody.is_null(), "a stranger reached the target: {nobody}");
 
-    let _near = carry(&setting, 0, "node", &from("departures.sock"))?;
+    let _near = near("node", "departures.sock")?;
     assert_eq!(prepare("departures.sock")?["phase"], "ready");
     let mut guest = setting.boot()?;
     let mut client = setting.client()?;
@@ -260,4 +244,62 @@ fn a_guest_that_migrates_again_keeps_its_connections_as_long_as_all_processes_ca
         Ok(second?.iter().chain(&third?).all(|one| one["carried"] == 0))
     })?;
     third.stop()
+}
+
+/// A file system without room.
+struct FullDisk(TempDir);
+
+impl FullDisk {
+    fn new() -> Result<Self> {
+        let at = tempfile::Builder::new().prefix("hawser-full-").tempdir()?;
+        let mounted = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", "size=64k", "full"])
+            .arg(at.path())
+            .status()?;
+        assert!(mounted.success(), "{mounted}");
+        Ok(Self(at))
+    }
+
+    /// An empty file on it.
+    fn file(&self, name: &str) -> Result<PathBuf> {
+        let file = self.0.path().join(name);
+        fs::write(&file, "")?;
+        Ok(file)
+    }
+
+    /// Takes all room.
+    fn fill(&self) -> Result<()> {
+        let written = fs::write(self.0.path().join("everything"), vec![0; 1 << 20]);
+        assert!(written.is_err_and(|error| error.kind() == ErrorKind::StorageFull));
+        Ok(())
+    }
+}
+
+impl Drop for FullDisk {
+    fn drop(&mut self) {
+        // The folder is removed with its contents otherwise.
+        let _ = Command::new("umount").arg("-l").arg(self.0.path()).status();
+    }
+}
+
+#[test]
+fn a_guest_migrates_with_its_connections_although_nothing_can_be_written_to_the_disks() -> Result<()> {
+    let nodes = Nodes::new(2, 1500)?;
+    let disk = FullDisk::new()?;
+    for log in ["source.log", "target.log"] {
+        std::os::unix::fs::symlink(disk.file(log)?, nodes.path(log))?;
+    }
+    let events = format!("--event-log={}", disk.file("events.json")?.display());
+    disk.fill()?;
+    let mut setting = Setting::on(nodes, &[&events])?;
+    let mut guest = setting.boot()?;
+    let mut client = setting.client()?;
+    client.exchange("before")?;
+    assert_eq!(setting.prepare()?["phase"], "ready");
+    let incoming = plan(setting.target.socket()).incoming(&guest)?;
+    guest.migrate(incoming)?;
+    client.exchange("after")?;
+    assert_eq!(setting.migrate("source", &["status"])?["phase"], "anchored");
+    setting.source.assert_alive()?;
+    setting.target.assert_alive()
 }

@@ -1,8 +1,10 @@
 //! A test of migrations that fail: the guest goes on in the source with all of its connections, and its ports answer.
 
+use hawser_testkit::certificates::certify;
 use hawser_testkit::guest::{Guest, Incoming};
 use hawser_testkit::migrating::{Client, Setting, plan};
 use hawser_testkit::nodes::{Nodes, WORLD4};
+use hawser_testkit::process::Background;
 use hawser_testkit::{Result, failure, until};
 use serde_json::json;
 use std::net::UdpSocket;
@@ -31,6 +33,20 @@ impl Scene {
         self.guest.begin_migration(&incoming)?;
         self.guest.monitor()?.wait_for_migration("active")?;
         Ok(incoming)
+    }
+
+    /// Opens the channel through the agents of the two nodes.
+    fn through_agents(&mut self) -> Result<[Background; 2]> {
+        let setting = &self.setting;
+        setting.migrate("source", &["abort"])?;
+        self.phase_is("ended")?;
+        let agents = [
+            setting.carry_from_source("node", "departures.sock")?,
+            setting.carry_to_target("node")?,
+        ];
+        let to = format!("--to={}", setting.nodes.path("departures.sock").display());
+        assert_eq!(setting.migrate("source", &["prepare", &to])?["phase"], "ready");
+        Ok(agents)
     }
 
     fn stopped(&mut self) -> Result<Incoming> {
@@ -62,7 +78,7 @@ impl Scene {
 /// A way to fail, and what is to be seen of the channel afterwards.
 type Way = (&'static str, fn(&mut Scene) -> Result<()>, &'static str);
 
-const WAYS: [Way; 11] = [
+const WAYS: [Way; 16] = [
     (
         "no process listens at --to",
         |scene| {
@@ -158,6 +174,54 @@ const WAYS: [Way; 11] = [
         },
         "ended",
     ),
+    (
+        "the agent of the source is killed before the migration",
+        |scene| {
+            let [mut near, _far] = scene.through_agents()?;
+            near.kill();
+            Ok(())
+        },
+        "ended",
+    ),
+    (
+        "the agent of the target is killed before the migration",
+        |scene| {
+            let [_near, mut far] = scene.through_agents()?;
+            far.kill();
+            Ok(())
+        },
+        "ended",
+    ),
+    (
+        "the agent of the target is killed before the stop",
+        |scene| {
+            let [_near, mut far] = scene.through_agents()?;
+            let _incoming = scene.before_the_stop()?;
+            far.kill();
+            scene.give_up()
+        },
+        "ended",
+    ),
+    (
+        "the agent of the source is killed after the stop",
+        |scene| {
+            let [mut near, _far] = scene.through_agents()?;
+            let _incoming = scene.stopped()?;
+            near.kill();
+            scene.give_up()
+        },
+        "ended",
+    ),
+    (
+        "the agent of the target is killed after the stop",
+        |scene| {
+            let [_near, mut far] = scene.through_agents()?;
+            let _incoming = scene.stopped()?;
+            far.kill();
+            scene.give_up()
+        },
+        "ended",
+    ),
 ];
 
 /// A flow of the guest, which answers what it is asked.
@@ -179,6 +243,7 @@ impl Datagrams {
 fn a_migration_that_fails_at_any_point_leaves_the_guest_and_its_connections_in_the_source() -> Result<()> {
     const BEAT: u16 = 9000;
     let setting = Setting::new(&[])?;
+    certify(setting.nodes.path("").as_path(), "node", &Nodes::vtep4(1))?;
     let socket = setting.nodes.world.inside(|| UdpSocket::bind((WORLD4, BEAT)))??;
     socket.set_read_timeout(Some(PATIENCE))?;
     let datagrams = Datagrams(socket);

@@ -112,7 +112,7 @@ fn phase_is(setting: &Setting, of: &str, phase: &str) -> Result<()> {
 #[test]
 fn a_source_that_is_not_as_agreed_is_refused_once_and_the_next_one_is_served() -> Result<()> {
     let mut setting = Setting::new(&[])?;
-    let arrivals = setting.nodes.path("arrivals.sock");
+    let arrivals = setting.nodes.path("target-arrivals.sock");
     let (_, greeting, prepared) = play_target(&setting, &Message::Welcome)?;
     assert_eq!(prepared?["phase"], "ready");
     phase_is(&setting, "source", "ended")?;
@@ -181,7 +181,7 @@ fn flows_that_lie_are_left_out_by_name_and_the_attempt_can_be_repeated() -> Resu
     assert_eq!(played.hear()?, Some(Message::Resumed(epoch)));
     client.exchange("in the source")?;
 
-    let mut source = Peer::connect(&setting.nodes.path("arrivals.sock"))?;
+    let mut source = Peer::connect(&setting.nodes.path("target-arrivals.sock"))?;
     source.say(&Message::Hello(greeting))?;
     assert_eq!(source.hear()?, Some(Message::Welcome));
     let payload = |flow: &Message| match flow {
@@ -218,8 +218,23 @@ fn flows_that_lie_are_left_out_by_name_and_the_attempt_can_be_repeated() -> Resu
         source.say(&Message::Resumed(epoch))?;
         phase_is(&setting, "target", "ready")?;
     }
+    // A flow of another guest is named.
+    let of_another = br#"["udp-flow",1,{"guest":"10.9.9.9:53","remote":"192.0.2.9:50000","origin":"world","local":null,
+        "both_since":null,"idle":0,"held":[],"kept_port":null,"class_watch":{"on":{"unmarked":0}},
+        "ip_options":{"may_fragment":null,"traffic_class":0,"ttl":null}}]"#;
+    let payload = of_another.to_vec();
+    source.say(&Message::Flow {
+        number: 0,
+        worker: 0,
+        payload,
+    })?;
+    source.say(&Message::Stopped { epoch: 4, count: 1 })?;
+    let why = "1 of 1 connections are reset: a saved flow belongs to 10.9.9.9, which is no address of this guest";
+    until("it is logged", || Ok(setting.target.process().log().contains(why)))?;
+    source.say(&Message::Resumed(4))?;
+    phase_is(&setting, "target", "ready")?;
     // Numbers that do not fit end the channel.
-    source.say(&Message::Stopped { epoch: 4, count: 7 })?;
+    source.say(&Message::Stopped { epoch: 5, count: 7 })?;
     let why = source.refusal()?;
     assert!(why.contains("out of turn"), "{why}");
     // The real source is served after all that.

@@ -14,7 +14,7 @@ use std::fmt::Display;
 use std::fs::{self, Permissions};
 use std::io;
 use std::net::SocketAddr;
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -61,10 +61,24 @@ async fn serve(args: &CarryArgs, identity: Identity) -> Result<(), Failure> {
     let name = args.name.clone().unwrap_or_else(|| to.ip().to_string());
     let name = ServerName::try_from(name).map_err(|e| failed("--name", &e))?;
     let connector = identity.client()?;
+    remove_stale(from).map_err(|e| failed("--from", &e))?;
     let listener = UnixListener::bind(from).map_err(|e| failed("--from", &e))?;
     fs::set_permissions(from, Permissions::from_mode(SOCKET_MODE)).map_err(|e| failed("--from", &e))?;
     log::info!("carrying migrations from {} to {to}", from.display());
     departures(listener, connector, (to, name)).await
+}
+
+/// Removes the socket of a process that was killed.
+fn remove_stale(path: &Path) -> io::Result<()> {
+    let is_socket = fs::symlink_metadata(path).is_ok_and(|known| known.file_type().is_socket());
+    let is_stale = || {
+        let tried = std::os::unix::net::UnixStream::connect(path);
+        tried.is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
+    };
+    if is_socket && is_stale() {
+        fs::remove_file(path)?;
+    }
+    Ok(())
 }
 
 /// The target's side: channels that other nodes open.

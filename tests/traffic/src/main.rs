@@ -17,6 +17,7 @@ mod group;
 mod lasting;
 mod life;
 mod marks;
+mod pattern;
 mod raw;
 mod rounds;
 mod scan;
@@ -61,6 +62,7 @@ hawser-traffic COMMAND [name=value]…
   join       group=ADDR:PORT count=N wait=SECONDS   join a group, say so, receive; 0: hear nothing
   cast       to=ADDR:PORT count=N               datagrams to a group
   frame      on=INTERFACE bytes=HEX [count=N]   an Ethernet frame as it is
+  pattern    mib=N while=FILE                   a pattern over memory, written and compared
   agent      tty=DEVICE                         run commands for whoever holds the other end
 
 With while=FILE a command creates the file once it is under way, and ends when the file has gone.
@@ -146,6 +148,7 @@ fn run(command: &str, arguments: &Arguments) -> Report {
         "join" => group::join(arguments),
         "cast" => group::cast(arguments),
         "frame" => raw::frame(arguments),
+        "pattern" => pattern::pattern(arguments),
         "agent" => agent::serve(arguments.text("tty")?),
         _ => Err(format!("no command '{command}'\n\n{USAGE}").into()),
     }
