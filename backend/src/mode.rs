@@ -150,6 +150,8 @@ pub enum ModeCommand {
     Announce(Announcement),
     /// A step of a migration, for the flows of the guest.
     Follow(Follow),
+    /// Ends all TCP connections. Peers are reset now, and the guest when it sends next.
+    EndConnections,
     /// Handles what other workers of the port have passed to this one.
     TakeIn,
 }

@@ -201,6 +201,52 @@ fn a_process_that_fails_to_take_over_leaves_everything_as_it_was() -> Result<()>
     upgrades.hawser.stop()
 }
 
+#[test]
+fn a_new_process_that_hangs_with_the_guest_is_ended_and_the_old_one_goes_on() -> Result<()> {
+    /// Stops the process when it would disarm the timer, which is when it has taken the guest and begun.
+    const STOP: &str = "inject=timer_delete:error=EINTR:signal=SIGSTOP";
+    let mut upgrades = Upgrades::new(&[])?;
+    let server = upgrades.lab.serve_world(FAR4)?;
+    let guest = upgrades.lab.guest(Kind::Uml, &upgrades.hawser)?;
+    let keep = guest.start(
+        &format!("hawser-traffic keep to={server} connections=5 millis=20000"),
+        LONGEST,
+    )?;
+    let ping = guest.start(&format!("ping -i 0.2 -c 50 -W 10 {FAR4}"), LONGEST)?;
+    until("the connections are open", || {
+        Ok(upgrades.hawser.counters()?.get("tcp_connections_out") >= 5)
+    })?;
+    let (words, log) = upgrades.next();
+    let mut command = upgrades.lab.networks.pod.command("strace");
+    command.args(["-f", "-qq", "-e", "trace=timer_delete", "-e", STOP]);
+    command.arg(artifacts::hawser()?).args(words).arg("--takeover");
+    let mut new = Background::start(command, "strace hawser --takeover", log)?;
+    let started = Instant::now();
+    upgrades
+        .hawser
+        .process()
+        .wait_until("the end of the other one", LONGEST, |log| {
+            log.contains("it has ended: the guest is served again")
+        })?;
+    assert!(started.elapsed() < Duration::from_secs(10), "{:?}", started.elapsed());
+    new.wait(LONGEST)?;
+    assert!(
+        new.log().contains("--- stopped by SIGSTOP ---") && new.log().contains("SIGKILL"),
+        "{}",
+        new.log()
+    );
+    // It may have moved bytes of connections. The guest learns that they have ended.
+    let output = keep.wait(LONGEST)?;
+    assert_ne!(output.status, Some(0), "{output:?}");
+    guest.reaches(FAR4)?;
+    guest.traffic(&format!("send to={server} bytes=1000000"))?;
+    let output = ping.wait(LONGEST)?;
+    println!("{}", output.out.lines().rev().take(2).collect::<Vec<_>>().join("; "));
+    upgrades.upgrade()?;
+    guest.reaches(FAR4)?;
+    upgrades.hawser.stop()
+}
+
 /// A VM with a masqueraded interface and one on the segment's bridge.
 const MANIFEST: &str = r#"
 apiVersion: kubevirt.io/v1

@@ -204,7 +204,7 @@ impl Mode for Bridge {
             ModeCommand::Announce(announcement) => {
                 self.announce(&announcement);
             }
-            ModeCommand::TakeIn => {}
+            ModeCommand::TakeIn | ModeCommand::EndConnections => {}
             ModeCommand::Follow(step) => return self.follow(step, sink),
             ModeCommand::Forwards(_) | ModeCommand::Peers(_) | ModeCommand::Services(_) => {
                 return Err(io::ErrorKind::Unsupported.into());

@@ -172,6 +172,10 @@ impl Mode for Masquerade {
                 Ok(())
             }
             // Others see only the pod's address.
+            ModeCommand::EndConnections => {
+                self.engine.end_connections(now, sink);
+                Ok(())
+            }
             ModeCommand::Announce(_) => Ok(()),
             ModeCommand::Peers(_) | ModeCommand::Services(_) | ModeCommand::Segment(_) => {
                 Err(io::ErrorKind::Unsupported.into())

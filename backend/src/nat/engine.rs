@@ -378,6 +378,11 @@ impl Engine {
         self.tcp.on_front_end_gone(now, departure);
     }
 
+    /// Ends all TCP connections.
+    pub fn end_connections(&mut self, now: Instant, sink: &mut dyn GuestSink) {
+        self.tcp.end_all(&mut self.surroundings.context(now, sink));
+    }
+
     /// Sends the guest's queries to the gateway's port 53 to other name servers.
     pub fn set_dns_forward(&mut self, servers: &[IpAddr]) {
         let map = &mut self.surroundings.map;

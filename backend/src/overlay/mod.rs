@@ -550,6 +550,12 @@ impl Mode for Overlay {
                 self.local.take_in(now, sink);
                 Ok(())
             }
+            ModeCommand::EndConnections => {
+                if let Some(engine) = self.local.engine() {
+                    engine.end_connections(now, sink);
+                }
+                Ok(())
+            }
             ModeCommand::Follow(step) => self.follow(now, step, sink),
             ModeCommand::Segment(_) | ModeCommand::Announce(_) => Err(io::ErrorKind::Unsupported.into()),
         }

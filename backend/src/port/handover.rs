@@ -127,6 +127,14 @@ impl Port {
         Ok(())
     }
 
+    /// Ends the TCP connections of workers that rest, as soon as they continue, because another process may have moved
+    /// bytes of them. Both sides are reset.
+    pub fn end_connections(&self) {
+        for worker in &self.workers {
+            worker.command_mode(ModeCommand::EndConnections);
+        }
+    }
+
     /// Lets workers begin that rest from the start, and returns the moment at which the last one has.
     pub fn begin(&self) -> std::time::Instant {
         let begun: Vec<_> = self.workers.iter().map(crate::worker::WorkerHandle::begin).collect();

@@ -90,6 +90,15 @@ pub(crate) struct Given<'a> {
     ports: Vec<StoppedPort>,
 }
 
+/// What has happened to ports since they were stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Since {
+    /// Nothing.
+    Rested,
+    /// Another process may have served them for a moment.
+    Served,
+}
+
 /// A port that is about to be handed over, or has been.
 struct StoppedPort {
     port: Arc<Port>,
@@ -193,7 +202,7 @@ impl Machine {
         match stopped {
             Ok(ports) => Ok((given, ports)),
             Err(why) => {
-                given.take_back();
+                given.take_back(Since::Rested);
                 Err(why)
             }
         }
@@ -265,10 +274,13 @@ impl StoppedPort {
 
 impl Given<'_> {
     /// Continues to serve all ports, as if nothing had happened. A port that cannot continue counts as failed.
-    pub(crate) fn take_back(self) {
+    pub(crate) fn take_back(self, since: Since) {
         let shared = &self.machine.shared;
         for stopped in self.ports {
             let port = Arc::clone(&stopped.port);
+            if since == Since::Served {
+                port.end_connections();
+            }
             if let Err(failure) = stopped.go_on(self.machine) {
                 port.set_failed();
                 shared.ended(&port, Err(failure));

@@ -26,7 +26,9 @@ mod summary;
 
 pub(crate) use endpoint::Endpoint;
 pub(crate) use followed::FileState;
-pub(crate) use handover::{GivenHead, GivenPort, Identities, PortAhead, SharedPort, Successor, optional_formats};
+pub(crate) use handover::{
+    GivenHead, GivenPort, Identities, PortAhead, SharedPort, Since, Successor, optional_formats,
+};
 pub(crate) use nic::Nic;
 pub(crate) use passed_through::PassedThrough;
 pub(crate) use peers::{ChangeError, PeersChange};

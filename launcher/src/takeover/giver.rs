@@ -4,7 +4,7 @@ use super::steps::Steps;
 use super::token::Token;
 use super::words::{Hello, Word};
 use crate::failure::Failure;
-use crate::machine::{GivenPort, Machine, PortAhead};
+use crate::machine::{GivenPort, Machine, PortAhead, Since};
 use crate::sandbox::{Sandbox, ThreadKind};
 use crate::service_manager::ServiceManager;
 use crate::takeover::format_of;
@@ -215,12 +215,17 @@ fn pass_on(wire: &mut Wire, gifts: &Gifts, machine: &Machine) -> Result<(), Fail
     };
     if matches!(token.take(), Ok(false)) {
         log::warn!("another process has taken the guest, and has not said that it serves it: {why}");
+        // The kernel ends it if it does not serve in time.
         wire.set_deadline(None);
         if next(wire).is_ok() {
             leave(wire, &gifts.setup.manager);
         }
+        // It may have moved bytes of connections, so these cannot go on.
+        log::warn!("it has ended: the guest is served again, and its TCP connections are reset");
+        given.take_back(Since::Served);
+        return Err(why);
     }
-    given.take_back();
+    given.take_back(Since::Rested);
     Err(why)
 }
 

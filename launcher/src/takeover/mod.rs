@@ -11,6 +11,7 @@
 
 mod detach;
 mod giver;
+mod last_moment;
 mod steps;
 mod taker;
 mod token;

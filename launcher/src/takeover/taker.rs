@@ -1,5 +1,6 @@
 //! The new process: it takes the NICs over from the one that serves them.
 
+use super::last_moment::LastMoment;
 use super::steps::Steps;
 use super::token::Token;
 use super::words::{Hello, Word};
@@ -14,6 +15,10 @@ use hawser_config::payload::Sealed;
 use std::io;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::time::Duration;
+
+/// Longest time from taking the guest until it is served.
+const LIMIT: Duration = Duration::from_secs(2);
 
 /// A connection to the process that serves the NICs, which has agreed to be replaced.
 #[derive(Debug)]
@@ -86,7 +91,7 @@ impl Taker {
         self.wire.say(Word::Ahead).map_err(lost)?;
         successor.load_ahead(self.ahead()?)?;
         self.wire.say(Word::Take).map_err(lost)?;
-        let (mut steps, sockets) = match self.load(&mut successor) {
+        let (mut steps, sockets, limit) = match self.load(&mut successor) {
             Ok(loaded) => loaded,
             Err(why) => self.give_up(&why),
         };
@@ -94,6 +99,7 @@ impl Taker {
             Ok(begun) => begun,
             Err(why) => self.give_up(&why),
         };
+        drop(limit);
         steps.end_at("begun", begun);
         let millis = steps.total().as_secs_f64() * 1e3;
         log::info!("the guest's rings rested for {millis:.1} ms: {steps}");
@@ -147,8 +153,9 @@ impl Taker {
     }
 
     /// Receives and loads everything, and waits until the other process has given up the guest. Returns the time for
-    /// which the guest's rings have rested, in steps, and the other sockets.
-    fn load(&mut self, successor: &mut Successor) -> Result<(Steps, Sockets), Failure> {
+    /// which the guest's rings have rested, in steps, the other sockets, and the limit within which this process must
+    /// serve.
+    fn load(&mut self, successor: &mut Successor) -> Result<(Steps, Sockets, LastMoment), Failure> {
         let mut ports = Vec::new();
         let mut sockets = None;
         loop {
@@ -181,11 +188,11 @@ impl Taker {
             return Err(unexpected(&word));
         };
         let token = descriptors.into_iter().next().map(Token::from);
+        let limit = LastMoment::arm(LIMIT).map_err(Failure::runtime)?;
         match token.is_some_and(|token| token.take().unwrap_or(false)) {
             true => {
                 steps.end("agreed");
-
-                Ok((steps, sockets))
+                Ok((steps, sockets, limit))
             }
             false => Err(Failure::runtime("it was too late: the running process has gone on")),
         }

@@ -10,7 +10,8 @@
 //! | `Running` | exits | the guest is served again |
 //!
 //! Two seconds after `Take`, or when the new process has ended, the old one takes the token itself and goes on. The new
-//! process uses no ring and no socket before it has the token. Once it has, the old one goes on only if it ends.
+//! process uses no ring and no socket before it has the token. Once it has, the old one goes on only if it ends, which the
+//! kernel sees to if it does not serve the guest within two seconds more.
 
 use super::steps::Steps;
 use crate::machine::{GivenHead, Identities};

@@ -142,14 +142,23 @@ impl TcpFlows {
         if self.driver.abandoned.is_none_or(|at| at > ctx.now) {
             return;
         }
-        let slots: Vec<_> = self.flows.iter().map(|(slot, _)| slot).take(ENDS_PER_TURN).collect();
+        self.end_some(ctx, ENDS_PER_TURN);
+        if self.flows.is_empty() {
+            self.driver.abandoned = None;
+        }
+    }
+
+    /// Ends all connections. Peers get RST, and the guest too, if it has room.
+    pub fn end_all(&mut self, ctx: &mut Context<'_>) {
+        self.end_some(ctx, usize::MAX);
+    }
+
+    fn end_some(&mut self, ctx: &mut Context<'_>, most: usize) {
+        let slots: Vec<_> = self.flows.iter().map(|(slot, _)| slot).take(most).collect();
         for slot in slots {
             let connection = &mut self.flows[slot].connection;
             connection.abort(ctx);
             self.settle(ctx, slot, Progress::Done);
-        }
-        if self.flows.is_empty() {
-            self.driver.abandoned = None;
         }
     }
 }
