@@ -148,6 +148,8 @@ pub enum ModeCommand {
     Segment(SegmentChange),
     /// Tells the segment that the guest is here.
     Announce(Announcement),
+    /// The VMM shows the guest this MTU, in bytes, which is at most that of the port.
+    Mtu(u16),
     /// A step of a migration, for the flows of the guest.
     Follow(Follow),
     /// Ends all TCP connections. Peers are reset now, and the guest when it sends next.

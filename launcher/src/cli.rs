@@ -5,6 +5,7 @@ use crate::leases::args::StoreArgs;
 use crate::logging;
 use crate::mode::Mode;
 use crate::sandbox::SandboxArgs;
+use crate::vmm::QemuVersion;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use hawser_backend::packet::MacAddr;
@@ -18,7 +19,7 @@ use std::ffi::OsString;
 use std::net::IpAddr;
 use std::num::NonZeroU16;
 use std::os::fd::RawFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 pub(crate) mod client;
 mod layer2;
@@ -30,6 +31,7 @@ pub(crate) mod passt;
 mod plan_args;
 pub(crate) mod policy;
 mod segment;
+mod sources;
 mod spec;
 mod takeover;
 mod tunnel;
@@ -47,6 +49,7 @@ use passt::PasstArgs;
 use plan_args::PlanArgs;
 use policy::PolicyArgs;
 use segment::SegmentArgs;
+pub(crate) use sources::SourceArgs;
 pub(crate) use spec::OptionError;
 pub(crate) use takeover::TakeoverArgs;
 
@@ -100,15 +103,37 @@ pub(crate) const DEFAULT_SOCKET_DIR: &str = "/run/hawser";
 /// Name of the API socket of `hawser run`, in its `--socket-dir`.
 pub(crate) const API_SOCKET: &str = "api.sock";
 
+/// Path of the API socket of a process that serves one NIC on `socket`.
+pub(crate) fn api_socket_beside(socket: &Path) -> PathBuf {
+    let mut path = socket.as_os_str().to_owned();
+    path.push(".api");
+    path.into()
+}
+
 /// Subcommands. Without one, hawser serves the NIC that the options describe.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    /// Serve every NIC of a VM's manifests, each on its own socket
+    Run(RunManifest),
+    /// Check a VM's manifests: print what is wrong with them, or what would be served
+    Validate(ValidateArgs),
     /// Print the QEMU flags that match these options
     QemuArgs(VmmArgs),
+    /// Print the elements of libvirt's domain XML that match these options
+    LibvirtXml(VmmArgs),
     /// Print the cloud-hypervisor flags that match these options
     CloudHypervisorArgs(VmmArgs),
+    /// Serve one virtual machine by the arguments of passt(1), for libvirt and QEMU; the same as hawser under the name passt
+    Passt(PasstArgs),
+    /// Show the NICs of a running process: addresses, MAC, link
+    Status(StatusArgs),
+    /// Watch the ports of a running process: rates, flows, drops by reason
+    Top(TopArgs),
     /// Write the packets that cross a port of a running process, as pcapng
     Capture(CaptureArgs),
+    /// List, add or remove port forwards of a running process
+    #[command(subcommand)]
+    Forward(ForwardCommand),
     /// Change the NICs of a running VM to match its manifests: plug new ones, unplug removed or
     /// absent ones, set links up or down
     Plug(PlugArgs),
@@ -116,36 +141,23 @@ pub(crate) enum Command {
     Unplug(UnplugArgs),
     /// Set the link that the guest sees on a NIC up or down
     Link(LinkArgs),
-    /// Show the NICs of a running process: addresses, MAC, link
-    Status(StatusArgs),
+    /// Show or change the rate limits of a port of a running process
+    Rate(RateArgs),
     /// Show the tunnel of a port on a network that spans nodes, and what crosses it to and from
     /// each peer; add, remove or replace peers
     Peers(PeersArgs),
-    /// List, add or remove port forwards of a running process
-    #[command(subcommand)]
-    Forward(ForwardCommand),
     /// Carry the connections of a guest that migrates: prepare, watch or end that
     #[command(subcommand)]
     Migrate(MigrateCommand),
-    /// Watch the ports of a running process: rates, flows, drops by reason
-    Top(TopArgs),
-    /// Show or change the rate limits of a port of a running process
-    Rate(RateArgs),
     /// Tell the segment of a port in bridge mode that its guest is there, as after the primary of its failover pair was
     /// unplugged
     Announce(AnnounceArgs),
     /// Show or change the log filter of a running process
     Loglevel(LogLevelArgs),
-    /// Check a VM's manifests: print what is wrong with them, or what would be served
-    Validate(ValidateArgs),
-    /// Print cloud-init network data that matches a VM's manifests
-    CloudInit(CloudInitArgs),
-    /// Serve every NIC of a VM's manifests, each on its own socket
-    Run(RunManifest),
-    /// Serve one virtual machine by the arguments of passt(1), for libvirt and QEMU; the same as hawser under the name passt
-    Passt(PasstArgs),
     /// Reserve, list and release the MACs and addresses of VMs
     Leases(Leases),
+    /// Print cloud-init network data that matches a VM's manifests
+    CloudInit(CloudInitArgs),
     /// Give the PFs of this node their VFs, and show them
     Node(Node),
     /// Print a completion script for a shell
@@ -179,10 +191,9 @@ pub(crate) struct ManualArgs {
 #[derive(Debug, Args)]
 #[group(skip)]
 pub(crate) struct ManifestArgs {
-    /// Manifests of one VM and its networks (VirtualMachine, NetworkAttachmentDefinition, Service, …):
-    /// a file, a directory, or - for standard input; may be repeated
-    #[arg(short = 'f', long = "filename", value_name = "FILE", required = true)]
-    pub files: Vec<PathBuf>,
+    /// Manifests of one VM and its networks.
+    #[command(flatten)]
+    pub sources: SourceArgs,
     /// Directory for the sockets; each is named <interface name>.sock
     #[arg(long, value_name = "DIR", default_value = DEFAULT_SOCKET_DIR)]
     pub socket_dir: PathBuf,
@@ -229,9 +240,12 @@ pub(crate) struct RunManifest {
     /// Manifests of the VM.
     #[command(flatten)]
     pub manifest: ManifestArgs,
-    /// Print the flags for this VMM to use the VM's NICs, instead of serving them
+    /// Print the flags for this VMM to use the VM's NICs, instead of serving them; libvirt: elements of the domain's XML
     #[arg(long, value_name = "VMM", help_heading = "Virtual machine")]
-    pub print_args: Option<Vmm>,
+    pub print_args: Option<FlagReader>,
+    /// Version of the QEMU that reads the flags [default: with QEMU after --, what it says of itself; else 9.2 or later]
+    #[arg(long, value_name = "VERSION", help_heading = "Virtual machine")]
+    pub qemu_version: Option<QemuVersion>,
     /// Print what would be served and done; create no lease, socket, link or process
     #[arg(long, conflicts_with = "print_args")]
     pub dry_run: bool,
@@ -302,13 +316,15 @@ impl RunManifest {
     }
 }
 
-/// VMM whose flags `--print-args` prints.
+/// Program whose flags `--print-args` prints.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Vmm {
-    /// QEMU 10 or later.
+pub(crate) enum FlagReader {
+    /// QEMU.
     Qemu,
     /// cloud-hypervisor.
     CloudHypervisor,
+    /// libvirt, which reads XML.
+    Libvirt,
 }
 
 /// Options of the vhost-user socket.
@@ -319,6 +335,7 @@ pub(crate) struct EndpointArgs {
     /// --connect is given
     #[arg(
         long,
+        visible_alias = "socket",
         value_name = "PATH",
         help_heading = "Front end",
         value_parser = values::socket_path
@@ -474,7 +491,7 @@ pub(crate) struct RunArgs {
     #[arg(long, value_name = "PATH", help_heading = "Process")]
     pub runtime_dir: Option<PathBuf>,
     /// Unix socket of the control API, which hawser status and other subcommands use [default: with
-    /// hawser run, api.sock in --socket-dir; else none]
+    /// hawser run, api.sock in --socket-dir; else --socket-path with .api after it]
     #[arg(long, value_name = "PATH", help_heading = "Process", value_parser = values::socket_path)]
     pub api_socket: Option<PathBuf>,
     /// Unix socket for migrations to this process: the hawser from which a guest comes connects to
@@ -533,13 +550,17 @@ pub(crate) struct VmmArgs {
         value_parser = values::memory_size
     )]
     pub memory: String,
+    /// Version of the QEMU that reads the flags [default: 9.2 or later]
+    #[arg(long, value_name = "VERSION", help_heading = "Virtual machine")]
+    pub qemu_version: Option<QemuVersion>,
     /// Options of the vhost-user socket.
     #[command(flatten)]
     pub socket: SocketArgs,
     /// Options of the NIC.
     #[command(flatten)]
     pub port: PortArgs,
-    /// These options are accepted so that the same options can be passed. They have no effect here.
+    /// --netns and --api-socket tell where the NIC is served. The others are accepted so that the same options can be
+    /// passed, and have no effect here.
     #[command(flatten)]
     pub run: RunArgs,
 }
@@ -549,7 +570,13 @@ pub(crate) struct VmmArgs {
 #[group(skip)]
 pub(crate) struct SocketArgs {
     /// Unix socket that hawser listens on, or the VMM with --connect
-    #[arg(long, value_name = "PATH", help_heading = "Front end", value_parser = values::socket_path)]
+    #[arg(
+        long,
+        visible_alias = "socket",
+        value_name = "PATH",
+        help_heading = "Front end",
+        value_parser = values::socket_path
+    )]
     pub socket_path: PathBuf,
     /// The VMM listens and hawser connects
     #[arg(long, help_heading = "Front end")]

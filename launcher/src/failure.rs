@@ -14,6 +14,8 @@ pub(crate) enum Failure {
     Runtime(String),
     /// The VMM that hawser started exited with this status and has reported the reason itself.
     Vmm(u8),
+    /// The reader of standard output has closed it, and has all that it wanted. The exit status is 0.
+    NoReader,
 }
 
 impl fmt::Display for Failure {
@@ -21,6 +23,7 @@ impl fmt::Display for Failure {
         match self {
             Self::Usage(message) | Self::Runtime(message) => f.write_str(message),
             Self::Vmm(status) => write!(f, "the VMM ended with status {status}"),
+            Self::NoReader => f.write_str("standard output is closed"),
         }
     }
 }
@@ -41,7 +44,7 @@ impl Failure {
         match self {
             Self::Usage(message) => Self::Usage(format!("interface {nic}: {message}")),
             Self::Runtime(message) => Self::Runtime(format!("interface {nic}: {message}")),
-            Self::Vmm(_) => self,
+            Self::Vmm(_) | Self::NoReader => self,
         }
     }
 
@@ -56,7 +59,10 @@ impl Failure {
     /// Creates the failure that standard output cannot be written.
     #[allow(clippy::needless_pass_by_value, reason = "for map_err")]
     pub(crate) fn standard_output(error: std::io::Error) -> Self {
-        Self::runtime(format_args!("standard output: {error}"))
+        match error.kind() {
+            std::io::ErrorKind::BrokenPipe => Self::NoReader,
+            _ => Self::runtime(format_args!("standard output: {error}")),
+        }
     }
 
     /// Reduces clap's error to one line: the problem and the suggested spelling.
@@ -95,6 +101,7 @@ impl Failure {
             Self::Usage(message) => (message, 2),
             Self::Runtime(message) => (message, 1),
             Self::Vmm(status) => return ExitCode::from(*status),
+            Self::NoReader => return ExitCode::SUCCESS,
         };
         let line = message.split_whitespace().collect::<Vec<_>>().join(" ");
         // With a closed standard error, the status still reports the failure.

@@ -25,7 +25,7 @@ pub(crate) fn run(command: &LeasesCommand) -> Result<(), Failure> {
 /// Runs `hawser leases allocate`. Prints the leases of each VM as soon as they are stored.
 fn allocate(args: &ReserveLeases) -> Result<(), Failure> {
     let manifest = ManifestArgs {
-        files: args.files.clone(),
+        sources: args.sources.clone(),
         socket_dir: PathBuf::new(),
         plan: args.plan.clone(),
     };

@@ -46,13 +46,14 @@ mod validate;
 mod vf;
 mod vf_pools;
 mod vmm;
+mod vmm_flags;
 mod vmm_process;
 mod watcher;
 mod wire;
 
 use attachment::Site;
 use clap::Parser as _;
-use cli::{Cli, Command, OptionError, VmmArgs};
+use cli::{Cli, Command, OptionError, api_socket_beside};
 use config::ConfigError;
 use failure::Failure;
 use hawser_manifest::nic::NicSpec;
@@ -62,7 +63,6 @@ use serve::Order;
 use std::ffi::OsString;
 use std::os::fd::OwnedFd;
 use std::process::ExitCode;
-use vmm::{Vm, VmmError};
 
 fn main() -> ExitCode {
     match run() {
@@ -94,8 +94,9 @@ fn run() -> Result<(), Failure> {
         return takeover::detach();
     }
     match &cli.command {
-        Some(Command::QemuArgs(args)) => print_flags(args, vmm::qemu_args),
-        Some(Command::CloudHypervisorArgs(args)) => print_flags(args, vmm::cloud_hypervisor_args),
+        Some(Command::QemuArgs(args)) => vmm_flags::print(args, vmm::qemu_args),
+        Some(Command::CloudHypervisorArgs(args)) => vmm_flags::print(args, vmm::cloud_hypervisor_args),
+        Some(Command::LibvirtXml(args)) => vmm_flags::print(args, vmm::libvirt::xml),
         Some(Command::Validate(args)) => validate::run(args),
         Some(Command::CloudInit(args)) => cloud_init::run(args),
         Some(Command::Run(args)) => run::run(args),
@@ -126,34 +127,20 @@ fn serve_port(cli: &Cli) -> Result<(), Failure> {
     let endpoint = cli.endpoint.endpoint()?;
     let queues = cli.port.queues()?;
     startup::start_log(&cli.run.log);
-    let site = cli.run.site()?;
+    let mut run = cli.run.clone();
+    let beside = || endpoint.listens_at().as_deref().map(api_socket_beside);
+    run.api_socket = run.api_socket.or_else(beside);
+    let site = run.site()?;
     site.recover();
     let nic = nic(cli.port.spec(endpoint.port_name()), endpoint, queues, &site)?;
     serve::serve(Order {
         nics: vec![nic],
         site: &site,
-        run: &cli.run,
+        run: &run,
         vmm: None,
         hotplug: None,
         background: None,
     })
-}
-
-fn print_flags(args: &VmmArgs, flags: impl Fn(&Vm<'_>) -> Result<String, VmmError>) -> Result<(), Failure> {
-    let queues = args.port.queues()?;
-    let path = args.socket.socket_path.clone();
-    let endpoint = match args.socket.connect {
-        true => Endpoint::Connect(path),
-        false => Endpoint::Listen(path),
-    };
-    let spec = args.port.spec("vm".to_owned());
-    let nic = nic(spec, endpoint, queues, &args.run.site()?)?;
-    let vm = Vm {
-        memory: &args.memory,
-        cards: &nic.card().into_iter().collect::<Vec<_>>(),
-        passed: &[],
-    };
-    output::print(&flags(&vm).map_err(Failure::usage)?)
 }
 
 /// A NIC in the form in which this host can serve it.

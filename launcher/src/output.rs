@@ -3,7 +3,7 @@
 use crate::failure::Failure;
 use std::io::Write as _;
 
-/// Writes to standard output. A reader that has gone away is a failure, not a panic.
+/// Writes to standard output, which `head` and others close when they have enough.
 pub(crate) fn print(text: &str) -> Result<(), Failure> {
     std::io::stdout()
         .write_all(text.as_bytes())

@@ -5,6 +5,7 @@
 //! standard error contains nothing but the reason of a failure, and the exit status of a failure is 1.
 
 use crate::background::{self, Background};
+use crate::cli::api_socket_beside;
 use crate::cli::passt::{PasstArgs, PasstProgram};
 use crate::config;
 use crate::failure::Failure;
@@ -14,7 +15,7 @@ use crate::logging::{self, Destination};
 use crate::machine::{Endpoint, Nic};
 use crate::serve::{self, Order};
 use clap::Parser as _;
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
@@ -57,7 +58,7 @@ fn serve(args: &PasstArgs) -> Result<(), Failure> {
     let spec = args.nic(endpoint.port_name()).map_err(Failure::usage)?;
     let mut run = args.process();
     if let Endpoint::Listen(path) = &endpoint {
-        run.api_socket = Some(api_socket(path));
+        run.api_socket = Some(api_socket_beside(path));
     }
     logging::start_to(&run.log, destination(args)?);
     let background = Background::prepare(args.pid.as_deref(), args.detached)?;
@@ -97,13 +98,6 @@ fn free_socket() -> PathBuf {
     let paths = (1..=u16::MAX).map(|n| PathBuf::from(format!("/tmp/passt_{n}.socket")));
     let mut free = paths.filter(|path| UnixStream::connect(path).is_err());
     free.next().unwrap_or_else(|| "/tmp/passt.socket".into())
-}
-
-/// The API's socket, beside that of the VMM.
-fn api_socket(socket: &Path) -> PathBuf {
-    let mut path = socket.as_os_str().to_owned();
-    path.push(OsStr::new(".api"));
-    path.into()
 }
 
 fn destination(args: &PasstArgs) -> Result<Destination, Failure> {

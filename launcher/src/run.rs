@@ -4,7 +4,7 @@
 //! are checked, completed and attached in the same way.
 
 use crate::attachment::{self, Site, Survey};
-use crate::cli::{RunArgs, RunManifest, TakeoverArgs, Vmm};
+use crate::cli::{FlagReader, RunArgs, RunManifest, TakeoverArgs};
 use crate::failure::Failure;
 use crate::host::Host;
 use crate::hotplug::HotplugSetup;
@@ -15,7 +15,7 @@ use crate::sandbox::User;
 use crate::serve::{Order, VmmOrder};
 use crate::vf::{self, Cluster, Keeper, PortChange};
 use crate::vmm::running::{Patience, VmmSocket};
-use crate::vmm::{Card, Flag, Passed, Vm};
+use crate::vmm::{Card, Flag, Passed, QemuVersion, Vm};
 use crate::vmm_process::{OPTION, be_parent};
 use crate::{leases, serve, startup, validate, vmm};
 use clap::ValueEnum as _;
@@ -121,9 +121,9 @@ fn only_say(args: &RunManifest, mut plan: VmPlan, site: &Site) -> Result<(), Fai
     add_ports(&mut tried, &mut segments, site, keeper.as_deref())?;
     let nics = resolve_all(&tried, &probe(&tried)?, segments, keeper.as_ref())?;
     let cards = cards(&nics);
-    if let Some(vmm) = args.print_args {
+    if let Some(reader) = args.print_args {
         preview.need_macs()?;
-        return print_args(vmm, args.memory.as_deref(), cards);
+        return print_args(args, reader, cards);
     }
     let started = vmm_socket(args)?;
     let vmm = vmm_words(args, started.as_ref(), cards)?;
@@ -210,22 +210,34 @@ fn resolve_all(
 const DEFAULT_MEMORY: &str = "1G";
 
 /// Prints the VMM's flags for these NICs.
-fn print_args(vmm: Vmm, memory: Option<&str>, mut cards: Cards<'_>) -> Result<(), Failure> {
+fn print_args(args: &RunManifest, reader: FlagReader, mut cards: Cards<'_>) -> Result<(), Failure> {
     // QEMU unplugs a primary, which is possible only behind a root port.
     let is_primary = |passed: &Passed<'_>| passed.device.teaming.standby().is_some();
-    let ports = match vmm {
-        Vmm::Qemu if cards.passed.iter().any(is_primary) => cards.on_root_ports(),
+    let ports = match reader {
+        FlagReader::Qemu if cards.passed.iter().any(is_primary) => cards.on_root_ports(),
         _ => Vec::new(),
     };
     let Cards { cards, passed } = &cards;
-    let memory = memory.unwrap_or(DEFAULT_MEMORY);
-    let vm = Vm { memory, cards, passed };
-    let flags = match vmm {
-        Vmm::Qemu => vmm::qemu_flags(&vm),
-        Vmm::CloudHypervisor => vmm::cloud_hypervisor_flags(&vm),
+    let vm = Vm {
+        memory: args.memory.as_deref().unwrap_or(DEFAULT_MEMORY),
+        cards,
+        passed,
+        qemu: args.qemu_version.unwrap_or(QemuVersion::CURRENT),
+    };
+    let flags = match reader {
+        FlagReader::Qemu => vmm::qemu_flags(&vm),
+        FlagReader::CloudHypervisor => vmm::cloud_hypervisor_flags(&vm),
+        FlagReader::Libvirt => return crate::output::print(&vmm::libvirt::xml(&vm).map_err(Failure::usage)?),
     };
     let flags = [ports, flags.map_err(Failure::usage)?].concat();
     crate::output::print(&vmm::line(&flags))
+}
+
+/// A VMM that hawser can start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Vmm {
+    Qemu,
+    CloudHypervisor,
 }
 
 /// The kind of VMM, recognised by the name of its program.
@@ -302,8 +314,14 @@ fn vmm_words(args: &RunManifest, socket: Option<&VmmSocket>, mut cards: Cards<'_
             if has_root_ports(arguments) {
                 flags.extend(cards.on_root_ports());
             }
-            let Cards { cards, passed } = &cards;
-            flags.extend(vmm::qemu_flags(&Vm { memory, cards, passed }).map_err(Failure::usage)?);
+            let qemu = args.qemu_version.or_else(|| QemuVersion::of_program(program));
+            let vm = Vm {
+                memory,
+                cards: &cards.cards,
+                passed: &cards.passed,
+                qemu: qemu.unwrap_or(QemuVersion::CURRENT),
+            };
+            flags.extend(vmm::qemu_flags(&vm).map_err(Failure::usage)?);
             if let Some(VmmSocket::Qemu(path)) = socket {
                 flags.push(vmm::qemu_monitor(path).map_err(Failure::usage)?);
             }
@@ -312,8 +330,13 @@ fn vmm_words(args: &RunManifest, socket: Option<&VmmSocket>, mut cards: Cards<'_
             if let Some(VmmSocket::CloudHypervisor(path)) = socket {
                 flags.push((API_FLAG, vec![format!("path={}", path.display())]));
             }
-            let Cards { cards, passed } = &cards;
-            flags.extend(vmm::cloud_hypervisor_flags(&Vm { memory, cards, passed }).map_err(Failure::usage)?);
+            let vm = Vm {
+                memory,
+                cards: &cards.cards,
+                passed: &cards.passed,
+                qemu: QemuVersion::CURRENT,
+            };
+            flags.extend(vmm::cloud_hypervisor_flags(&vm).map_err(Failure::usage)?);
         }
     }
     // Some programs reject a flag that appears twice.

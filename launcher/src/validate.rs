@@ -46,7 +46,7 @@ impl Unreadable {
 /// A file cannot be read. Problems of the manifests are in the inner result.
 pub(crate) fn check(args: &ManifestArgs) -> Result<Result<Checked, Rejected>, Failure> {
     Ok(check_sources(
-        &read_sources(&args.files)?,
+        &read_sources(&args.sources.files())?,
         &args.setup(&args.plan.options()),
     ))
 }
@@ -66,7 +66,7 @@ pub(crate) fn read_sources(paths: &[PathBuf]) -> Result<Vec<SourceFile>, Unreada
 /// # Errors
 /// As [`check`].
 pub(crate) fn check_all(args: &ManifestArgs) -> Result<Result<Vec<VmPlan>, Rejected>, Failure> {
-    let files = read_sources(&args.files)?;
+    let files = read_sources(&args.sources.files())?;
     let options = args.plan.options();
     Ok(check::check_all(&files, &args.setup(&options)))
 }
@@ -76,7 +76,7 @@ pub(crate) fn check_all(args: &ManifestArgs) -> Result<Result<Vec<VmPlan>, Rejec
 /// # Errors
 /// There are problems, or the output cannot be printed.
 pub(crate) fn run(args: &ValidateArgs) -> Result<(), Failure> {
-    let files = read_sources(&args.manifest.files).map_err(|unreadable| {
+    let files = read_sources(&args.manifest.sources.files()).map_err(|unreadable| {
         let told = match args.json {
             true => print_json(Err(&unreadable.rejected())),
             false => Ok(()),

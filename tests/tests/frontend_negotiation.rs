@@ -176,8 +176,17 @@ fn qemu_names_its_host_mtu_and_announces_the_guest() {
     }
     assert_echo(&mut vmm, 0, &LENGTHS);
 
-    let config = VmmConfig {
+    // A smaller one is taken, too, and told to the guest by those modes that tell it anything.
+    let smaller = VmmConfig {
         mtu: Some(1280),
+        ..VmmConfig::default()
+    };
+    drop(vmm);
+    let mut vmm = backend.connect(smaller);
+    assert_echo(&mut vmm, 0, &LENGTHS);
+
+    let config = VmmConfig {
+        mtu: Some(67),
         ..VmmConfig::default()
     };
     drop(vmm);

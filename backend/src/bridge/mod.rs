@@ -190,7 +190,7 @@ impl Mode for Bridge {
         self.segment.set_offloads(caps);
     }
 
-    fn on_command(&mut self, _: Instant, command: ModeCommand, sink: &mut dyn GuestSink) -> io::Result<()> {
+    fn on_command(&mut self, now: Instant, command: ModeCommand, sink: &mut dyn GuestSink) -> io::Result<()> {
         match command {
             ModeCommand::Segment(change) => {
                 self.segment.change(change);
@@ -203,6 +203,11 @@ impl Mode for Bridge {
             }
             ModeCommand::Announce(announcement) => {
                 self.announce(&announcement);
+            }
+            ModeCommand::Mtu(mtu) => {
+                if let Some(services) = &mut self.services {
+                    services.set_mtu(now, mtu);
+                }
             }
             ModeCommand::TakeIn | ModeCommand::EndConnections => {}
             ModeCommand::Follow(step) => return self.follow(step, sink),

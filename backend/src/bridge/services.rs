@@ -61,6 +61,16 @@ impl Services {
         }
     }
 
+    /// Tells the guest this MTU from now on.
+    pub(super) fn set_mtu(&mut self, now: Instant, mtu: u16) {
+        if let Some(lease) = &mut self.lease {
+            lease.set_mtu(mtu);
+        }
+        if let Some(lease) = &mut self.lease6 {
+            lease.set_mtu(now, mtu);
+        }
+    }
+
     /// True for frames that are handled here and do not go to the segment.
     pub(super) fn wants(&self, frame: &GuestFrame<'_>) -> bool {
         self.is_for_lease(frame)

@@ -171,6 +171,11 @@ impl Mode for Masquerade {
                 self.engine.on_handover(now, sink);
                 Ok(())
             }
+            ModeCommand::Mtu(mtu) => {
+                self.engine.set_mtu(mtu);
+                self.services.set_mtu(now, mtu);
+                Ok(())
+            }
             // Others see only the pod's address.
             ModeCommand::EndConnections => {
                 self.engine.end_connections(now, sink);

@@ -383,6 +383,11 @@ impl Engine {
         self.tcp.end_all(&mut self.surroundings.context(now, sink));
     }
 
+    /// Replaces the MTU of the link, for new connections and all packets from now on.
+    pub fn set_mtu(&mut self, mtu: u16) {
+        self.surroundings.link.mtu = mtu;
+    }
+
     /// Sends the guest's queries to the gateway's port 53 to other name servers.
     pub fn set_dns_forward(&mut self, servers: &[IpAddr]) {
         let map = &mut self.surroundings.map;

@@ -75,6 +75,11 @@ impl GatewayServices {
         self.responders.set_resolvers(now, resolvers);
     }
 
+    /// Tells the guest this MTU from now on.
+    pub fn set_mtu(&mut self, now: Instant, mtu: u16) {
+        self.responders.set_mtu(now, mtu);
+    }
+
     /// Sends messages that are due.
     pub fn on_timer(&mut self, now: Instant, sink: &mut dyn GuestSink) {
         self.responders.on_timer(now, &self.counters, &mut self.replies);

@@ -216,6 +216,13 @@ impl Local {
         }
     }
 
+    pub(super) fn set_mtu(&mut self, now: Instant, mtu: u16) {
+        self.services.link.set_mtu(now, mtu);
+        if let Some(engine) = self.engine() {
+            engine.set_mtu(mtu);
+        }
+    }
+
     /// Announces addresses that have another MAC now to the guest.
     pub(super) fn announce(&mut self, moved: impl Iterator<Item = (IpAddr, MacAddr)>, sink: &mut dyn GuestSink) {
         if self.is_first && self.is_up {

@@ -546,6 +546,10 @@ impl Mode for Overlay {
                 let reduced = self.balancer.set_services(services);
                 self.local.end_services(&reduced)
             }
+            ModeCommand::Mtu(mtu) => {
+                self.local.set_mtu(now, mtu);
+                Ok(())
+            }
             ModeCommand::TakeIn => {
                 self.local.take_in(now, sink);
                 Ok(())

@@ -135,6 +135,12 @@ impl Server {
         self.parameters = parameters(&self.terms, told);
     }
 
+    /// Replaces the MTU of the link, starting with the next answer.
+    pub(super) fn set_mtu(&mut self, mtu: u16, told: &OfferedNames) {
+        self.terms.mtu = mtu;
+        self.tell(told);
+    }
+
     /// True if a UDP datagram to `dst` can be for the server.
     pub(super) fn is_for_us(&self, dst: Ipv4Addr) -> bool {
         let is_gateway = self.terms.station.is_some_and(|(_, gateway)| gateway == dst);

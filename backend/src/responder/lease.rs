@@ -42,6 +42,11 @@ impl LeaseServer {
         self.dhcp.tell(&OfferedNames::of(&self.names));
     }
 
+    /// Replaces the MTU of the link, starting with the next answer.
+    pub fn set_mtu(&mut self, mtu: u16) {
+        self.dhcp.set_mtu(mtu, &OfferedNames::of(&self.names));
+    }
+
     /// True for a frame to any DHCP server. `head` is the parsed form of `bytes`. The check is cheap for every frame
     /// that is not UDP over IPv4.
     pub fn wants(&self, bytes: &[u8], head: &Head) -> bool {

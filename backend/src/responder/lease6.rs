@@ -20,6 +20,7 @@ pub struct Lease6Server {
     client: MacAddr,
     names: NameConfig,
     held: Arc<HeldLeases>,
+    link: Ipv6Link,
     dhcp: dhcp6::Server,
     router: ndp::Router,
 }
@@ -33,19 +34,8 @@ impl Lease6Server {
             gateway: GATEWAY_MAC.link_local(),
             guest: config.address.addr(),
         };
-        // DHCP hands out the names, because those in an advertisement would expire.
-        let advertised = ndp::Advertised {
-            gateway: GATEWAY_MAC,
-            link: on_link(&link),
-            prefix: ndp::Prefix {
-                on_link: true,
-                autonomous: false,
-            },
-            announcement: ndp::Announcement::of(Convention::KubeVirt, Station::AddressServer),
-            mtu,
-        };
-        let advertisement = ndp::advertisement(advertised, &[], &SearchList::default());
         Self {
+            link,
             client: config.client,
             dhcp: dhcp6::Server::new(
                 GATEWAY_MAC,
@@ -56,7 +46,12 @@ impl Lease6Server {
             ),
             held,
             names: config.names.clone(),
-            router: ndp::Router::new(vec![link.gateway], Station::AddressServer, advertisement, None),
+            router: ndp::Router::new(
+                vec![link.gateway],
+                Station::AddressServer,
+                advertisement(&link, mtu),
+                None,
+            ),
         }
     }
 
@@ -64,6 +59,11 @@ impl Lease6Server {
     pub fn set_resolvers(&mut self, resolvers: &Resolvers) {
         self.names.follow(resolvers);
         self.dhcp.tell(&OfferedNames::of(&self.names));
+    }
+
+    /// Replaces the MTU of the link, starting with the next answer.
+    pub fn set_mtu(&mut self, now: Instant, mtu: u16) {
+        self.router.set_advertisement(now, advertisement(&self.link, mtu));
     }
 
     /// True for a frame to any DHCPv6 server. `head` is the parsed form of `bytes`. The check is cheap for all other
@@ -103,6 +103,21 @@ impl Lease6Server {
             Answer::Refused(DropReason::BadService)
         }
     }
+}
+
+/// The advertisement of the link. DHCP hands out the names, because those in an advertisement would expire.
+fn advertisement(link: &Ipv6Link, mtu: u16) -> Vec<u8> {
+    let advertised = ndp::Advertised {
+        gateway: GATEWAY_MAC,
+        link: on_link(link),
+        prefix: ndp::Prefix {
+            on_link: true,
+            autonomous: false,
+        },
+        announcement: ndp::Announcement::of(Convention::KubeVirt, Station::AddressServer),
+        mtu,
+    };
+    ndp::advertisement(advertised, &[], &SearchList::default())
 }
 
 /// The link, with the prefix of the advertisement.

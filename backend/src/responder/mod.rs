@@ -288,7 +288,24 @@ impl Responders {
         }
         if let Some(ipv6) = &mut self.ipv6 {
             ipv6.dhcp.tell(&told);
-            let advertisement = self.advertisement.message(&ipv6.link, &told);
+        }
+        self.change_advertisement(now, &told);
+    }
+
+    /// Replaces the MTU of the link, starting with the next answer. If the guest's driver is up, the guest soon gets a
+    /// router advertisement.
+    pub fn set_mtu(&mut self, now: Instant, mtu: u16) {
+        let told = OfferedNames::of(&self.names);
+        if let Some(ipv4) = &mut self.ipv4 {
+            ipv4.dhcp.set_mtu(mtu, &told);
+        }
+        self.advertisement.mtu = mtu;
+        self.change_advertisement(now, &told);
+    }
+
+    fn change_advertisement(&mut self, now: Instant, told: &OfferedNames) {
+        if let Some(ipv6) = &mut self.ipv6 {
+            let advertisement = self.advertisement.message(&ipv6.link, told);
             ipv6.router.set_advertisement(now, advertisement);
         }
     }

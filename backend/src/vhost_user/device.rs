@@ -5,7 +5,7 @@ use super::memory::Memory;
 use super::message::Message;
 use super::ring::RingHost;
 use super::session::NetDevice;
-use crate::mode::Departure;
+use crate::mode::{Departure, ModeCommand};
 use crate::packet::MacAddr;
 use crate::port::{Moment, Port};
 use crate::virtio::{ConfigSpace, DirtyBitmap, GuestMap, MAX_RING_SIZE, features};
@@ -22,6 +22,8 @@ use virtio_bindings::virtio_net::VIRTIO_NET_F_CTRL_VQ;
 use vm_memory::GuestAddressSpace;
 use vmm_sys_util::epoll::EventSet;
 
+/// Smallest MTU that a virtio-net device may have, in bytes (virtio 5.1.4.1).
+const MTU_MIN: u64 = 68;
 /// Largest MTU that a virtio-net device may have, in bytes.
 const MTU_MAX: u64 = 65535;
 
@@ -37,7 +39,6 @@ pub struct Device {
     back_channel: BackChannel,
 }
 
-/// What a front end has set.
 /// Whether the device asks for a socket for its own requests (BACKEND_REQ).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum BackChannel {
@@ -45,9 +46,12 @@ enum BackChannel {
     Withheld,
 }
 
+/// What a front end has set.
 #[derive(Default)]
 struct Set {
     features: u64,
+    /// MTU that it shows the guest; `None` for that of the port.
+    mtu: Option<u16>,
     memory: Option<Memory>,
 }
 
@@ -108,6 +112,11 @@ impl Device {
             hosts.push(host(0, RingRole::Control));
         }
         hosts
+    }
+
+    fn apply_mtu(&self) {
+        let mtu = self.set().mtu.unwrap_or(self.port.config().mtu);
+        self.for_each_worker(|worker| worker.command_mode(ModeCommand::Mtu(mtu)));
     }
 
     fn offers_control_ring(&self) -> bool {
@@ -197,15 +206,28 @@ impl NetDevice for Device {
 
     fn set_mtu(&self, mtu: u64) -> bool {
         let config = self.port.config();
-        let fits = (u64::from(config.mtu)..=MTU_MAX).contains(&mtu);
-        if !fits {
-            log::warn!(
-                "port {}: the front end gives the NIC an MTU of {mtu}, the port has {}: give both the same",
+        if !(MTU_MIN..=MTU_MAX).contains(&mtu) {
+            log::warn!("port {}: the front end gives the NIC an MTU of {mtu}", config.name);
+            return false;
+        }
+        // The guest may send less than a port can take. A port does not send more than its own MTU.
+        let smaller = u16::try_from(mtu).ok().filter(|mtu| *mtu < config.mtu);
+        if let Some(mtu) = smaller {
+            log::info!(
+                "port {}: the guest is told an MTU of {mtu}, which the front end has set; the port has {}",
                 config.name,
                 config.mtu
             );
         }
-        fits
+        self.set().mtu = smaller;
+        if self.is_active() {
+            self.apply_mtu();
+        }
+        true
+    }
+
+    fn mtu(&self) -> Option<u16> {
+        self.set().mtu
     }
 
     fn set_back_channel(&self, channel: OwnedFd) {
@@ -220,6 +242,7 @@ impl NetDevice for Device {
         if self.active.swap(active, Ordering::Relaxed) == active || !active {
             return;
         }
+        self.apply_mtu();
         let set = self.set();
         self.for_each_worker(|worker| worker.set_features(set.features));
         if let Some(memory) = &set.memory {
@@ -234,6 +257,9 @@ impl NetDevice for Device {
     fn detach(&self, departure: Departure) {
         self.port.moments().tell(Moment::Gone(departure));
         self.port.link().tell(None);
+        if self.set().mtu.take().is_some() {
+            self.apply_mtu();
+        }
         // All rings stop together, so that a guest that still runs sends nothing more to a mode whose link is down.
         self.for_each_worker(|worker| worker.clear_memory(departure));
         *self.memory.lock().unwrap_or_else(PoisonError::into_inner) = None;

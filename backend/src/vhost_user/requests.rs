@@ -65,7 +65,7 @@ pub struct ServerRecord {
 
 impl Payload for ServerRecord {
     const KIND: &'static str = "vhost-user-server";
-    const VERSION: u32 = 1;
+    const VERSION: u32 = 2;
 }
 
 /// The source of front ends.

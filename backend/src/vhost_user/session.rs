@@ -60,6 +60,9 @@ pub trait NetDevice: VhostUserBackend<Bitmap = DirtyBitmap> {
     /// NET_SET_MTU: the front end shows the guest this MTU. Returns false if it is not compatible with ours.
     fn set_mtu(&self, mtu: u64) -> bool;
 
+    /// The MTU that the front end has set, if it is smaller than ours.
+    fn mtu(&self) -> Option<u16>;
+
     /// SET_BACKEND_REQ_FD: the socket for requests from the device to the front end.
     fn set_back_channel(&self, channel: OwnedFd);
 

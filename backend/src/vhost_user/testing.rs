@@ -147,6 +147,10 @@ impl NetDevice for Recorder {
         mtu >= MTU
     }
 
+    fn mtu(&self) -> Option<u16> {
+        None
+    }
+
     fn set_back_channel(&self, _: OwnedFd) {
         self.events.push(Event::BackChannel);
     }

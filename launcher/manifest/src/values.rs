@@ -51,6 +51,14 @@ pub fn descriptor(text: &str) -> Parsed<RawFd> {
         .ok_or_else(|| format!("give the number of an inherited descriptor, {FIRST_FREE_DESCRIPTOR} or more"))
 }
 
+/// Parses `--socket-mode`: permissions in octal.
+pub fn socket_mode(text: &str) -> Parsed<u32> {
+    u32::from_str_radix(text, 8)
+        .ok()
+        .filter(|mode| *mode <= 0o777)
+        .ok_or_else(|| "give permissions in octal, such as 0660".into())
+}
+
 /// Maximum length of a network interface's name: IFNAMSIZ without its closing NUL.
 const MAX_INTERFACE_NAME: usize = 15;
 

@@ -1,7 +1,7 @@
 //! Options of the subcommands that communicate with a running process.
 
 use super::policy;
-use super::{API_SOCKET, DEFAULT_SOCKET_DIR};
+use super::{API_SOCKET, DEFAULT_SOCKET_DIR, SourceArgs, api_socket_beside};
 use crate::logging;
 use clap::{Args, Subcommand, ValueEnum};
 use hawser_backend::capture::{BadFilter, CaptureFilter};
@@ -21,9 +21,19 @@ pub(crate) struct ProcessArgs {
         long,
         value_name = "DIR",
         default_value = DEFAULT_SOCKET_DIR,
-        conflicts_with = "api_socket"
+        conflicts_with_all = ["api_socket", "vhost_user_socket"]
     )]
     pub socket_dir: PathBuf,
+    /// vhost-user socket of a process that serves one NIC (its --socket-path); its API socket is beside it
+    #[arg(
+        id = "vhost_user_socket",
+        long = "socket-path",
+        visible_alias = "socket",
+        value_name = "PATH",
+        value_parser = values::socket_path,
+        conflicts_with = "api_socket"
+    )]
+    pub socket_path: Option<PathBuf>,
 }
 
 /// Options that select a running process and one of its ports.
@@ -41,9 +51,9 @@ pub(crate) struct AskArgs {
 impl ProcessArgs {
     /// Path of the API socket.
     pub(crate) fn socket(&self) -> PathBuf {
-        self.api_socket
-            .clone()
-            .unwrap_or_else(|| self.socket_dir.join(API_SOCKET))
+        let beside = || self.socket_path.as_deref().map(api_socket_beside);
+        let given = self.api_socket.clone().or_else(beside);
+        given.unwrap_or_else(|| self.socket_dir.join(API_SOCKET))
     }
 }
 
@@ -54,10 +64,9 @@ pub(crate) struct PlugArgs {
     /// Selects the process.
     #[command(flatten)]
     pub process: ProcessArgs,
-    /// Manifests with the VM's new state: a file, a directory, or - for standard input; may be
-    /// repeated
-    #[arg(short = 'f', long = "filename", value_name = "FILE", required = true)]
-    pub files: Vec<PathBuf>,
+    /// Manifests.
+    #[command(flatten)]
+    pub sources: SourceArgs,
     /// Change this interface only
     #[arg(long, value_name = "NAME")]
     pub interface: Option<String>,

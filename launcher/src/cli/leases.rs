@@ -1,10 +1,10 @@
 //! Options of `hawser leases`.
 
+use super::SourceArgs;
 use super::plan_args::PlanArgs;
 use crate::leases::args::StoreArgs;
 use clap::{Args, Subcommand};
 use hawser_store::VmName;
-use std::path::PathBuf;
 
 /// Options of `leases`
 #[derive(Debug, Args)]
@@ -29,10 +29,9 @@ pub(crate) enum LeasesCommand {
 #[derive(Debug, Args)]
 #[group(skip)]
 pub(crate) struct ReserveLeases {
-    /// Manifests of VMs and their networks: a file, a directory, or - for standard input; may be
-    /// repeated
-    #[arg(short = 'f', long = "filename", value_name = "FILE", required = true)]
-    pub files: Vec<PathBuf>,
+    /// Manifests.
+    #[command(flatten)]
+    pub sources: SourceArgs,
     /// Options that complete the files.
     #[command(flatten)]
     pub plan: PlanArgs,

@@ -1,5 +1,6 @@
 //! Options of `hawser node`.
 
+use super::SourceArgs;
 use clap::{Args, Subcommand};
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -26,9 +27,9 @@ pub(crate) enum NodeCommand {
 #[derive(Debug, Args)]
 #[group(skip)]
 pub(crate) struct ApplyPolicies {
-    /// Manifests with the objects: a file, a directory, or - for standard input; may be repeated
-    #[arg(short = 'f', long = "filename", value_name = "FILE", required = true)]
-    pub files: Vec<PathBuf>,
+    /// Manifests.
+    #[command(flatten)]
+    pub sources: SourceArgs,
     /// Print what would change, and change nothing
     #[arg(long)]
     pub dry_run: bool,

@@ -15,7 +15,7 @@ use std::io::Write as _;
 /// # Errors
 /// No process answers, or it refuses.
 pub(crate) fn plug(args: &PlugArgs) -> Result<(), Failure> {
-    let manifests = validate::read_sources(&args.files)?;
+    let manifests = validate::read_sources(&args.sources.files())?;
     let interface = args.interface.clone();
     let dry_run = args.dry_run;
     let wanted = Plug {

@@ -128,7 +128,7 @@ impl Nic {
                 Some(Card {
                     socket,
                     vmm_listens,
-                    port: &found.port,
+                    port: (&found.port).into(),
                     device: found.spec.device.clone(),
                     bus: None,
                 })

@@ -196,8 +196,12 @@ impl ReadyPort {
         let server = Server::bind(endpoint.into_endpoint(), Arc::clone(&prepared.port), lifetime)
             .map_err(|e| Failure::runtime(format_args!("{option}: {e}")))?;
         if let Some(path) = &socket {
-            let owned = sandbox.own(path);
-            owned.map_err(|e| Failure::runtime(format_args!("{option}: cannot give it to --user: {e}")))?;
+            let shared = sandbox.share(path);
+            shared.map_err(|e| {
+                Failure::runtime(format_args!(
+                    "{option}: cannot give it to --user and --socket-group: {e}; start as root, or as a member of the group"
+                ))
+            })?;
         }
         let links = attached.as_ref().map(|attached| prepared.watch(attached, sandbox));
         let links = links.transpose()?;

@@ -227,7 +227,7 @@ impl ServedNic {
             Self::VhostUser { port, .. } => Some(Card {
                 socket: &plan.socket,
                 vmm_listens: false,
-                port: port.config(),
+                port: port.config().into(),
                 device: plan.device.clone(),
                 bus: None,
             }),

@@ -46,7 +46,7 @@ pub(crate) fn run(command: &NodeCommand) -> Result<(), Failure> {
 
 fn apply(args: &ApplyPolicies) -> Result<(), Failure> {
     startup::start_log(LOG);
-    let files = validate::read_sources(&args.files)?;
+    let files = validate::read_sources(&args.sources.files())?;
     let objects = check::node_objects(&files, NAMESPACE).map_err(validate::tell_rejected)?;
     for warning in &objects.warnings {
         log::warn!("{}", warning.without_severity());

@@ -375,6 +375,7 @@ const LAUNCHER_UNTRACED: &[Call] = untraced![
         SYS_unlinkat, SYS_renameat, SYS_renameat2],
     "a macvtap that is plugged later: its device file": [SYS_mknodat],
     "modes of sockets, on processors without chmod(2)": [SYS_fchmodat],
+    "groups of the sockets of NICs that are plugged later": [SYS_fchownat],
     "memory and processors, in some versions of the C library": [SYS_sysinfo, SYS_getrusage],
     "socket pairs by which libraries wake threads": [SYS_socketpair, SYS_pipe2],
     "bytes and descriptors on Unix sockets": [SYS_sendmsg, SYS_getpeername],

@@ -18,14 +18,19 @@ mod privilege;
 
 pub(crate) use files::{Access, Reach};
 pub(crate) use needs::{Needs, resolv_conf};
-pub(crate) use privilege::{User, parse_user};
+pub(crate) use privilege::{User, parse_group, parse_user};
 
 use crate::failure::Failure;
 use clap::ValueEnum;
 use filter::FilterError;
 use hawser_backend::worker::ThreadStart;
+use hawser_manifest::values;
+use rustix::fs::{AtFlags, CWD, chownat};
+use rustix::process::{Gid, getegid, geteuid};
 use rustix::thread::CapabilitySet;
+use std::fs::{self, Permissions};
 use std::io;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, mpsc};
 use std::thread::{self, JoinHandle};
@@ -104,6 +109,31 @@ pub(crate) struct SandboxArgs {
         value_parser = parse_user
     )]
     pub user: Option<User>,
+    /// Access to the sockets of VMMs.
+    #[command(flatten)]
+    pub sockets: SocketAccess,
+}
+
+/// Who may connect to the sockets of VMMs, apart from root. The sockets of the API and of other processes of hawser are
+/// not among them, because they control the process.
+#[derive(Clone, Copy, Debug, clap::Args)]
+#[group(skip)]
+pub(crate) struct SocketAccess {
+    /// Group of the vhost-user sockets, for a VMM that runs as another user: NAME or GID [default: that of --user]
+    #[arg(long, value_name = "GROUP", help_heading = "Front end", value_parser = parse_group)]
+    pub socket_group: Option<u32>,
+    /// Permissions of the vhost-user sockets, in octal
+    #[arg(long, value_name = "MODE", help_heading = "Front end", default_value = "0660", value_parser = values::socket_mode)]
+    pub socket_mode: u32,
+}
+
+impl Default for SocketAccess {
+    fn default() -> Self {
+        Self {
+            socket_group: None,
+            socket_mode: 0o660,
+        }
+    }
 }
 
 /// The privileges that each kind of thread drops.
@@ -122,7 +152,7 @@ impl Default for Sandbox {
         Self(Arc::new(Rules {
             args: SandboxArgs {
                 sandbox: Level::Off,
-                user: None,
+                ..SandboxArgs::default()
             },
             needs: Needs::default(),
         }))
@@ -151,7 +181,7 @@ impl Sandbox {
         if args.sandbox == Level::Off && args.user.is_none() {
             return Ok(());
         }
-        privilege::give_up(args.user, self.capabilities(kind)).map_err(SandboxError::Privilege)?;
+        privilege::give_up(args.user, &self.groups(), self.capabilities(kind)).map_err(SandboxError::Privilege)?;
         if args.sandbox == Level::Strict {
             let enforced = files::restrict(&self.reach(kind))?;
             if !enforced && kind == ThreadKind::Launcher {
@@ -206,9 +236,40 @@ impl Sandbox {
     /// The error of chown(2).
     pub(crate) fn own(&self, path: &Path) -> io::Result<()> {
         match self.0.args.user {
-            Some(User { uid, gid }) => std::os::unix::fs::lchown(path, Some(uid), Some(gid)),
-            None => Ok(()),
+            // A file that is created after the switch belongs to the user.
+            Some(User { uid, gid }) if geteuid().as_raw() != uid || getegid().as_raw() != gid => {
+                std::os::unix::fs::lchown(path, Some(uid), Some(gid))
+            }
+            _ => Ok(()),
         }
+    }
+
+    /// Gives the socket of a VMM to the user and the group that may connect.
+    ///
+    /// # Errors
+    /// The error of chown(2). EPERM: this user is not a member of the group.
+    pub(crate) fn share(&self, socket: &Path) -> io::Result<()> {
+        self.own(socket)?;
+        let SocketAccess {
+            socket_group,
+            socket_mode,
+        } = self.0.args.sockets;
+        if let Some(group) = socket_group {
+            let group = Some(Gid::from_raw(group));
+            chownat(CWD, socket, None, group, AtFlags::SYMLINK_NOFOLLOW)?;
+        }
+        fs::set_permissions(socket, Permissions::from_mode(socket_mode))
+    }
+
+    /// The groups of a thread apart from its user's. A member of a group can give a socket to it.
+    fn groups(&self) -> Vec<Gid> {
+        self.0
+            .args
+            .sockets
+            .socket_group
+            .map(Gid::from_raw)
+            .into_iter()
+            .collect()
     }
 
     /// The files that a kind of thread may access.

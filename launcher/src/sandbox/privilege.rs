@@ -39,18 +39,34 @@ fn resolve(text: &str, passwd: &str, groups: &str) -> Result<User, String> {
         Some((user, group)) => (user, Some(group)),
         None => (text, None),
     };
-    let number = |text: &str| text.parse::<u32>().ok().filter(|&id| id != u32::MAX);
     let entry = entry(passwd, user);
     let uid = number(user).or_else(|| number(entry.as_ref()?.get(2)?));
     let uid = uid.ok_or_else(|| format!("there is no user {user:?} in {PASSWD}: name one, or give a number"))?;
     let gid = match group {
-        Some(group) => number(group)
-            .or_else(|| number(self::entry(groups, group)?.get(2)?))
-            .ok_or_else(|| format!("there is no group {group:?} in {GROUP}: name one, or give a number"))?,
+        Some(group) => group_id(group, groups)?,
         // A number without a group implies the group with the same number, as on most systems.
         None => entry.and_then(|entry| number(entry.get(3)?)).unwrap_or(uid),
     };
     Ok(User { uid, gid })
+}
+
+/// Parses `NAME|GID`.
+///
+/// # Errors
+/// The group does not exist.
+pub(crate) fn parse_group(text: &str) -> Result<u32, String> {
+    group_id(text, &fs::read_to_string(GROUP).unwrap_or_default())
+}
+
+fn group_id(text: &str, groups: &str) -> Result<u32, String> {
+    number(text)
+        .or_else(|| number(entry(groups, text)?.get(2)?))
+        .ok_or_else(|| format!("there is no group {text:?} in {GROUP}: name one, or give a number"))
+}
+
+/// An ID. The largest number means none in system calls.
+fn number(text: &str) -> Option<u32> {
+    text.parse::<u32>().ok().filter(|&id| id != u32::MAX)
 }
 
 /// The fields of the line for `name`.
@@ -65,17 +81,21 @@ fn entry<'a>(table: &'a str, name: &str) -> Option<Vec<&'a str>> {
 /// A thread that already runs as `user` and cannot switch keeps its identity. It inherited that from a thread that has
 /// dropped its privileges, even if it is root.
 ///
+/// The thread becomes a member of `groups`, and of no others, if it may choose them.
+///
 /// # Errors
 /// The error of the kernel. EPERM: only root can switch users.
-pub(super) fn give_up(user: Option<User>, keep: CapabilitySet) -> io::Result<()> {
+pub(super) fn give_up(user: Option<User>, groups: &[Gid], keep: CapabilitySet) -> io::Result<()> {
     let had = capabilities(None)?;
     let kept = had.permitted & keep;
     forget_bounds(kept);
     if let Some(user) = user {
         let may_change = had.permitted.contains(CapabilitySet::SETUID | CapabilitySet::SETGID);
         if may_change || geteuid().as_raw() != user.uid {
-            become_user(user)?;
+            become_user(user, groups)?;
         }
+    } else if !groups.is_empty() && had.permitted.contains(CapabilitySet::SETGID) {
+        set_thread_groups(groups)?;
     }
     let sets = CapabilitySets {
         effective: kept,
@@ -114,11 +134,11 @@ fn forget_bounds(kept: CapabilitySet) {
     }
 }
 
-fn become_user(user: User) -> io::Result<()> {
+fn become_user(user: User, groups: &[Gid]) -> io::Result<()> {
     // Otherwise the switch of users would drop the capabilities that should be kept.
     set_keep_capabilities(true)?;
     let (uid, gid) = (Uid::from_raw(user.uid), Gid::from_raw(user.gid));
-    set_thread_groups(&[])?;
+    set_thread_groups(groups)?;
     set_thread_res_gid(gid, gid, gid)?;
     set_thread_res_uid(uid, uid, uid)?;
     Ok(())

@@ -105,7 +105,7 @@ fn the_deed() {
     let (_, kind, does) = DEEDS.iter().find(|(known, ..)| *known == name).unwrap();
     let args = SandboxArgs {
         sandbox: Level::from_str(level, false).unwrap(),
-        user: None,
+        ..SandboxArgs::default()
     };
     let sandbox = Sandbox::new(args, Needs::default()).unwrap();
     let does = *does;
@@ -222,7 +222,7 @@ fn only_the_folders_it_needs_are_reached() {
 /// Runs `work` on a separate thread, which takes its restrictions with it.
 fn privileged_thread(work: impl FnOnce() + Send + 'static) {
     let work = move || {
-        privilege::give_up(None, CapabilitySet::empty()).unwrap();
+        privilege::give_up(None, &[], CapabilitySet::empty()).unwrap();
         work();
     };
     thread::spawn(work).join().unwrap();

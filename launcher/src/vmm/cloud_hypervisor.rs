@@ -36,7 +36,7 @@ impl CloudHypervisor {
         // The API does not accept anything that the command line cannot express.
         cloud_hypervisor_card(card).map_err(RunningError::Card)?;
         let mut net = json!({
-            "id": cloud_hypervisor_name(&card.port.name),
+            "id": cloud_hypervisor_name(card.port.name),
             "vhost_user": true,
             "vhost_socket": card.socket,
             "vhost_mode": if card.vmm_listens { "Server" } else { "Client" },

@@ -1,5 +1,5 @@
-//! Flags that connect a VMM's NICs to this back end, and changes to the NICs of a running VMM
-//! ([`running`]).
+//! Flags that connect a VMM's NICs to this back end, the same as XML for libvirt ([`libvirt`]), and changes to the NICs
+//! of a running VMM ([`running`]).
 //!
 //! The flags are one line for `eval "vmm … $(hawser …)"`; words with special characters are quoted
 //! for the shell.
@@ -7,20 +7,24 @@
 //! In both VMMs a NIC is named after its port, so that it can be found again.
 
 mod cloud_hypervisor;
+pub(crate) mod libvirt;
 mod place;
 mod qemu;
+mod qemu_version;
 mod qmp;
 pub(crate) mod running;
 
+pub(crate) use qemu_version::QemuVersion;
+
 use hawser_backend::config::PortConfig;
+use hawser_backend::packet::MacAddr;
 use hawser_manifest::nic::{DeviceHints, Teaming};
 use std::fmt::Write as _;
+use std::num::NonZeroU16;
 use std::path::Path;
 
 /// Smallest MTU that cloud-hypervisor accepts.
 const CLOUD_HYPERVISOR_MIN_MTU: u16 = 1280;
-/// Interval at which QEMU tries to reconnect. An attempt is one connect(2) that fails at once while hawser is away.
-const RECONNECT_MS: u16 = 10;
 
 /// The VM for which flags are printed.
 pub(crate) struct Vm<'a> {
@@ -30,6 +34,8 @@ pub(crate) struct Vm<'a> {
     pub cards: &'a [Card<'a>],
     /// Virtual functions, after the NICs.
     pub passed: &'a [Passed<'a>],
+    /// The QEMU that reads the flags.
+    pub qemu: QemuVersion,
 }
 
 /// A virtual function of the VM.
@@ -50,12 +56,36 @@ pub(crate) struct Card<'a> {
     pub socket: &'a Path,
     /// True if the VMM listens there and hawser connects.
     pub vmm_listens: bool,
-    /// Configuration of the NIC's port.
-    pub port: &'a PortConfig,
+    /// What the VMM has to know of the NIC's port.
+    pub port: CardPort<'a>,
     /// Position of the NIC as the guest's firmware sees it.
     pub device: DeviceHints,
     /// Name of its bus in QEMU. `None` for QEMU's choice.
     pub bus: Option<String>,
+}
+
+/// What a VMM has to know of a port.
+#[derive(Clone, Copy)]
+pub(crate) struct CardPort<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// MAC of the guest's NIC; `None` for the VMM's choice.
+    pub mac: Option<MacAddr>,
+    /// MTU of the guest's NIC.
+    pub mtu: u16,
+    /// Number of queue pairs.
+    pub queue_pairs: NonZeroU16,
+}
+
+impl<'a> From<&'a PortConfig> for CardPort<'a> {
+    fn from(port: &'a PortConfig) -> Self {
+        Self {
+            name: &port.name,
+            mac: port.mac,
+            mtu: port.mtu,
+            queue_pairs: port.queue_pairs,
+        }
+    }
 }
 
 /// Names of a NIC in QEMU.
@@ -139,7 +169,7 @@ pub(crate) enum VmmError {
 /// A flag with its values.
 pub(crate) type Flag = (&'static str, Vec<String>);
 
-/// QEMU flags for a shell, for QEMU 10 or later (`reconnect-ms`).
+/// QEMU flags for a shell.
 ///
 /// # Errors
 /// A socket's path cannot be expressed.
@@ -147,7 +177,7 @@ pub(crate) fn qemu_args(vm: &Vm<'_>) -> Result<String, VmmError> {
     Ok(line(&qemu_flags(vm)?))
 }
 
-/// QEMU flags, for QEMU 10 or later (`reconnect-ms`).
+/// QEMU flags.
 ///
 /// # Errors
 /// A socket's path cannot be expressed.
@@ -167,7 +197,7 @@ pub(crate) fn qemu_flags(vm: &Vm<'_>) -> Result<Vec<Flag>, VmmError> {
     let devices = devices.chain(vm.passed.iter().map(|passed| &passed.device));
     flags.extend(place::buses(devices)?);
     for card in vm.cards {
-        let [chardev, netdev, device] = qemu_card(card)?;
+        let [chardev, netdev, device] = qemu_card(card, vm.qemu)?;
         flags.extend([
             ("-chardev", vec![chardev]),
             ("-netdev", vec![netdev]),
@@ -209,16 +239,16 @@ fn sysfs_path(passed: &Passed<'_>) -> String {
 }
 
 /// Values of -chardev, -netdev and -device for a NIC.
-fn qemu_card(card: &Card<'_>) -> Result<[String; 3], VmmError> {
+fn qemu_card(card: &Card<'_>, qemu: QemuVersion) -> Result<[String; 3], VmmError> {
     // In QEMU's syntax a doubled comma is a literal comma.
     let path = utf8(card.socket)?.replace(',', ",,");
     let pairs = card.port.queue_pairs.get();
-    let role = if card.vmm_listens {
-        "server=on".to_owned()
-    } else {
-        format!("reconnect-ms={RECONNECT_MS}")
+    let role = match card.vmm_listens {
+        true => Some("server=on".to_owned()),
+        false => qemu.reconnect(),
     };
-    let names = QemuNames::of(&card.port.name);
+    let role = role.map(|role| format!(",{role}")).unwrap_or_default();
+    let names = QemuNames::of(card.port.name);
     let mut queues = String::new();
     let mut device = format!("virtio-net-pci,id={},netdev={}", names.device, names.netdev);
     device.push_str(&place::place(&card.device, card.bus.as_ref())?);
@@ -240,7 +270,7 @@ fn qemu_card(card: &Card<'_>) -> Result<[String; 3], VmmError> {
     }
     push(&mut device, format_args!(",host_mtu={},romfile=", card.port.mtu));
     Ok([
-        format!("socket,id={},path={path},{role}", names.chardev),
+        format!("socket,id={},path={path}{role}", names.chardev),
         format!("vhost-user,id={},chardev={}{queues}", names.netdev, names.chardev),
         device,
     ])
@@ -309,7 +339,7 @@ fn cloud_hypervisor_card(card: &Card<'_>) -> Result<String, VmmError> {
     } else {
         path.to_owned()
     };
-    let id = cloud_hypervisor_name(&card.port.name);
+    let id = cloud_hypervisor_name(card.port.name);
     let mut net = format!("id={id},vhost_user=true,socket={path}");
     if card.vmm_listens {
         net.push_str(",vhost_mode=server");

@@ -4,9 +4,10 @@
 //! in this order and removed in reverse. Removing the device is a request to the guest. An event of QEMU reports its
 //! completion.
 
+use super::qemu_version::RECONNECT_MS;
 use super::qmp::{Qmp, QmpError};
 use super::running::{Patience, RunningError};
-use super::{Card, Passed, QemuNames, RECONNECT_MS, ROOT_PORT, vectors};
+use super::{Card, Passed, QemuNames, ROOT_PORT, vectors};
 use hawser_manifest::nic::Teaming;
 use serde_json::{Value, json};
 use std::path::Path;
@@ -35,12 +36,12 @@ impl Qemu {
     /// # Errors
     /// Errors of the monitor.
     pub(crate) fn plug(&mut self, card: &Card<'_>) -> Result<(), RunningError> {
-        let names = QemuNames::of(&card.port.name);
+        let names = QemuNames::of(card.port.name);
         if self.has_device(&names.device)? {
-            return Err(RunningError::There(card.port.name.clone()));
+            return Err(RunningError::There(card.port.name.to_owned()));
         }
         if card.device.pci_address.is_some() {
-            return Err(RunningError::Fixed(card.port.name.clone()));
+            return Err(RunningError::Fixed(card.port.name.to_owned()));
         }
         // This removes the remains of a NIC that the guest released after the wait had ended.
         self.sweep(&names)?;

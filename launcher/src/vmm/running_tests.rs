@@ -37,7 +37,7 @@ fn card(port: &PortConfig) -> Card<'_> {
     Card {
         socket: Path::new("/s/net1.sock"),
         vmm_listens: false,
-        port,
+        port: port.into(),
         device: DeviceHints::default(),
         bus: None,
     }

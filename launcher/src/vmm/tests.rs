@@ -22,11 +22,12 @@ fn flags(command: &str, options: &[&str]) -> Result<String, VmmError> {
         cards: &[Card {
             socket: &args.socket.socket_path,
             vmm_listens: args.socket.connect,
-            port: &plan.port,
+            port: (&plan.port).into(),
             device: DeviceHints::default(),
             bus: None,
         }],
         passed: &[],
+        qemu: args.qemu_version.unwrap_or(QemuVersion::CURRENT),
     })
 }
 
@@ -89,13 +90,14 @@ fn each_card_has_its_own_flags() {
         ..DeviceHints::default()
     };
     let cards = [
-        card(Path::new("/s/a.sock"), &first, DeviceHints::default()),
-        card(Path::new("/s/b.sock"), &second, hints),
+        card(Path::new("/s/a.sock"), (&first).into(), DeviceHints::default()),
+        card(Path::new("/s/b.sock"), (&second).into(), hints),
     ];
     let vm = Vm {
         memory: "1G",
         cards: &cards,
         passed: &[],
+        qemu: QemuVersion::CURRENT,
     };
     let expected = "\
 -m 1G \
@@ -178,6 +180,7 @@ fn a_virtual_function_is_passed_beside_the_nics() {
         memory: "1G",
         cards: &[],
         passed: &passed,
+        qemu: QemuVersion::CURRENT,
     };
     let qemu = qemu_args(&vm).unwrap();
     let device = "-device vfio-pci,id=hawser-nic-vf,host=0000:01:10.2,bus=hawser-port0,bootindex=1";
@@ -203,6 +206,7 @@ fn a_pci_address_is_honoured_beside_the_boot_order_or_refused() {
         memory: "1G",
         cards: &[],
         passed: &passed,
+        qemu: QemuVersion::CURRENT,
     };
     let qemu = qemu_args(&vm).unwrap();
     let bus = "-device pxb-pcie,id=hawser-root80,bus=pcie.0,bus_nr=128";
@@ -225,7 +229,7 @@ fn a_failover_pair_is_a_standby_and_the_function_that_names_it() {
     let cards = [Card {
         socket: Path::new("/s/standby.sock"),
         vmm_listens: false,
-        port: &found.port,
+        port: (&found.port).into(),
         device: found.spec.device.clone(),
         bus: Some("hawser-port0".into()),
     }];
@@ -244,6 +248,7 @@ fn a_failover_pair_is_a_standby_and_the_function_that_names_it() {
         memory: "1G",
         cards: &cards,
         passed: &passed,
+        qemu: QemuVersion::CURRENT,
     };
     let qemu = qemu_args(&vm).unwrap();
     for device in [

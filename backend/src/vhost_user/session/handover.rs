@@ -21,6 +21,9 @@ pub struct SessionRecord {
     regions: Vec<RegionRecord>,
     rings: Vec<RingRecord>,
     has_back_channel: bool,
+    /// MTU that the front end has set, if it is smaller than that of the port.
+    #[serde(default)]
+    mtu: Option<u16>,
 }
 
 /// The reason why a session cannot be handed over now. It continues.
@@ -59,6 +62,7 @@ impl<D: NetDevice> Session<D> {
             regions,
             rings: rings.collect(),
             has_back_channel: back_channel.is_some(),
+            mtu: self.device.mtu(),
         };
         descriptors.extend(back_channel);
         self.handed_over = true;
@@ -94,6 +98,9 @@ impl<D: NetDevice> Session<D> {
         }
         if let Some(features) = record.features {
             session.set_features(features).map_err(|e| refused(&e))?;
+        }
+        if let Some(mtu) = record.mtu {
+            session.device.set_mtu(mtu.into());
         }
         session.owned = record.owned;
         session.protocol = Protocol::from_bits_retain(record.protocol);
