@@ -50,7 +50,6 @@ use plan_args::PlanArgs;
 use policy::PolicyArgs;
 use segment::SegmentArgs;
 pub(crate) use sources::SourceArgs;
-pub(crate) use spec::OptionError;
 pub(crate) use takeover::TakeoverArgs;
 
 const EXAMPLES: &str = "\

@@ -51,17 +51,12 @@ mod vmm_process;
 mod watcher;
 mod wire;
 
-use attachment::Site;
 use clap::Parser as _;
-use cli::{Cli, Command, OptionError, api_socket_beside};
-use config::ConfigError;
+use cli::{Cli, Command, api_socket_beside};
 use failure::Failure;
-use hawser_manifest::nic::NicSpec;
-use host::Host;
-use machine::{Endpoint, Nic};
+use machine::Nic;
 use serve::Order;
 use std::ffi::OsString;
-use std::os::fd::OwnedFd;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
@@ -132,7 +127,8 @@ fn serve_port(cli: &Cli) -> Result<(), Failure> {
     run.api_socket = run.api_socket.or_else(beside);
     let site = run.site()?;
     site.recover();
-    let nic = nic(cli.port.spec(endpoint.port_name()), endpoint, queues, &site)?;
+    let spec = cli.port.spec(endpoint.port_name()).map_err(Failure::usage)?;
+    let nic = Nic::of_options(spec, endpoint, queues, &site)?;
     serve::serve(Order {
         nics: vec![nic],
         site: &site,
@@ -141,22 +137,4 @@ fn serve_port(cli: &Cli) -> Result<(), Failure> {
         hotplug: None,
         background: None,
     })
-}
-
-/// A NIC in the form in which this host can serve it.
-fn nic(
-    spec: Result<NicSpec, OptionError>,
-    endpoint: Endpoint,
-    queues: Vec<OwnedFd>,
-    site: &Site,
-) -> Result<Nic, Failure> {
-    let failure = |error: ConfigError| match error.is_usage() {
-        true => Failure::usage(error),
-        false => Failure::runtime(error),
-    };
-    let spec = spec.map_err(Failure::usage)?;
-    let host = Host::probe_for(std::iter::once(&spec))?;
-    let segment = attachment::survey(&spec, queues, site)?;
-    let found = config::resolve(spec, &host, segment).map_err(failure)?;
-    Ok(Nic::vhost_user(endpoint, found))
 }

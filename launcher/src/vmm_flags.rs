@@ -7,7 +7,7 @@ use crate::api::status::{Interface, Status};
 use crate::cli::{VmmArgs, api_socket_beside};
 use crate::client::{Client, Target};
 use crate::failure::Failure;
-use crate::machine::Endpoint;
+use crate::machine::{Endpoint, Nic};
 use crate::vmm::{Card, CardPort, QemuVersion, Vm, VmmError};
 use hawser_backend::packet::MacAddr;
 use std::num::NonZeroU16;
@@ -46,8 +46,8 @@ pub(crate) fn print(args: &VmmArgs, flags: impl Fn(&Vm<'_>) -> Result<String, Vm
             bus: None,
         })),
         None => {
-            let spec = args.port.spec(PORT_NAME.to_owned());
-            told(crate::nic(spec, endpoint, queues, &args.run.site()?)?.card())
+            let spec = args.port.spec(PORT_NAME.to_owned()).map_err(Failure::usage)?;
+            told(Nic::of_options(spec, endpoint, queues, &args.run.site()?)?.card())
         }
     }
 }

@@ -58,7 +58,10 @@ fn assert_gives_up(threads: &[(String, Status)], kept: impl Fn(&str) -> u64) {
         for caps in ["CapInh", "CapAmb"] {
             assert_eq!(set(status, caps), 0, "{name} {caps}");
         }
-        assert_eq!(set(status, "CapBnd"), kept(name), "{name} CapBnd");
+        // The main thread starts this one when it is itself confined, and then nobody can change the set. It limits
+        // executed programs only.
+        let starter = if name == "api" { "hawser" } else { name };
+        assert_eq!(set(status, "CapBnd"), kept(starter), "{name} CapBnd");
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::Endpoint;
 use super::PassedThrough;
-use crate::attachment::Survey;
+use crate::attachment::{self, Site, Survey};
 use crate::config::{self, ConfigError, Found, Layer2Error, PeerSource, ServiceSource};
 use crate::failure::Failure;
 use crate::host::Host;
@@ -13,7 +13,9 @@ use crate::vmm::{Card, Passed};
 use crate::watcher::files;
 use hawser_backend::port::Identity;
 use hawser_config::ModeConfig;
+use hawser_manifest::nic::NicSpec;
 use hawser_manifest::plan::NicPlan;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 /// A NIC that can be served.
@@ -37,6 +39,25 @@ impl Nic {
             endpoint,
             found: Box::new(found),
         }
+    }
+
+    /// A NIC of the command line on this host. `queues` are inherited ones of its device, if any.
+    ///
+    /// # Errors
+    /// The reason this host cannot serve the NIC.
+    pub(crate) fn of_options(
+        spec: NicSpec,
+        endpoint: Endpoint,
+        queues: Vec<OwnedFd>,
+        site: &Site,
+    ) -> Result<Self, Failure> {
+        let host = Host::probe_for(std::iter::once(&spec))?;
+        let segment = attachment::survey(&spec, queues, site)?;
+        let found = config::resolve(spec, &host, segment).map_err(|error| match error.is_usage() {
+            true => Failure::usage(error),
+            false => Failure::runtime(error),
+        })?;
+        Ok(Self::vhost_user(endpoint, found))
     }
 
     /// A NIC of a plan on this host. `segment` is the survey of its segment, in bridge mode.
