@@ -303,3 +303,39 @@ fn a_guest_migrates_with_its_connections_although_nothing_can_be_written_to_the_
     setting.source.assert_alive()?;
     setting.target.assert_alive()
 }
+
+#[test]
+#[ignore = "long: run by hack/test --long"]
+fn a_thousand_silent_connections_and_ten_busy_ones_go_on_although_the_address_changes() -> Result<()> {
+    const SILENT: usize = 1000;
+    const BUSY: usize = 10;
+    let setting = Setting::new(&[])?;
+    let mut guest = setting.boot()?;
+    let mut clients = (0..SILENT).map(|_| setting.client()).collect::<Result<Vec<_>>>()?;
+    for client in &mut clients {
+        client.exchange("before")?;
+    }
+    // Every byte of them is compared, half of them in each direction.
+    let busy = |number: usize| {
+        let command = if number.is_multiple_of(2) { "send" } else { "receive" };
+        guest.traffic_lasting(&format!("{command} to={} seed={number}", setting.world))
+    };
+    let streams = (0..BUSY).map(busy).collect::<Result<Vec<_>>>()?;
+    setting.prepare()?;
+    let incoming = plan(setting.target.socket()).incoming(&guest)?;
+    guest.migrate(incoming)?;
+    let carried = || setting.migrate("source", &["status"]);
+    until(
+        "the channel carries them",
+        || Ok(carried()?["carried"] == SILENT + BUSY),
+    )?;
+    assert_eq!(carried()?["reset"], 0);
+    for stream in &streams {
+        stream.assert_lasts()?;
+        stream.end(&guest)?;
+    }
+    for client in &mut clients {
+        client.exchange("after")?;
+    }
+    Ok(())
+}

@@ -326,3 +326,34 @@ fn clients_that_first_send_while_the_guest_is_stopped_are_answered_from_where_th
     );
     Ok(())
 }
+
+#[test]
+fn datagrams_keep_the_port_when_the_guest_migrates_again() -> Result<()> {
+    let setting = Setting::on(Nodes::new(3, 1500)?, &[])?;
+    let arrivals = setting.nodes.path("third-arrivals.sock").display().to_string();
+    let listening = format!("--migration-socket={arrivals}");
+    let third = Hawser::start(
+        &setting.nodes.nodes[2],
+        &setting.nodes.path("third.sock"),
+        &[&listening],
+    )?;
+    let world = World::new(&setting.nodes.world, WORLD4)?;
+    let mut guest = setting.boot()?;
+    let beat = guest.start(
+        &format!("exec hawser-traffic beat to={WORLD4}:{BEAT} every=20"),
+        Duration::from_secs(600),
+    )?;
+    let mut last = world.hear()?;
+    setting.prepare()?;
+    let incoming = plan(setting.target.socket()).incoming(&guest)?;
+    guest.migrate(incoming)?;
+    world.send(last.from, 1, BURST)?;
+    world.until(&mut last, |heard| (heard.round, heard.count) == (1, BURST))?;
+    setting.migrate("target", &["prepare", &format!("--to={arrivals}")])?;
+    let incoming = plan(third.socket()).incoming(&guest)?;
+    guest.migrate(incoming)?;
+    world.send(last.from, 2, BURST)?;
+    world.until(&mut last, |heard| (heard.round, heard.count) == (2, BURST))?;
+    guest.kill(&beat)?;
+    third.stop()
+}

@@ -1,6 +1,6 @@
 //! Options of `migrate`.
 
-use super::client::AskArgs;
+use super::client::ProcessArgs;
 use clap::{Args, Subcommand};
 use hawser_manifest::values;
 use std::path::PathBuf;
@@ -38,9 +38,12 @@ pub(crate) struct PrepareArgs {
 #[derive(Debug, Args)]
 #[group(skip)]
 pub(crate) struct MigrateArgs {
-    /// Selects the process and the port.
+    /// Selects the process.
     #[command(flatten)]
-    pub ask: AskArgs,
+    pub process: ProcessArgs,
+    /// Name of the port [default: all ports]
+    #[arg(long, value_name = "NAME")]
+    pub port: Option<String>,
     /// Print JSON
     #[arg(long)]
     pub json: bool,

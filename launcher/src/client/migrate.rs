@@ -20,7 +20,7 @@ const STEPS: usize = 300;
 pub(crate) fn run(command: &MigrateCommand) -> Result<(), Failure> {
     match command {
         MigrateCommand::Prepare(args) => {
-            let client = Client::of(&args.args.ask);
+            let client = Client::of_process(&args.args.process);
             let wanted = Prepare {
                 to: args.to.clone(),
                 drain: args.drain,
@@ -36,7 +36,7 @@ pub(crate) fn run(command: &MigrateCommand) -> Result<(), Failure> {
             let refused: Vec<_> = channels
                 .channels
                 .iter()
-                .filter(|channel| args.args.ask.port.as_ref().is_none_or(|port| *port == channel.port))
+                .filter(|channel| args.args.port.as_ref().is_none_or(|port| *port == channel.port))
                 .filter_map(refusal)
                 .collect();
             if !refused.is_empty() {
@@ -48,11 +48,11 @@ pub(crate) fn run(command: &MigrateCommand) -> Result<(), Failure> {
             show(args.args.json, &channels, text)
         }
         MigrateCommand::Status(args) => {
-            let channels: Channels = Client::of(&args.ask).get(&target(args))?;
+            let channels: Channels = Client::of_process(&args.process).get(&target(args))?;
             show(args.json, &channels, text)
         }
         MigrateCommand::Abort(args) => {
-            let channels: Channels = Client::of(&args.ask).send(Method::Delete, &target(args), &())?;
+            let channels: Channels = Client::of_process(&args.process).send(Method::Delete, &target(args), &())?;
             show(args.json, &channels, text)
         }
     }
@@ -65,7 +65,7 @@ fn refusal(channel: &Channel) -> Option<String> {
 }
 
 fn target(args: &MigrateArgs) -> Target {
-    Target::new(PATH).of(args.ask.port.as_deref())
+    Target::new(PATH).of(args.port.as_deref())
 }
 
 fn text(channels: &Channels) -> String {
