@@ -156,14 +156,19 @@ impl Background {
 
     /// Processor time that the process has used, in seconds.
     pub fn cpu_seconds(&self) -> Result<f64> {
-        let stat = fs::read_to_string(format!("/proc/{}/stat", self.id()))?;
-        // The name, in parentheses, may contain spaces. User and system time are fields 14 and 15.
-        let fields: Vec<_> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
-        let ticks = |n: usize| fields.get(n).and_then(|field| field.parse::<u32>().ok()).unwrap_or(0);
-        // SAFETY: takes a plain number.
-        let per_second = unsafe { libc::sysconf(libc::_SC_CLK_TCK) };
-        Ok(f64::from(ticks(11) + ticks(12)) / f64::from(u32::try_from(per_second)?))
+        cpu_seconds_of(self.id())
     }
+}
+
+/// Processor time that a process has used, in seconds.
+pub fn cpu_seconds_of(process: u32) -> Result<f64> {
+    let stat = fs::read_to_string(format!("/proc/{process}/stat"))?;
+    // The name, in parentheses, may contain spaces. User and system time are fields 14 and 15.
+    let fields: Vec<_> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
+    let ticks = |n: usize| fields.get(n).and_then(|field| field.parse::<u32>().ok()).unwrap_or(0);
+    // SAFETY: takes a plain number.
+    let per_second = unsafe { libc::sysconf(libc::_SC_CLK_TCK) };
+    Ok(f64::from(ticks(11) + ticks(12)) / f64::from(u32::try_from(per_second)?))
 }
 
 impl Drop for Background {

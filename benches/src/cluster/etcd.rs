@@ -64,6 +64,10 @@ impl Member {
         }
     }
 
+    pub(super) fn cpu_seconds(&self) -> Result<f64> {
+        self.process.as_ref().map_or(Ok(0.0), Background::cpu_seconds)
+    }
+
     pub(super) fn resident_mib(&self) -> Result<u64> {
         Ok(self.process.as_ref().map_or(Ok(0), Background::resident_kib)? / 1024)
     }

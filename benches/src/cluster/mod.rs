@@ -11,8 +11,10 @@ mod machine;
 
 pub use agent::run_one;
 use etcd::Member;
+use hawser_testkit::process::cpu_seconds_of;
 use hawser_testkit::{Result, failure};
 use machine::{Agent, Simulated};
+use std::process;
 use std::sync::mpsc::{Sender, channel};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -69,11 +71,22 @@ pub fn run(size: Size) -> Result<Vec<Row>> {
     let machines = simulated(size);
     row("etcd, resident, empty", format!("{} MB", member.resident_mib()?));
 
+    let used = |member: &Member| -> Result<[f64; 2]> { Ok([cpu_seconds_of(process::id())?, member.cpu_seconds()?]) };
+    let before = used(&member)?;
     let (took, times) = start_all(&mut agents, &machines, size)?;
+    let after = used(&member)?;
     let rate = f64::from(u32::try_from(size.vms)?) / took.as_secs_f64();
     row(
         &format!("cold start of {} VMs ({} agents)", size.vms, size.agents),
         format!("{:.1} s, {rate:.0} VMs/s; a VM: {}", took.as_secs_f64(), spread(times)),
+    );
+    row(
+        "processor time of the cold start",
+        format!(
+            "{:.1} s of the agents, {:.1} s of etcd",
+            after[0] - before[0],
+            after[1] - before[1]
+        ),
     );
     row("etcd, resident, all bound", format!("{} MB", member.resident_mib()?));
 

@@ -14,7 +14,7 @@ pub use timeline::svg;
 
 use crate::results::{About, Bound, Metric, Target};
 use hawser_testkit::Result;
-use hawser_testkit::guest::{Guest, Running};
+use hawser_testkit::guest::{Guest, Lasting};
 use place::Place;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -190,10 +190,6 @@ const BEFORE: Duration = Duration::from_secs(2);
 const AFTER: Duration = Duration::from_secs(3);
 /// Longest time until every idle connection has answered afterwards.
 const ANSWER: Duration = Duration::from_secs(10);
-/// Time that busy connections last, so that a migration lies within.
-const BUSY: Duration = Duration::from_secs(25);
-/// Trial by which that time becomes a number of bytes.
-const TRIAL: f64 = 4_000_000.0;
 /// Rate of the migration's stream in bytes per second: memory takes a few seconds.
 const STREAM: u64 = 64 << 20;
 
@@ -212,8 +208,8 @@ pub fn run(back_end: BackEnd, load: Load) -> Result<Outcome> {
     }
     let round_trips = Watch::round_trips(place.client()?)?;
     let streams = (0..load.busy)
-        .map(|_| guest.traffic_lasting(&format!("send to={}", place.world), "bytes", TRIAL, BUSY))
-        .collect::<Result<Vec<Running>>>()?;
+        .map(|_| guest.traffic_lasting(&format!("send to={}", place.world)))
+        .collect::<Result<Vec<Lasting>>>()?;
     guest.sh("ping -i 0.01 198.51.100.254 >/run/pings 2>&1 </dev/null & echo $! >/run/ping.pid")?;
     let rates = Watch::rates(place.counters()?);
     std::thread::sleep(BEFORE);
@@ -230,7 +226,7 @@ pub fn run(back_end: BackEnd, load: Load) -> Result<Outcome> {
     // The streams end first: beside them, an emulated guest takes long to answer on every connection.
     let mut busy_kept = 0;
     for stream in &streams {
-        busy_kept += usize::from(stream.wait(10 * BUSY)?.status == Some(0));
+        busy_kept += usize::from(stream.end(&guest).is_ok());
     }
     let sent: Vec<_> = clients.iter_mut().map(|client| client.send("after").is_ok()).collect();
     let deadline = Instant::now() + ANSWER;

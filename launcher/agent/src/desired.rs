@@ -13,6 +13,7 @@ use std::fmt;
 use std::fs::{self, File};
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::SystemTime;
 
 /// Files by their paths.
@@ -58,7 +59,7 @@ pub(crate) type Descriptions = BTreeMap<Origin, Described>;
 #[derive(Clone, Debug)]
 pub(crate) enum Described {
     /// A VM that can be served.
-    Vm(Box<VmFile>),
+    Vm(Arc<VmFile>),
     /// Nothing that can be served. Contains the problem, with file and line.
     Wrong(String),
 }
@@ -134,7 +135,7 @@ pub(crate) fn describe(origin: Origin, sources: Vec<SourceFile>, terms: Terms) -
     let options = PlanOptions::default();
     let setup = PlanSetup::new(Path::new(""), &options);
     match check_sources(&sources, &setup) {
-        Ok(checked) => Described::Vm(Box::new(VmFile {
+        Ok(checked) => Described::Vm(Arc::new(VmFile {
             origin,
             sources,
             terms,

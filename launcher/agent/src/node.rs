@@ -309,7 +309,7 @@ impl<'a> Node<'a> {
                     if wanted.insert(name.clone()) {
                         let vm = self.vms.entry(name.clone());
                         let vm = vm.or_insert_with(|| Vm::new(self.args, name, now));
-                        vm.describe(file.as_ref().clone(), now);
+                        vm.describe(Arc::clone(file), now);
                         continue;
                     }
                     format!("{origin}: another file also describes VM {name}")

@@ -1,14 +1,14 @@
 //! The VMs that the cluster has placed on this node, the other source of VMs that this node serves.
 //!
 //! The node follows its own folder of the store, and the objects that VMs may refer to. When one of the two changes, it
-//! reads both as a whole.
+//! reads both as a whole, and describes anew what differs.
 
 use crate::cluster::sources_for;
 use crate::desired::{Described, Descriptions, Origin, Terms, describe};
 use crate::objects::{self, PlacedVm, Power};
 use crate::store::AgentStore;
 use hawser_store::VmName;
-use hawser_store::records::Records as _;
+use hawser_store::records::{Record, Records as _};
 use std::collections::BTreeMap;
 
 /// What the cluster wants of a VM.
@@ -29,6 +29,10 @@ pub(crate) enum Wanted {
 pub(crate) struct Placed {
     node: String,
     stamps: Option<(i64, i64)>,
+    /// The objects that VMs may refer to, as they were listed last.
+    objects: Vec<Record>,
+    /// The texts of the VMs that are to run, and the descriptions that follow from them and from the objects.
+    known: BTreeMap<VmName, (String, Described)>,
     /// The VMs, as they were listed last.
     pub vms: BTreeMap<VmName, Wanted>,
 }
@@ -38,6 +42,8 @@ impl Placed {
         Self {
             node,
             stamps: None,
+            objects: Vec::new(),
+            known: BTreeMap::new(),
             vms: BTreeMap::new(),
         }
     }
@@ -61,6 +67,10 @@ impl Placed {
             return Ok(None);
         }
         let others = store.list(&objects::objects()).map_err(failed)?;
+        if others != self.objects {
+            self.known.clear();
+        }
+        let mut known = BTreeMap::new();
         let mut vms = BTreeMap::new();
         let mut descriptions = Descriptions::new();
         for record in store.list(&folder).map_err(failed)? {
@@ -88,14 +98,22 @@ impl Placed {
                     fenced: placed.fenced,
                     arrives_from: placed.arrives_from,
                 };
-                let described = match sources_for(&vm, &placed.manifest, &others) {
-                    Ok(sources) => describe(origin.clone(), sources, terms),
-                    Err(problem) => Described::Wrong(problem),
+                // With many VMs, describing them takes much longer than reading their records.
+                let same = self.known.remove(&vm).filter(|(text, _)| *text == record.text);
+                let described = match same {
+                    Some((_, described)) => described,
+                    None => match sources_for(&vm, &placed.manifest, &others) {
+                        Ok(sources) => describe(origin.clone(), sources, terms),
+                        Err(problem) => Described::Wrong(problem),
+                    },
                 };
+                known.insert(vm.clone(), (record.text, described.clone()));
                 descriptions.insert(origin, described);
             }
             vms.insert(vm, wanted);
         }
+        self.objects = others;
+        self.known = known;
         self.vms = vms;
         self.stamps = Some(stamps);
         Ok(Some(descriptions))

@@ -1,5 +1,6 @@
 //! One VM of this node: its desired state, its current state, and the steps from one to the other.
 
+mod files;
 mod ports;
 
 use crate::cli::ServeArgs;
@@ -8,14 +9,12 @@ use crate::exchange::{Message, exchange};
 use crate::folder::VmFolder;
 use crate::history::{EventKind, History};
 use crate::netns::{Netns, Progress};
-use crate::peers::replace;
 use crate::process::{Process, socket_dir};
 use crate::store::AgentStore;
 use crate::unit::{Arguments, Unit};
 use hawser_manifest::plan::VmPlan;
 use hawser_packet::MacRange;
-use hawser_store::sqlite::{Access, Sqlite};
-use hawser_store::{Lease, Store as _, StoreError, VmName, agreement};
+use hawser_store::{Lease, StoreError, VmName};
 use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fs;
@@ -23,6 +22,7 @@ use std::io;
 use std::net::IpAddr;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 pub(crate) use ports::OwnPort;
@@ -69,7 +69,7 @@ pub(crate) struct Vm {
     pub name: VmName,
     pub folder: VmFolder,
     /// File that describes the VM. `None` once it was removed.
-    pub file: Option<VmFile>,
+    pub file: Option<Arc<VmFile>>,
     pub leases: Vec<Lease>,
     pub ports: Vec<OwnPort>,
     pub process: Option<Process>,
@@ -148,7 +148,10 @@ impl Vm {
     }
 
     /// Adopts the current description in the file.
-    pub(crate) fn describe(&mut self, file: VmFile, now: Instant) {
+    pub(crate) fn describe(&mut self, file: Arc<VmFile>, now: Instant) {
+        if self.file.as_ref().is_some_and(|known| Arc::ptr_eq(known, &file)) {
+            return;
+        }
         let is_new = self
             .file
             .as_ref()
@@ -459,53 +462,6 @@ impl Vm {
         self.claim_ports(&plan, store, site)?;
         self.accepted = Some(plan.clone());
         Ok(plan)
-    }
-
-    /// Stores the manifests as they were checked, so that a restarted process does not read a later, invalid version.
-    fn write_manifests(&self, file: &VmFile) -> io::Result<()> {
-        let folder = self.folder.manifests();
-        fs::create_dir_all(&folder)?;
-        let mut written = BTreeSet::new();
-        for (number, source) in file.sources.iter().enumerate() {
-            let name = Path::new(&source.name)
-                .file_name()
-                .unwrap_or_default()
-                .to_string_lossy();
-            let path = folder.join(format!("{number:02}-{name}"));
-            replace(&path, &source.text)?;
-            written.insert(path);
-        }
-        for entry in fs::read_dir(&folder)? {
-            let path = entry?.path();
-            if !written.contains(&path) {
-                fs::remove_file(path)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Writes the leases into the private store of the VM's process, which then leases the same MACs and addresses.
-    fn seed(&self, plan: &VmPlan) -> Result<(), StoreError> {
-        let mut own = Sqlite::open(&self.folder.store(), Access::Make)?;
-        let seeded: Result<(), agreement::NetworkError> = own.step(|ledger| {
-            for lease in ledger.leases(None)? {
-                ledger.remove(&lease.holder)?;
-            }
-            agreement::agree(ledger, &self.name, &hawser_leases::networks(plan))?;
-            for lease in &self.leases {
-                ledger.put(lease)?;
-            }
-            Ok(())
-        });
-        match seeded {
-            Ok(()) => Ok(()),
-            Err(agreement::NetworkError::Store(error)) => Err(error),
-            // No other VM has a lease in that store.
-            Err(error) => {
-                log::error!("VM {}: {error}", self.name);
-                Ok(())
-            }
-        }
     }
 
     fn start(&mut self, plan: &VmPlan, namespace: Option<&Path>, site: &Site<'_>, now: Instant) -> Result<(), String> {

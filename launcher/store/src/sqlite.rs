@@ -95,6 +95,9 @@ fn wait<const SECONDS: u64>(pauses: i32) -> bool {
 pub enum Access {
     /// To read and write. The file is created if it does not exist.
     Make,
+    /// The same for a file whose records another store keeps. Steps do not wait for the disk, so a crash of the host, but
+    /// not of a process, may damage the file.
+    MakeCopy,
     /// To read and write an existing file.
     Change,
     /// To read only.
@@ -208,11 +211,11 @@ impl Sqlite {
 
     fn try_open<const SECONDS: u64>(file: &File, access: Access) -> Result<Self, StoreError> {
         let (file, path) = (file.clone(), &file.path);
-        if access != Access::Make && !path.exists() {
+        if !matches!(access, Access::Make | Access::MakeCopy) && !path.exists() {
             return Err(file.error(StoreProblem::Missing));
         }
         let flags = match access {
-            Access::Make => OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE,
+            Access::Make | Access::MakeCopy => OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE,
             Access::Change => OpenFlags::SQLITE_OPEN_READ_WRITE,
             Access::Read => OpenFlags::SQLITE_OPEN_READ_ONLY,
         };
@@ -221,12 +224,15 @@ impl Sqlite {
             Connection::open_with_flags(path, flags | OpenFlags::SQLITE_OPEN_NO_MUTEX).map_err(failed)?;
         connection.busy_handler(Some(wait::<SECONDS>)).map_err(failed)?;
         connection.pragma_update(None, "foreign_keys", true).map_err(failed)?;
-        connection.pragma_update(None, "synchronous", "EXTRA").map_err(failed)?;
+        let synchronous = if access == Access::MakeCopy { "OFF" } else { "EXTRA" };
+        connection
+            .pragma_update(None, "synchronous", synchronous)
+            .map_err(failed)?;
         let store = Self { connection, file };
         let contents = store.contents(&store.transaction(TransactionBehavior::Deferred)?)?;
         match (contents, access) {
             (Contents::Tables(LAYOUT), _) | (_, Access::Read) | (Contents::Nothing, Access::Change) => {}
-            (Contents::Nothing | Contents::Tables(_), Access::Make | Access::Change) => store.make_layout()?,
+            (_, Access::Make | Access::MakeCopy | Access::Change) => store.make_layout()?,
         }
         Ok(store)
     }
