@@ -1,6 +1,6 @@
 //! Tests of a real guest with several NICs that migrates with its connections, by QEMU.
 
-use hawser_testkit::guest::{Kind, Plan};
+use hawser_testkit::guest::{Guest, Kind, Plan};
 use hawser_testkit::hawser::Hawser;
 use hawser_testkit::migrating::{Client, channels};
 use hawser_testkit::nodes::{Nodes, PORT, Port, WORLD4};
@@ -241,6 +241,63 @@ fn connections_through_the_gateway_of_a_layer2_network_go_on_in_another_process(
     stream.assert_lasts()?;
     stream.end(&guest)?;
     guest.traffic(&format!("receive to={world} bytes=100000"))?;
+    drop(guest);
+    source.stop()?;
+    target.stop()
+}
+
+/// Datagrams that the guest has received for a port without a socket.
+fn unheard(guest: &Guest) -> Result<u64> {
+    let text = guest.sh("grep Udp: /proc/net/snmp | tail -n 1")?;
+    let field = text.split_whitespace().nth(2);
+    Ok(field.unwrap_or_default().parse()?)
+}
+
+#[test]
+fn what_peers_of_a_layer2_network_send_while_the_guest_is_stopped_reaches_it_in_the_target() -> Result<()> {
+    const VNI: u32 = 7;
+    const SENT: u64 = 20;
+    let nodes = Nodes::new(3, 1500)?;
+    let [moving, other] = [Port::new(0, 11), Port::new(2, 12)];
+    let [api, arrivals] = ["api.sock", "arrivals.sock"].map(|name| nodes.path(name));
+    let with_api = format!("--api-socket={}", api.display());
+    let vtep = |node| format!("--vtep={}", Nodes::vtep4(node));
+    let source = nodes.hawser(VNI, moving, &[&vtep(0), &other.peer(false), &with_api])?;
+    let peer = nodes.hawser(VNI, other, &[&vtep(2), &moving.peer(false)])?;
+    let options = [
+        "--mode=layer2".to_owned(),
+        format!("--vni={VNI}"),
+        format!("--mac={}", moving.mac()),
+        format!("--guest-address={},{}", moving.address4(), moving.address6()),
+        "--ipv4=10.100.0.0/24".to_owned(),
+        "--ipv6=fd00:100::/64".to_owned(),
+        vtep(1),
+        other.peer(false),
+        format!("--migration-socket={}", arrivals.display()),
+    ];
+    let options: Vec<_> = options.iter().map(String::as_str).collect();
+    let target = Hawser::start(&nodes.nodes[1], &nodes.path("target.sock"), &options)?;
+    let plan = |hawser: &Hawser| Plan {
+        memory_mib: 256,
+        mac: Some(moving.mac()),
+        ..Plan::new(Kind::Qemu, hawser.socket())
+    };
+    let mut guest = plan(&source).boot_to_migrate()?;
+    guest.sh("net-up 4")?;
+    let sender = nodes.guest(Kind::Uml, &peer)?;
+    sender.reaches(&moving.address4())?;
+    let before = unheard(&guest)?;
+    channels(&api, &["prepare", &format!("--to={}", arrivals.display())])?;
+    let incoming = plan(&target).incoming(&guest)?;
+    guest.pause_before_switchover()?;
+    guest.begin_migration(&incoming)?;
+    guest.monitor()?.wait_for_migration("pre-switchover")?;
+    let sizes = vec!["100"; usize::try_from(SENT)?].join(",");
+    sender.traffic(&format!("datagram to={}:9 sizes={sizes}", moving.address4()))?;
+    guest.continue_migration()?;
+    guest.finish_migration(incoming)?;
+    until("they have arrived", || Ok(unheard(&guest)? >= before + SENT))?;
+    assert_eq!(unheard(&guest)?, before + SENT);
     drop(guest);
     source.stop()?;
     target.stop()
