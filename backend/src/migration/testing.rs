@@ -1,5 +1,6 @@
 //! What the fuzz target `channel` does with its bytes.
 
+use super::greeting::Greeting;
 use super::leg::{Leg, WINDOW};
 use super::wire::{Decoder, Message};
 
@@ -9,6 +10,8 @@ pub fn use_channel(data: &[u8]) {
     let Some((piece, bytes)) = data.split_first() else {
         return;
     };
+    // What it says is of no consequence, only that it does not panic.
+    let _ = Greeting::read(bytes).map(Greeting::accept);
     let whole = read(bytes, bytes.len().max(1));
     // The pieces in which bytes arrive make no difference.
     assert_eq!(read(bytes, usize::from(*piece).max(1)), whole);
