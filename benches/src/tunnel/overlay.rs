@@ -347,5 +347,6 @@ fn station(mode: &Layer2Config, mac: MacAddr, mss: u16) -> Result<Overlay> {
     Ok(Overlay::new(
         OverlaySetup::alone(&port, mode, 16)?,
         OverlayState::new(&port, mode),
+        None,
     )?)
 }
