@@ -36,6 +36,7 @@ use crate::policy::{Admission, SnoopedAddress, Snooping};
 use crate::poller::Poller;
 use crate::responder::HeldLeases;
 use crate::sys::tap::TapQueue;
+use crate::sys::userfault;
 use crate::virtio::config_space::DeviceConfig;
 use crate::worker::{self, Health, Limits, NicState, Stage, ThreadStart, WorkerHandle};
 use socket2::Socket;
@@ -153,6 +154,8 @@ impl Port {
     /// # Errors
     /// [`PortError`]
     pub fn with_start(config: PortConfig, resources: PortResources, start: &ThreadStart) -> Result<Self, PortError> {
+        // Only now has the process the right to it.
+        let _ = userfault::is_supported();
         let port = config.clone();
         let directory = Directory::new(port.queue_pairs.get().into())?;
         let mut state = None;

@@ -14,6 +14,7 @@ pub mod stream;
 pub mod tap;
 pub mod thread_time;
 pub mod traffic_class;
+pub mod userfault;
 
 /// True if the process or the system has reached its limit of open descriptors.
 pub fn is_out_of_descriptors(error: &std::io::Error) -> bool {

@@ -8,6 +8,7 @@ use super::session::NetDevice;
 use crate::mode::{Departure, ModeCommand};
 use crate::packet::MacAddr;
 use crate::port::{Moment, Port};
+use crate::sys::userfault;
 use crate::virtio::{ConfigSpace, DirtyBitmap, GuestMap, MAX_RING_SIZE, features};
 use crate::worker::{RingRole, RingSetup, WorkerHandle};
 use rustix::net::SendFlags;
@@ -155,6 +156,7 @@ impl VhostUserBackend for Device {
         use VhostUserProtocolFeatures as P;
         let mut offered = P::CONFIG | P::CONFIGURE_MEM_SLOTS | P::LOG_SHMFD | P::MTU | P::RARP | P::RESET_DEVICE;
         offered.set(P::BACKEND_REQ, self.back_channel == BackChannel::Offered);
+        offered.set(P::PAGEFAULT, userfault::is_supported());
         offered.set(P::MQ, self.port.workers().len() > 1);
         offered
     }

@@ -5,6 +5,7 @@
 //! change replaces its whole content.
 
 use super::session::Refused;
+use crate::sys::userfault::Userfault;
 use crate::virtio::DirtyBitmap;
 use crate::virtio::dirty_log::{RegionLog, SharedLog};
 use rustix::fs::FileType;
@@ -116,6 +117,17 @@ impl MemoryTable {
             GuestMemoryRegion::bitmap(region).start(log);
         }
         Ok(())
+    }
+
+    /// Makes threads wait for missing pages of the region at `guest`. Returns its address in this process.
+    ///
+    /// # Errors
+    /// [`Refused::Memory`]
+    pub fn await_pages(&self, guest: u64, userfault: &Userfault) -> Result<u64, Refused> {
+        let memory = self.memory.memory();
+        let region = memory.find_region(GuestAddress(guest));
+        let region = region.ok_or_else(|| unusable("there is no such region"))?;
+        userfault.register(region).map_err(unusable)
     }
 
     /// True if writes are logged, so the guest may be migrating.

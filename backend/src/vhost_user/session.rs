@@ -17,6 +17,7 @@
 //! | QEMU 10 | ends the VM if a request fails while the log is switched on | bad ring addresses: the ring rests |
 
 mod handover;
+mod postcopy;
 mod standby;
 
 pub use handover::{Busy, SessionRecord};
@@ -27,6 +28,7 @@ use super::ring::{Addresses, Ring, RingHost};
 use crate::mode::Departure;
 use crate::packet::MacAddr;
 use crate::virtio::{DirtyBitmap, MAX_RING_SIZE};
+use postcopy::Postcopy;
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -176,6 +178,10 @@ enum Outcome {
     Done(bool),
     /// The body of the answer that this request always has.
     Answer(Vec<u8>),
+    /// The descriptor of an answer without a body.
+    File(OwnedFd),
+    /// No answer.
+    Nothing,
 }
 
 const DONE: Outcome = Outcome::Done(true);
@@ -193,6 +199,7 @@ pub struct Session<D: NetDevice> {
     standby: bool,
     /// True if the last log cannot be used.
     has_bad_log: bool,
+    postcopy: Postcopy,
     /// A copy of the back channel, for another process.
     back_channel: Option<OwnedFd>,
     /// True once another process continues the session.
@@ -224,6 +231,7 @@ impl<D: NetDevice> Session<D> {
             protocol: Protocol::empty(),
             standby: false,
             has_bad_log: false,
+            postcopy: Postcopy::default(),
             back_channel: None,
             handed_over: false,
         })
@@ -243,6 +251,12 @@ impl<D: NetDevice> Session<D> {
         };
         match outcome {
             Ok(Outcome::Answer(body)) => Ok(Some(Message::reply(header.code, &body))),
+            Ok(Outcome::File(file)) => {
+                let mut answer = Message::reply(header.code, &[]);
+                answer.files.push(file);
+                Ok(Some(answer))
+            }
+            Ok(Outcome::Nothing) => Ok(None),
             Ok(Outcome::Done(success)) => Ok(acknowledge(!success)),
             Err(why) => Err(Box::new(Rejected {
                 why,
@@ -265,6 +279,10 @@ impl<D: NetDevice> Session<D> {
             return Err(Refused::NotAgreed { code, feature });
         }
         match kind {
+            Req::POSTCOPY_ADVISE | Req::POSTCOPY_LISTEN | Req::POSTCOPY_END => self.change_postcopy(kind, request),
+            Req::SET_MEM_TABLE | Req::ADD_MEM_REG | Req::REM_MEM_REG if self.postcopy.is_listening() => {
+                self.change_missing_memory(kind, request)
+            }
             Req::SET_MEM_TABLE | Req::ADD_MEM_REG | Req::REM_MEM_REG => self.change_memory(kind, request),
             Req::SET_VRING_NUM
             | Req::SET_VRING_ADDR
@@ -506,6 +524,8 @@ impl<D: NetDevice> Session<D> {
 impl<D: NetDevice> Drop for Session<D> {
     /// Stops the rings and releases the memory of the front end, which is gone, unless another process serves it now.
     fn drop(&mut self) {
+        // A worker may wait for a page that nobody provides any more.
+        self.postcopy = Postcopy::Off;
         if self.handed_over || self.standby {
             return;
         }
@@ -544,6 +564,7 @@ const fn needed_feature(request: Req) -> Option<Protocol> {
         Req::GET_CONFIG | Req::SET_CONFIG => Some(Protocol::CONFIG),
         Req::GET_MAX_MEM_SLOTS | Req::ADD_MEM_REG | Req::REM_MEM_REG => Some(Protocol::CONFIGURE_MEM_SLOTS),
         Req::SET_LOG_BASE => Some(Protocol::LOG_SHMFD),
+        Req::POSTCOPY_ADVISE | Req::POSTCOPY_LISTEN | Req::POSTCOPY_END => Some(Protocol::PAGEFAULT),
         _ => None,
     }
 }

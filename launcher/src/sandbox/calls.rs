@@ -7,6 +7,7 @@
 
 use super::ThreadKind;
 use hawser_backend::sys::stream::SIOCATMARK;
+use hawser_backend::sys::userfault::{UFFDIO_API, UFFDIO_REGISTER, USERFAULTFD_IOC_NEW};
 use libc::*;
 
 /// A system call, and the arguments with which it is allowed.
@@ -204,6 +205,17 @@ const FRONT_END_UNTRACED: &[Call] = untraced![
     "removing a file on processors without unlink(2)": [SYS_unlinkat],
     "bytes without descriptors, and socket queries": [SYS_recvfrom, SYS_getsockopt, SYS_setsockopt],
 ];
+
+/// For guest memory whose pages come later.
+const POSTCOPY: &[Call] = &[only(
+    SYS_ioctl,
+    &[
+        request(USERFAULTFD_IOC_NEW),
+        request(UFFDIO_API),
+        request(UFFDIO_REGISTER),
+    ],
+)
+.because("no traced guest is migrated by post-copy")];
 
 #[cfg(target_arch = "x86_64")]
 const FRONT_END_OLD: &[Call] = always![SYS_unlink];
@@ -407,7 +419,7 @@ pub(super) const EVERY_KIND: &[&[Call]] = &[EVERY, EVERY_UNTRACED, EVERY_OLD, EV
 pub(super) fn own(kind: ThreadKind) -> &'static [&'static [Call]] {
     match kind {
         ThreadKind::Worker => &[WORKER, WORKER_UNTRACED, TALKING, BATCHES],
-        ThreadKind::FrontEnd => &[FRONT_END, FRONT_END_UNTRACED, FRONT_END_OLD],
+        ThreadKind::FrontEnd => &[FRONT_END, FRONT_END_UNTRACED, FRONT_END_OLD, POSTCOPY],
         ThreadKind::Links => &[LINKS, LINKS_UNTRACED],
         ThreadKind::Names => &[NAMES, NAMES_OLD],
         ThreadKind::Signals => &[SIGNALS],
@@ -423,6 +435,7 @@ pub(super) fn own(kind: ThreadKind) -> &'static [&'static [Call]] {
             LAUNCHER_UNTRACED,
             LAUNCHER_OLD,
             LAUNCHER_OLD_UNTRACED,
+            POSTCOPY,
             THREADS,
             CONFINING,
         ],

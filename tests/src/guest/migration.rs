@@ -209,6 +209,34 @@ impl Guest {
         Ok(())
     }
 
+    /// Lets the memory of later migrations come after the guest, for which `target` must be ready.
+    pub fn allow_postcopy(&mut self, target: &mut Incoming) -> Result<()> {
+        let postcopy = json!({ "capability": "postcopy-ram", "state": true });
+        let capabilities = json!({ "capabilities": [postcopy] });
+        let theirs = target
+            .monitor
+            .as_mut()
+            .ok_or_else(|| failure("QEMU does not answer yet"))?;
+        theirs.execute("migrate-set-capabilities", &capabilities)?;
+        self.monitor()?.execute("migrate-set-capabilities", &capabilities)?;
+        Ok(())
+    }
+
+    /// Lets the guest run in the target while most of its memory is still here.
+    pub fn start_postcopy(&mut self) -> Result<()> {
+        let monitor = self.monitor()?;
+        monitor.wait_for_migration("active")?;
+        monitor.execute("migrate-start-postcopy", &json!({}))?;
+        monitor.wait_for_migration("postcopy-active").map(drop)
+    }
+
+    /// Limits the memory that comes after the guest, in bytes per second, apart from the pages that it waits for.
+    pub fn limit_postcopy(&mut self, rate: u64) -> Result<()> {
+        let parameters = json!({ "max-postcopy-bandwidth": rate });
+        self.monitor()?.execute("migrate-set-parameters", &parameters)?;
+        Ok(())
+    }
+
     /// Lets a migration that waits go on.
     pub fn continue_migration(&mut self) -> Result<()> {
         let state = json!({ "state": "pre-switchover" });

@@ -49,7 +49,7 @@ impl<D: NetDevice> Session<D> {
     /// # Errors
     /// [`Busy`]; nothing has changed in that case.
     pub fn hand_over(&mut self) -> Result<(SessionRecord, Vec<OwnedFd>), Busy> {
-        if self.memory.is_logged() {
+        if self.memory.is_logged() || !self.postcopy.is_off() {
             return Err(Busy::Migrating);
         }
         let back_channel = self.back_channel.as_ref().map(OwnedFd::try_clone).transpose()?;
