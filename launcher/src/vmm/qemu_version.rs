@@ -1,8 +1,11 @@
 //! The options that a version of QEMU understands.
 
 use std::ffi::OsStr;
-use std::process::Command;
+use std::io::Read as _;
+use std::process::{Command, Stdio};
 use std::str::FromStr;
+use std::thread;
+use std::time::{Duration, Instant};
 
 /// Interval at which QEMU tries to reconnect. An attempt is one connect(2) that fails at once while hawser is away.
 pub(super) const RECONNECT_MS: u16 = 10;
@@ -24,10 +27,32 @@ impl QemuVersion {
     /// Any version from 9.2 on.
     pub(crate) const CURRENT: Self = HAS_MILLISECONDS;
 
-    /// The version that a QEMU says it is.
+    /// The version that a QEMU says it is. A program that does not say it within a second is ended.
     pub(crate) fn of_program(program: &OsStr) -> Option<Self> {
-        let said = Command::new(program).arg("--version").output().ok()?.stdout;
-        Self::in_text(&String::from_utf8_lossy(&said))
+        /// Longest wait. QEMU takes some milliseconds.
+        const PATIENCE: Duration = Duration::from_secs(1);
+        const TURN: Duration = Duration::from_millis(2);
+        let mut asked = Command::new(program)
+            .arg("--version")
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .ok()?;
+        let deadline = Instant::now() + PATIENCE;
+        // The answer is shorter than a pipe holds, so the program ends without a reader.
+        while asked.try_wait().ok()?.is_none() {
+            if Instant::now() > deadline {
+                // It may end by itself meanwhile.
+                let _ = asked.kill();
+                let _ = asked.wait();
+                return None;
+            }
+            thread::sleep(TURN);
+        }
+        let mut said = String::new();
+        asked.stdout.take()?.read_to_string(&mut said).ok()?;
+        Self::in_text(&said)
     }
 
     /// Finds the version in `QEMU emulator version 10.0.2 (Debian …)`.
@@ -65,6 +90,24 @@ impl FromStr for QemuVersion {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs::{self, Permissions};
+    use std::os::unix::fs::PermissionsExt as _;
+
+    #[test]
+    fn a_program_that_does_not_say_its_version_is_ended() {
+        let folder = tempfile::tempdir().unwrap();
+        let program = |name: &str, body: &str| {
+            let path = folder.path().join(name);
+            fs::write(&path, format!("#!/bin/sh\n{body}\n")).unwrap();
+            fs::set_permissions(&path, Permissions::from_mode(0o755)).unwrap();
+            QemuVersion::of_program(path.as_os_str())
+        };
+        let answer = "echo 'QEMU emulator version 8.2.2'";
+        assert_eq!(program("answers", answer), Some(QemuVersion { major: 8, minor: 2 }));
+        assert_eq!(program("hangs", "exec sleep 1000"), None);
+        assert_eq!(program("fails", "exit 1"), None);
+        assert_eq!(QemuVersion::of_program(OsStr::new("/nowhere")), None);
+    }
 
     #[test]
     fn each_version_reconnects_as_well_as_it_can() {

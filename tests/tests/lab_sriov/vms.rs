@@ -47,6 +47,7 @@ spec:
 
 /// A stand-in for QEMU: it opens the groups of its functions, as QEMU does, and runs until it is ended.
 const VMM: &str = r#"#!/bin/sh
+[ "$1" != --version ] || exec echo "QEMU emulator version 10.0.2"
 echo "$@" >/run/qemu.args
 for word in "$@"; do
     case $word in
