@@ -1,7 +1,7 @@
 //! The store of the agent: a file of this node, or etcd.
 
 use crate::cli::{Failure, ServeArgs, StorePlace};
-use hawser_store::bindings::{BindError, Binding, Bound, Changes, Epoch, Epochs, PortId, Revision, Watch};
+use hawser_store::bindings::{BindError, Binding, Bound, Changes, Epoch, Epochs, Flip, PortId, Revision, Watch};
 use hawser_store::etcd::{Etcd, EtcdOptions, Tls, User};
 use hawser_store::liveness::{Liveness, Moment, ProcessId};
 use hawser_store::records::{Batch, Record, RecordKey, Records};
@@ -118,6 +118,13 @@ impl Epochs for AgentStore {
         match self {
             Self::File(store, _) => store.bind(port, seen, binding),
             Self::Etcd(store) => store.bind(port, seen, binding),
+        }
+    }
+
+    fn flip(&mut self, flips: &[Flip]) -> Result<Vec<Epoch>, BindError> {
+        match self {
+            Self::File(store, _) => store.flip(flips),
+            Self::Etcd(store) => store.flip(flips),
         }
     }
 

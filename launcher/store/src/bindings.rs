@@ -67,6 +67,17 @@ pub struct Bound {
     pub binding: Binding,
 }
 
+/// A port that moves to another process or location.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Flip {
+    /// Identity of the port.
+    pub port: PortId,
+    /// Epoch of the binding that is replaced.
+    pub seen: Epoch,
+    /// Location of the port from now on.
+    pub binding: Binding,
+}
+
 /// The reason why a binding was not changed.
 #[derive(Debug, thiserror::Error)]
 pub enum BindError {
@@ -121,6 +132,25 @@ pub(crate) fn check_bound(port: &PortId, last: Option<&Change>, seen: Epoch) -> 
     }
 }
 
+/// The binding of a port after a flip. A port that has the flip's binding already keeps it: an earlier attempt has
+/// succeeded, and its answer was lost. No other process has the same binding.
+///
+/// # Errors
+/// [`BindError::Fenced`]
+pub(crate) fn flipped(flip: &Flip, last: Option<&Change>) -> Result<Bound, BindError> {
+    if let Some(Change::Bound(found)) = last.filter(|_| is_flipped(flip, last)) {
+        return Ok(found.clone());
+    }
+    let epoch = next_epoch(&flip.port, last, Some(flip.seen), 0)?;
+    let (port, binding) = (flip.port.clone(), flip.binding.clone());
+    Ok(Bound { port, epoch, binding })
+}
+
+/// True if the port has the flip's binding.
+pub(crate) fn is_flipped(flip: &Flip, last: Option<&Change>) -> bool {
+    matches!(last, Some(Change::Bound(found)) if found.binding == flip.binding && found.epoch > flip.seen)
+}
+
 fn fenced(port: &PortId, found: Option<&Bound>) -> BindError {
     BindError::Fenced {
         port: port.clone(),
@@ -136,6 +166,13 @@ pub trait Epochs {
     /// # Errors
     /// [`BindError`]
     fn bind(&mut self, port: &PortId, seen: Option<Epoch>, binding: &Binding) -> Result<Epoch, BindError>;
+
+    /// Binds ports that are at the epochs of these flips, all or none of them. Returns the epochs of the new bindings in
+    /// their order. A port that has its binding already keeps it.
+    ///
+    /// # Errors
+    /// [`BindError`] of one of the ports
+    fn flip(&mut self, flips: &[Flip]) -> Result<Vec<Epoch>, BindError>;
 
     /// Unbinds a port that is at epoch `seen`.
     ///

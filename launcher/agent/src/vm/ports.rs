@@ -5,7 +5,7 @@ use super::{Obstacle, Site, Vm, unwritable};
 use crate::peers::replace;
 use crate::store::AgentStore;
 use hawser_manifest::plan::VmPlan;
-use hawser_store::bindings::{BindError, Binding, Bound, Epoch, Epochs as _, PortId, Watch as _};
+use hawser_store::bindings::{BindError, Binding, Bound, Epoch, Epochs as _, Flip, PortId, Watch as _};
 use hawser_store::liveness::ProcessId;
 use hawser_store::{Holder, StoreError};
 use std::fs;
@@ -158,19 +158,22 @@ impl Vm {
         self.ports.len() == super::shared(plan) && self.ports.iter().all(is_claimed)
     }
 
-    /// Binds the ports of a VM whose guest has arrived, each in one transaction: from the epoch of the node that it has
-    /// left to the next one.
+    /// Binds the ports of a VM whose guest has arrived, all in one transaction: from the epochs of the node that it has
+    /// left to the next ones.
     ///
     /// # Errors
     /// The store cannot be used, or another node has a port.
     pub(crate) fn take_ports(&mut self, store: &mut AgentStore) -> Result<(), String> {
-        for own in self.ports.iter_mut().filter(|own| !own.is_bound) {
-            own.epoch = match store.bind(&own.port, Some(own.epoch), &own.binding) {
-                Ok(epoch) => epoch,
-                // An earlier attempt succeeded, and its answer was lost.
-                Err(BindError::Fenced { found: Some(found), .. }) if found.binding == own.binding => found.epoch,
-                Err(error) => return Err(error.to_string()),
-            };
+        let flip = |own: &OwnPort| Flip {
+            port: own.port.clone(),
+            seen: own.epoch,
+            binding: own.binding.clone(),
+        };
+        let flips: Vec<Flip> = self.ports.iter().filter(|own| !own.is_bound).map(flip).collect();
+        let epochs = store.flip(&flips).map_err(|error| error.to_string())?;
+        let waiting = self.ports.iter_mut().filter(|own| !own.is_bound);
+        for (own, epoch) in waiting.zip(epochs) {
+            own.epoch = epoch;
             own.is_bound = true;
         }
         self.note_ports()

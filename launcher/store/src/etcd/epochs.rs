@@ -2,7 +2,9 @@
 
 use super::connection::{Etcd, Record, Shared, lock, patiently};
 use super::records::{FloorValue, PortValue, read, written};
-use crate::bindings::{BindError, Binding, Bound, Change, Epoch, Epochs, PortId, check_bound, next_epoch};
+use crate::bindings::{
+    BindError, Binding, Bound, Change, Epoch, Epochs, Flip, PortId, check_bound, flipped, is_flipped, next_epoch,
+};
 use crate::error::{StoreError, StoreProblem};
 use etcd_client::{Compare, CompareOp, Txn, TxnOp};
 use std::sync::Mutex;
@@ -59,9 +61,27 @@ impl Epochs for Etcd {
                 epoch,
                 binding: binding.clone(),
             };
-            let change = tried.insert(Change::Bound(bound));
-            if self.shared.replace(port, &last, change)? {
+            let change = tried.insert(Change::Bound(bound)).clone();
+            if self.shared.replace(&[(last, change)])? {
                 return Ok(epoch);
+            }
+        }
+    }
+
+    fn flip(&mut self, flips: &[Flip]) -> Result<Vec<Epoch>, BindError> {
+        loop {
+            let mut epochs = Vec::new();
+            let mut writes = Vec::new();
+            for flip in flips {
+                let last = self.shared.last(&flip.port)?;
+                let bound = flipped(flip, last.change.as_ref())?;
+                epochs.push(bound.epoch);
+                if !is_flipped(flip, last.change.as_ref()) {
+                    writes.push((last, Change::Bound(bound)));
+                }
+            }
+            if writes.is_empty() || self.shared.replace(&writes)? {
+                return Ok(epochs);
             }
         }
     }
@@ -75,8 +95,8 @@ impl Epochs for Etcd {
             }
             check_bound(port, last.change.as_ref(), seen)?;
             let port = port.clone();
-            let unbound = tried.insert(Change::Unbound { port, epoch: seen });
-            if self.shared.replace(unbound.port(), &last, unbound)? {
+            let unbound = tried.insert(Change::Unbound { port, epoch: seen }).clone();
+            if self.shared.replace(&[(last, unbound)])? {
                 return Ok(());
             }
         }
@@ -184,21 +204,22 @@ impl Shared {
         Floor::of(&key, page.records.into_iter().next())
     }
 
-    /// Replaces the last change of a port. False if another process was first, or if it is unknown whether the change was
-    /// written.
-    fn replace(&self, port: &PortId, last: &Last, change: &Change) -> Result<bool, StoreError> {
+    /// Replaces the last changes of ports in one transaction. False if another process was first, or if it is unknown
+    /// whether the changes were written.
+    fn replace(&self, writes: &[(Last, Change)]) -> Result<bool, StoreError> {
         let written = self.wait(async {
-            let key = self.keys.port(port);
-            let mut compares = vec![
-                self.same_layout()?,
-                Compare::mod_revision(key.clone(), CompareOp::Equal, last.changed),
-            ];
-            if last.change.is_none() {
-                let floor = Compare::mod_revision(self.keys.floor(), CompareOp::Equal, last.floor.changed);
-                compares.push(floor);
+            let mut compares = vec![self.same_layout()?];
+            let mut puts = Vec::new();
+            for (last, change) in writes {
+                let key = self.keys.port(change.port());
+                compares.push(Compare::mod_revision(key.clone(), CompareOp::Equal, last.changed));
+                if last.change.is_none() {
+                    let floor = Compare::mod_revision(self.keys.floor(), CompareOp::Equal, last.floor.changed);
+                    compares.push(floor);
+                }
+                puts.push(TxnOp::put(key, written(&PortValue::of(change))?, None));
             }
-            let put = TxnOp::put(key, written(&PortValue::of(change))?, None);
-            let done = patiently(self.client.clone().txn(Txn::new().when(compares).and_then([put]))).await?;
+            let done = patiently(self.client.clone().txn(Txn::new().when(compares).and_then(puts))).await?;
             if !done.succeeded() {
                 self.check_layout().await?;
             }
@@ -212,8 +233,8 @@ impl Shared {
             Err(error) if error.problem.is_away() => return Ok(false),
             written => written?,
         };
-        if done {
-            self.followed.wrote(&port.network, revision);
+        for (_, change) in writes.iter().filter(|_| done) {
+            self.followed.wrote(&change.port().network, revision);
         }
         Ok(done)
     }

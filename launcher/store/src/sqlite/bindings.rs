@@ -9,7 +9,8 @@
 
 use super::{Sqlite, read_holder, stored_mac};
 use crate::bindings::{
-    BindError, Binding, Bound, Change, Changes, Epoch, Epochs, PortId, Revision, Watch, check_bound, next_epoch,
+    BindError, Binding, Bound, Change, Changes, Epoch, Epochs, Flip, PortId, Revision, Watch, check_bound, flipped,
+    is_flipped, next_epoch,
 };
 use crate::error::StoreError;
 use crate::liveness::{Liveness, Moment, ProcessId};
@@ -121,6 +122,24 @@ fn bind(
         Ok(epoch) => epoch,
         Err(error) => return Ok(Err(error)),
     };
+    write(connection, port, epoch, binding)?;
+    Ok(Ok(epoch))
+}
+
+fn flip(connection: &Connection, flip: &Flip) -> rusqlite::Result<Result<Epoch, BindError>> {
+    let last = find(connection, &flip.port)?;
+    let bound = match flipped(flip, last.as_ref()) {
+        Ok(bound) => bound,
+        Err(error) => return Ok(Err(error)),
+    };
+    if !is_flipped(flip, last.as_ref()) {
+        write(connection, &bound.port, bound.epoch, &bound.binding)?;
+    }
+    Ok(Ok(bound.epoch))
+}
+
+/// Writes the row of a bound port.
+fn write(connection: &Connection, port: &PortId, epoch: Epoch, binding: &Binding) -> rusqlite::Result<()> {
     let addresses: Vec<String> = binding.addresses.iter().map(ToString::to_string).collect();
     let sql = format!(
         "INSERT OR REPLACE INTO binding (revision, {ROW}) VALUES (?1, ?2, ?3, ?4, ?5, 1, ?6, ?7, ?8, ?9, ?10, ?11)"
@@ -142,7 +161,7 @@ fn bind(
             network,
         ],
     )?;
-    Ok(Ok(epoch))
+    Ok(())
 }
 
 fn unbind(connection: &Connection, port: &PortId, seen: Epoch) -> rusqlite::Result<Result<(), BindError>> {
@@ -174,6 +193,11 @@ fn drop_oldest_unbound(connection: &Connection) -> rusqlite::Result<()> {
 impl Epochs for Sqlite {
     fn bind(&mut self, port: &PortId, seen: Option<Epoch>, binding: &Binding) -> Result<Epoch, BindError> {
         self.change(|transaction| bind(transaction, port, seen, binding))
+    }
+
+    fn flip(&mut self, flips: &[Flip]) -> Result<Vec<Epoch>, BindError> {
+        // An error undoes the flips before it.
+        self.change(|transaction| flips.iter().map(|each| flip(transaction, each)).collect())
     }
 
     fn unbind(&mut self, port: &PortId, seen: Epoch) -> Result<(), BindError> {

@@ -1,7 +1,7 @@
 //! Tests on a real etcd: races of several nodes, and what happens when etcd is unavailable, compacted or restored. Each
 //! test has a cluster with one member.
 
-use super::running::{binding, changes, port};
+use super::running::{binding, changes, flip, port};
 use super::{Place, addresses, give, of_range, vm};
 use crate::bindings::{Change, Changes, Epoch, Epochs as _, Watch as _};
 use crate::etcd::{Etcd, EtcdOptions};
@@ -213,6 +213,21 @@ fn nodes_that_start_at_once_get_different_macs_and_addresses() {
     for kind in ["vm", "mac", "ip", "any"] {
         assert_eq!(count(kind).split_whitespace().count(), NODES * VMS, "{kind}");
     }
+}
+
+#[test]
+fn the_ports_of_a_guest_flip_at_one_revision() {
+    let member = Member::start();
+    let (mut etcd, other) = (member.join("n1"), member.join("n2"));
+    for name in ["a", "b", "c"] {
+        etcd.bind(&port(name), None, &binding("p")).unwrap();
+    }
+    let (_, before) = other.bindings(&port("a").network).unwrap();
+    let flips = ["a", "b", "c"].map(|name| flip(name, 1, "q"));
+    assert_eq!(etcd.flip(&flips).unwrap(), [Epoch(2); 3]);
+    let (listed, after) = other.bindings(&port("a").network).unwrap();
+    assert!(listed.iter().all(|bound| bound.epoch == Epoch(2)), "{listed:?}");
+    assert_eq!(after.number - before.number, 1);
 }
 
 #[test]

@@ -2,7 +2,8 @@
 //! changed in the meantime, as with a compare-and-swap transaction.
 
 use crate::bindings::{
-    BindError, Binding, Bound, Change, Changes, Epoch, Epochs, PortId, Revision, Watch, check_bound, next_epoch,
+    BindError, Binding, Bound, Change, Changes, Epoch, Epochs, Flip, PortId, Revision, Watch, check_bound, flipped,
+    next_epoch,
 };
 use crate::liveness::{Liveness, Moment, ProcessId};
 use crate::memory::Memory;
@@ -166,6 +167,19 @@ impl Epochs for Remote {
             };
             Ok((Change::Bound(bound), epoch))
         })
+    }
+
+    fn flip(&mut self, flips: &[Flip]) -> Result<Vec<Epoch>, BindError> {
+        let running = &mut self.cluster.records().running;
+        let bound = flips.iter().map(|flip| flipped(flip, running.find(&flip.port)));
+        let bound = bound.collect::<Result<Vec<Bound>, _>>()?;
+        let epochs = bound.iter().map(|bound| bound.epoch).collect();
+        for bound in bound {
+            if running.find(&bound.port) != Some(&Change::Bound(bound.clone())) {
+                running.put(Change::Bound(bound));
+            }
+        }
+        Ok(epochs)
     }
 
     fn unbind(&mut self, port: &PortId, seen: Epoch) -> Result<(), BindError> {

@@ -2,7 +2,7 @@
 
 use super::{OnFile, Place, in_every_store, in_every_store_with_our_clock, vm};
 use crate::Holder;
-use crate::bindings::{BindError, Binding, Bound, Change, Changes, Epoch, Epochs, PortId, Revision, Watch};
+use crate::bindings::{BindError, Binding, Bound, Change, Changes, Epoch, Epochs, Flip, PortId, Revision, Watch};
 use crate::liveness::{Liveness, Moment, ProcessId};
 use crate::tests::remote::Cluster;
 use std::cell::Cell;
@@ -15,6 +15,7 @@ in_every_store! {
     a_watcher_of_another_store_or_of_a_state_that_is_undone_has_a_gap
     a_process_that_names_a_stale_epoch_is_fenced_and_changes_nothing
     the_epoch_of_a_port_never_goes_back
+    the_ports_of_a_guest_that_has_moved_flip_together_or_not_at_all
 }
 
 /// The server of etcd measures the time itself.
@@ -188,6 +189,44 @@ fn the_epoch_of_a_port_never_goes_back<P: Place>() {
     let late = store.bind(&port("a"), Some(Epoch(3)), &binding("p"));
     assert!(matches!(late, Err(BindError::Fenced { found: None, .. })), "{late:?}");
     assert_eq!(store.bind(&port("a"), None, &binding("q")).unwrap(), Epoch(4));
+}
+
+pub(crate) fn flip(name: &str, seen: u32, by: &str) -> Flip {
+    Flip {
+        port: port(name),
+        seen: Epoch(seen),
+        binding: binding(by),
+    }
+}
+
+fn the_ports_of_a_guest_that_has_moved_flip_together_or_not_at_all<P: Place>() {
+    let place = P::new();
+    let (mut source, mut target) = (place.open(), place.open());
+    source.bind(&port("a"), None, &binding("source")).unwrap();
+    source.bind(&port("b"), None, &binding("source")).unwrap();
+    source.bind(&port("b"), Some(Epoch(1)), &binding("source")).unwrap();
+    let (_, mut before) = target.bindings(NETWORK).unwrap();
+
+    let stale = target.flip(&[flip("a", 1, "target"), flip("b", 1, "target")]);
+    let Err(BindError::Fenced { found: Some(found), .. }) = stale else {
+        panic!("fenced by the newer binding: {stale:?}");
+    };
+    assert_eq!(*found, bound("b", "source", 2));
+    assert_eq!(changes(&source, &mut before), []);
+
+    let flips = [flip("a", 1, "target"), flip("b", 2, "target")];
+    assert_eq!(target.flip(&flips).unwrap(), [Epoch(2), Epoch(3)]);
+    let mut seen = changes(&source, &mut before);
+    seen.sort_by(|one, other| one.port().cmp(other.port()));
+    let expected = [
+        Change::Bound(bound("a", "target", 2)),
+        Change::Bound(bound("b", "target", 3)),
+    ];
+    assert_eq!(seen, expected);
+    // Its answer was lost, and it is repeated.
+    assert_eq!(target.flip(&flips).unwrap(), [Epoch(2), Epoch(3)]);
+    assert_eq!(changes(&source, &mut before), []);
+    assert_eq!(target.flip(&[]).unwrap(), []);
 }
 
 fn at(seconds: u64) -> Moment {
