@@ -1,4 +1,6 @@
-//! The directory of VMs, one of the two sources of VMs that this node serves: files that operators write determine which VMs this node serves.
+//! The directory of VMs, one of the two sources of VMs that this node serves.
+//!
+//! Files that operators write determine which VMs this node serves.
 //!
 //! Each file describes one VM, together with the manifests that all VMs share. A problem in a file concerns its VM
 //! only: a running VM continues as before, and a VM that does not run is not started.

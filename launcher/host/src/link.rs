@@ -6,8 +6,8 @@ use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{
     AfSpecInet, AfSpecInet6, AfSpecUnspec, BridgeStpState, In6AddrGenMode, InetDevConf, InfoBridge, InfoBridgePort,
-    InfoData, InfoIpVtap, InfoKind, InfoMacVtap, InfoPortData, InfoPortKind, IpVtapMode, LinkAttribute, LinkFlags,
-    LinkInfo, LinkMessage, MacVtapMode,
+    InfoData, InfoIpVtap, InfoKind, InfoMacVtap, InfoPortData, InfoPortKind, InfoVlan, IpVtapMode, LinkAttribute,
+    LinkFlags, LinkInfo, LinkMessage, MacVtapMode,
 };
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::io;
@@ -41,6 +41,8 @@ pub struct Link {
     pub stp: Option<bool>,
     /// Mode, for an ipvtap.
     pub ipvtap_mode: Option<IpVtapMode>,
+    /// VLAN of a VLAN interface; `None` for other links.
+    pub vlan: Option<u16>,
     /// The device of which it is an interface, such as a PCI address. Kernels before 5.14 do not state it.
     pub device: Option<String>,
 }
@@ -67,6 +69,7 @@ impl Link {
             default_vlan: None,
             stp: None,
             ipvtap_mode: None,
+            vlan: None,
             device: None,
         };
         for attribute in &message.attributes {
@@ -86,6 +89,7 @@ impl Link {
                     link.default_vlan = infos.iter().find_map(filtering_vlan);
                     link.stp = infos.iter().find_map(spanning_tree);
                     link.ipvtap_mode = infos.iter().find_map(ipvtap_mode);
+                    link.vlan = infos.iter().find_map(vlan);
                 }
                 _ => {}
             }
@@ -122,6 +126,8 @@ pub enum NewKind {
     Bridge,
     /// A device that discards all frames.
     Dummy,
+    /// The frames of a link that have the tag of this VLAN (802.1Q).
+    Vlan(u16),
     /// A macvtap.
     Macvtap(
         #[serde(
@@ -155,6 +161,7 @@ impl NewKind {
         match self {
             Self::Bridge => "bridge",
             Self::Dummy => "dummy",
+            Self::Vlan(_) => "vlan",
             Self::Macvtap(_) => "macvtap",
             Self::Ipvtap(_) => "ipvtap",
         }
@@ -164,6 +171,7 @@ impl NewKind {
         let (kind, data) = match self {
             Self::Bridge => (InfoKind::Bridge, None),
             Self::Dummy => (InfoKind::Dummy, None),
+            Self::Vlan(id) => (InfoKind::Vlan, Some(InfoData::Vlan(vec![InfoVlan::Id(id)]))),
             Self::Macvtap(mode) => (
                 InfoKind::MacVtap,
                 Some(InfoData::MacVtap(vec![InfoMacVtap::Mode(mode)])),
@@ -407,6 +415,16 @@ fn ipvtap_mode(info: &LinkInfo) -> Option<IpVtapMode> {
     };
     infos.iter().find_map(|info| match info {
         InfoIpVtap::Mode(mode) => Some(*mode),
+        _ => None,
+    })
+}
+
+fn vlan(info: &LinkInfo) -> Option<u16> {
+    let LinkInfo::Data(InfoData::Vlan(infos)) = info else {
+        return None;
+    };
+    infos.iter().find_map(|info| match info {
+        InfoVlan::Id(id) => Some(*id),
         _ => None,
     })
 }

@@ -36,6 +36,7 @@ fn eth0(present: u32) -> Pf {
             default_vlan: None,
             stp: None,
             ipvtap_mode: None,
+            vlan: None,
             device: Some("0000:01:00.0".into()),
         },
         vfs: (0..present)

@@ -1,4 +1,5 @@
-//! Reads `kind: NodeNetworkConfigurationPolicy`: the bridges of a node, their ports and addresses, in the words of NMState.
+//! Reads `kind: NodeNetworkConfigurationPolicy`: bridges and VLAN interfaces of a node, ports and addresses, in the words of
+//! NMState.
 
 use super::fields::node_network as table;
 use super::metadata::{Metadata, texts};
@@ -9,6 +10,7 @@ use hawser_packet::MacAddr;
 use ipnet::IpNet;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::ops::RangeInclusive;
 
 /// A policy for the links of a node.
 #[derive(Clone, Debug, PartialEq)]
@@ -52,7 +54,26 @@ pub enum DesiredKind {
         /// Names of its ports.
         ports: Option<Vec<String>>,
     },
+    /// The frames of a link that have the tag of a VLAN.
+    Vlan(DesiredVlan),
     /// A network card, or any other link that exists.
+    Ethernet,
+}
+
+/// What a VLAN interface is. A link that is to be absent needs neither.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DesiredVlan {
+    /// Name of the link whose frames have the tag.
+    pub base: String,
+    /// Number of the VLAN.
+    pub id: u16,
+}
+
+/// The words for [`DesiredKind`].
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Type {
+    Bridge,
+    Vlan,
     Ethernet,
 }
 
@@ -81,6 +102,9 @@ const MIN_MTU: i64 = 68;
 /// Largest MTU of a link.
 const MAX_MTU: i64 = 65_535;
 
+/// Numbers of VLANs (802.1Q).
+const VLANS: RangeInclusive<i64> = 1..=4094;
+
 /// Reads a policy. `None` if it has an error.
 pub fn read(object: &Object<'_>, namespace: &str) -> Option<NodeNetwork> {
     let name = Metadata::read(object, namespace).need_name(object, "the policy");
@@ -97,8 +121,14 @@ fn link(item: &Item<'_>) -> Option<DesiredLink> {
     let object = item.object(&table::DESIRED_LINK)?;
     let name = object.need("name", "name the link");
     let name = name.and_then(|item| item.parsed(values::interface_name));
-    let is_bridge = object.need("type", "give linux-bridge or ethernet");
-    let is_bridge = is_bridge.and_then(|item| item.choice(&[("linux-bridge", true), ("ethernet", false)]));
+    let kind = object.need("type", "give linux-bridge, vlan or ethernet");
+    let kind = kind.and_then(|item| {
+        item.choice(&[
+            ("linux-bridge", Type::Bridge),
+            ("vlan", Type::Vlan),
+            ("ethernet", Type::Ethernet),
+        ])
+    });
     let states = [
         ("up", LinkState::Up),
         ("down", LinkState::Down),
@@ -114,15 +144,24 @@ fn link(item: &Item<'_>) -> Option<DesiredLink> {
         None => Some(None),
     };
     let (ipv4, ipv6) = (stack("ipv4"), stack("ipv6"));
-    if is_bridge == Some(false) && bridge.is_some() {
+    let tag = object.object("vlan", &table::DESIRED_VLAN);
+    if kind != Some(Type::Bridge) && bridge.is_some() {
         object.error("bridge is for type linux-bridge: give that type, or leave out bridge");
     }
-    if is_bridge == Some(false) && state == Some(LinkState::Absent) {
-        object.error("state: absent is for a linux-bridge: a network card cannot be removed; give down");
+    if kind != Some(Type::Vlan) && tag.is_some() {
+        object.error("vlan is for type vlan: give that type, or leave out vlan");
     }
-    let kind = match is_bridge? {
-        false => DesiredKind::Ethernet,
-        true => DesiredKind::Bridge {
+    if kind == Some(Type::Ethernet) && state == Some(LinkState::Absent) {
+        object.error("state: absent is for a linux-bridge or a vlan: a network card cannot be removed; give down");
+    }
+    let kind = match kind? {
+        Type::Ethernet => DesiredKind::Ethernet,
+        Type::Vlan if state == Some(LinkState::Absent) => DesiredKind::Vlan(DesiredVlan::default()),
+        Type::Vlan => {
+            object.need("vlan", "give base-iface and id")?;
+            DesiredKind::Vlan(vlan(&tag?)?)
+        }
+        Type::Bridge => DesiredKind::Bridge {
             stp: bridge.as_ref().and_then(spanning_tree),
             ports: match bridge.filter(|bridge| bridge.get("port").is_some()) {
                 Some(bridge) => Some(bridge.list("port").iter().map(port).collect::<Option<_>>()?),
@@ -145,6 +184,14 @@ fn link(item: &Item<'_>) -> Option<DesiredLink> {
 fn spanning_tree(bridge: &Object<'_>) -> Option<bool> {
     let options = bridge.object("options", &table::BRIDGE_OPTIONS)?;
     options.object("stp", &table::SPANNING_TREE)?.boolean("enabled")
+}
+
+fn vlan(object: &Object<'_>) -> Option<DesiredVlan> {
+    let base = object.need("base-iface", "name the link");
+    let base = base.and_then(|item| item.parsed(values::interface_name));
+    let id = object.need("id", "give the number of the VLAN");
+    let id = id.and_then(|item| item.integer(VLANS));
+    Some(DesiredVlan { base: base?, id: id? })
 }
 
 fn port(item: &Item<'_>) -> Option<String> {

@@ -1,7 +1,7 @@
 //! Carries out the steps for the links of a node: all of them or none.
 
 use super::check_point::CheckPoint;
-use super::plan::{self, BRIDGE, Step};
+use super::plan::{self, BRIDGE, Step, VLAN};
 use super::{NetworkPlan, survey};
 use crate::cli::node::ApplyPolicies;
 use crate::failure::Failure;
@@ -37,7 +37,7 @@ pub(super) fn carry_out(plan: &NetworkPlan, folder: &Path, args: &ApplyPolicies)
         )));
     }
     point.hold(&mut netlink).map_err(Failure::runtime)?;
-    // What follows cannot be undone, and has no effect on the rest of the node: the bridge is off and has no ports.
+    // What follows cannot be undone, and has no effect on the rest of the node: the link is off and has no ports.
     journal.keep().map_err(failure)?;
     for step in deletions {
         take(&mut netlink, step).map_err(|error| failed(step, &error))?;
@@ -52,6 +52,7 @@ const fn is_deletion(step: &Step) -> bool {
 fn failed(step: &Step, error: &io::Error) -> Failure {
     let remedy = match error.kind() {
         io::ErrorKind::PermissionDenied => "; run this as root",
+        io::ErrorKind::Unsupported => "; the kernel has no links of this kind (for VLANs: modprobe 8021q)",
         _ => "",
     };
     Failure::runtime(format_args!("{step}: {error}{remedy}; the links are put back"))
@@ -60,12 +61,17 @@ fn failed(step: &Step, error: &io::Error) -> Failure {
 /// Records how to undo a step.
 fn note(netlink: &mut Netlink, journal: &mut Journal, known: &mut HashSet<String>, step: &Step) -> io::Result<()> {
     let name = match step {
-        Step::Create { name } => {
+        Step::Create { name } | Step::CreateVlan { name, .. } => {
             known.insert(name.clone());
+            let kind = if matches!(step, Step::CreateVlan { .. }) {
+                VLAN
+            } else {
+                BRIDGE
+            };
             return journal.note(Undo::DeleteLink {
                 name: name.clone(),
-                kind: BRIDGE.to_owned(),
-                // The kernel chooses it, and chooses again with each port.
+                kind: kind.to_owned(),
+                // The kernel chooses it, and chooses again with each port of a bridge.
                 mac: None,
             });
         }
@@ -102,6 +108,16 @@ fn take(netlink: &mut Netlink, step: &Step) -> io::Result<()> {
             mtu: None,
             lower: None,
         }),
+        Step::CreateVlan { name, vlan } => {
+            let lower = Some(index(&vlan.base)?);
+            netlink.make_link(&NewLink {
+                name,
+                kind: NewKind::Vlan(vlan.id),
+                mac: None,
+                mtu: None,
+                lower,
+            })
+        }
         Step::Stp { name, on } => {
             let index = index(name)?;
             netlink.set_stp(index, *on)

@@ -2,7 +2,7 @@
 
 use super::survey::Found;
 use hawser_backend::packet::MacAddr;
-use hawser_manifest::objects::node_network::{DesiredKind, DesiredLink, LinkState, NodeNetwork, Stack};
+use hawser_manifest::objects::node_network::{DesiredKind, DesiredLink, DesiredVlan, LinkState, NodeNetwork, Stack};
 use hawser_manifest::objects::report::Spot;
 use ipnet::IpNet;
 use std::collections::HashSet;
@@ -10,6 +10,8 @@ use std::fmt;
 
 /// The kernel's name for bridges.
 pub(super) const BRIDGE: &str = "bridge";
+/// The kernel's name for VLAN interfaces.
+pub(super) const VLAN: &str = "vlan";
 /// The kernel's name for TAP devices, which belong to VMs.
 const TAP: &str = "tun";
 /// The link that every namespace has.
@@ -28,6 +30,8 @@ pub(super) struct NetworkError {
 pub(super) enum Step {
     /// Creates a bridge, switched off.
     Create { name: String },
+    /// Creates a VLAN interface, switched off.
+    CreateVlan { name: String, vlan: DesiredVlan },
     /// Switches the spanning tree of a bridge on or off.
     Stp { name: String, on: bool },
     /// Takes a port out of its bridge.
@@ -46,7 +50,7 @@ pub(super) enum Step {
     AddAddress { name: String, net: IpNet },
     /// Switches a link on or off.
     Switch { name: String, on: bool },
-    /// Removes a bridge. This step comes after the check-point.
+    /// Removes a bridge or a VLAN interface. This step comes after the check-point.
     Delete { name: String },
 }
 
@@ -55,6 +59,7 @@ impl fmt::Display for Step {
         let on_off = |on: &bool| if *on { "on" } else { "off" };
         match self {
             Self::Create { name } => write!(f, "{name}: create the bridge"),
+            Self::CreateVlan { name, vlan } => write!(f, "{name}: create VLAN {} of {}", vlan.id, vlan.base),
             Self::Stp { name, on } => write!(f, "{name}: spanning tree {}", on_off(on)),
             Self::Leave { port, bridge } => write!(f, "{bridge}: remove the port {port}"),
             Self::Join { port, bridge } => write!(f, "{bridge}: add the port {port}"),
@@ -64,7 +69,7 @@ impl fmt::Display for Step {
             Self::RemoveAddress { name, net } => write!(f, "{name}: remove {net}"),
             Self::AddAddress { name, net } => write!(f, "{name}: add {net}"),
             Self::Switch { name, on } => write!(f, "{name}: switch {}", on_off(on)),
-            Self::Delete { name } => write!(f, "{name}: remove the bridge"),
+            Self::Delete { name } => write!(f, "{name}: remove the link"),
         }
     }
 }
@@ -98,6 +103,11 @@ pub(super) fn plan(policies: &[NodeNetwork], found: &[Found]) -> Result<Vec<Step
     let mut steps = Vec::new();
     // A port that moves leaves its bridge before another one takes it.
     links.iter().for_each(|link| leave(link, &node, &mut steps));
+    // VLAN interfaces may be those of new bridges, and ports of new bridges.
+    let (vlans, others): (Vec<&DesiredLink>, Vec<&DesiredLink>) =
+        links.iter().partition(|link| matches!(link.kind, DesiredKind::Vlan(_)));
+    let new = others.iter().chain(&vlans);
+    new.for_each(|link| create(link, &node, &mut steps));
     links.iter().for_each(|link| set_up(link, &node, &mut steps));
     links.iter().for_each(|link| remove(link, &node, &mut steps));
     Ok(steps)
@@ -120,18 +130,30 @@ fn check(links: &[&DesiredLink], node: &Node<'_>) -> Result<(), NetworkError> {
             return fail(format!("{name} belongs to the kernel; leave it out"));
         }
         let there = node.named(name);
-        let DesiredKind::Bridge { ports: asked, .. } = &link.kind else {
-            if there.is_none() {
+        let asked = match &link.kind {
+            DesiredKind::Bridge { ports, .. } => ports.as_ref(),
+            DesiredKind::Vlan(_) => None,
+            DesiredKind::Ethernet if there.is_none() => {
                 return fail(format!(
                     "no link of this node is called {name}; `ip link` lists the links"
                 ));
             }
-            continue;
+            DesiredKind::Ethernet => continue,
         };
-        if let Some(found) = there.filter(|found| !found.link.is(BRIDGE)) {
+        let kernels = if matches!(link.kind, DesiredKind::Vlan(_)) {
+            VLAN
+        } else {
+            BRIDGE
+        };
+        if let Some(found) = there.filter(|found| !found.link.is(kernels)) {
             let kind = Some(found.link.kind.as_str()).filter(|kind| !kind.is_empty());
             let kind = kind.unwrap_or("network card");
             return fail(format!("{name} exists and is a {kind}; choose another name"));
+        }
+        if let DesiredKind::Vlan(vlan) = &link.kind
+            && link.state != LinkState::Absent
+        {
+            check_vlan(name, vlan, links, node).or_else(fail)?;
         }
         if link.state == LinkState::Absent {
             let guest = there.and_then(|found| node.ports(found.link.index).find(|port| port.link.is(TAP)));
@@ -143,11 +165,14 @@ fn check(links: &[&DesiredLink], node: &Node<'_>) -> Result<(), NetworkError> {
             }
             continue;
         }
-        for port in asked.iter().flatten() {
+        for port in asked.into_iter().flatten() {
             if !ports.insert(port.as_str()) {
                 return fail(format!("{port} is a port twice; name it in one bridge"));
             }
             let Some(found) = node.named(port) else {
+                if links.iter().any(|link| link.name == *port && is_new_vlan(link)) {
+                    continue;
+                }
                 return fail(format!(
                     "no link of this node is called {port}; `ip link` lists the links"
                 ));
@@ -163,6 +188,33 @@ fn check(links: &[&DesiredLink], node: &Node<'_>) -> Result<(), NetworkError> {
         }
     }
     Ok(())
+}
+
+fn is_new_vlan(link: &DesiredLink) -> bool {
+    matches!(link.kind, DesiredKind::Vlan(_)) && link.state != LinkState::Absent
+}
+
+/// Checks that a VLAN interface can be created, or is there.
+fn check_vlan(name: &str, vlan: &DesiredVlan, links: &[&DesiredLink], node: &Node<'_>) -> Result<(), String> {
+    let DesiredVlan { base, id } = vlan;
+    let is_new_bridge = |link: &&DesiredLink| {
+        link.name == *base && matches!(link.kind, DesiredKind::Bridge { .. }) && link.state != LinkState::Absent
+    };
+    let lower = node.named(base);
+    if lower.is_none() && !links.iter().any(is_new_bridge) {
+        return Err(format!(
+            "no link of this node is called {base}; `ip link` lists the links"
+        ));
+    }
+    let Some(there) = node.named(name) else { return Ok(()) };
+    if there.link.vlan == Some(*id) && there.link.lower == lower.map(|found| found.link.index) {
+        return Ok(());
+    }
+    let now = there.link.vlan.unwrap_or_default();
+    let of = node.name_of(there.link.lower.unwrap_or_default());
+    Err(format!(
+        "{name} exists and is VLAN {now} of {of}; remove it first (state: absent), or choose another name"
+    ))
 }
 
 /// Takes out the ports that a bridge no longer has.
@@ -185,15 +237,40 @@ fn leave(link: &DesiredLink, node: &Node<'_>, steps: &mut Vec<Step>) {
     }
 }
 
+/// Creates a link that is not there.
+fn create(link: &DesiredLink, node: &Node<'_>, steps: &mut Vec<Step>) {
+    if link.state == LinkState::Absent || node.named(&link.name).is_some() {
+        return;
+    }
+    let name = link.name.clone();
+    match &link.kind {
+        DesiredKind::Ethernet => {}
+        DesiredKind::Bridge { .. } => steps.push(Step::Create { name }),
+        DesiredKind::Vlan(vlan) => {
+            let (name_of_base, vlan) = (vlan.base.clone(), vlan.clone());
+            steps.push(Step::CreateVlan { name, vlan });
+            // The kernel does not switch on a VLAN of a link that is off.
+            if !node.named(&name_of_base).is_some_and(|found| found.link.is_up) {
+                switch(name_of_base, true, steps);
+            }
+        }
+    }
+}
+
+/// Switches a link on or off, unless an earlier step does.
+fn switch(name: String, on: bool, steps: &mut Vec<Step>) {
+    let step = Step::Switch { name, on };
+    if !steps.contains(&step) {
+        steps.push(step);
+    }
+}
+
 fn set_up(link: &DesiredLink, node: &Node<'_>, steps: &mut Vec<Step>) {
     let name = || link.name.clone();
     if link.state == LinkState::Absent {
         return;
     }
     let there = node.named(&link.name);
-    if there.is_none() {
-        steps.push(Step::Create { name: name() });
-    }
     if let DesiredKind::Bridge { stp, ports } = &link.kind {
         // The kernel creates bridges without a spanning tree.
         let now = there.map_or(Some(false), |found| found.link.stp);
@@ -218,7 +295,7 @@ fn set_up(link: &DesiredLink, node: &Node<'_>, steps: &mut Vec<Step>) {
         steps.push(Step::Mac { name: name(), to });
     }
     let is_new = there.is_none();
-    // A new bridge gets no addresses that nobody has asked for, as with NMState.
+    // A new link gets no addresses that nobody has asked for, as with NMState.
     let ipv6 = link.ipv6.as_ref().or(is_new.then_some(&Stack::Disabled));
     if let Some(ipv6) = ipv6 {
         let on = *ipv6 != Stack::Disabled;
@@ -229,7 +306,7 @@ fn set_up(link: &DesiredLink, node: &Node<'_>, steps: &mut Vec<Step>) {
     }
     let up = link.state == LinkState::Up;
     if there.is_some_and(|found| found.link.is_up) != up {
-        steps.push(Step::Switch { name: name(), on: up });
+        switch(name(), up, steps);
     }
     for (stack, is_ipv4) in [(&link.ipv4, true), (&link.ipv6, false)] {
         let Some(stack) = stack else { continue };

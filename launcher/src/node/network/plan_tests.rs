@@ -21,6 +21,7 @@ fn found(index: u32, name: &str, kind: &str, master: Option<u32>) -> Found {
             default_vlan: None,
             stp: (kind == BRIDGE).then_some(false),
             ipvtap_mode: None,
+            vlan: None,
             device: None,
         },
         addresses: Vec::new(),
@@ -114,9 +115,52 @@ fn a_bridge_is_removed_after_its_ports_have_left() {
     let absent = "{name: br1, type: linux-bridge, state: absent}";
     assert_eq!(
         steps(&[absent], &node),
-        ["br1: remove the port eth1", "br1: switch off", "br1: remove the bridge",]
+        ["br1: remove the port eth1", "br1: switch off", "br1: remove the link",]
     );
     assert_eq!(steps(&[absent], &[]), [""; 0]);
+}
+
+const VLAN5: &str = "{name: eth1.5, type: vlan, vlan: {base-iface: eth1, id: 5}}";
+const BR5: &str = "{name: br5, type: linux-bridge, bridge: {port: [{name: eth1.5}]}}";
+
+#[test]
+fn a_vlan_interface_is_created_before_the_bridge_takes_it_and_removed_after_that() {
+    let mut eth1 = found(2, "eth1", "", None);
+    eth1.link.is_up = false;
+    assert_eq!(
+        steps(&[BR5, VLAN5], &[eth1]),
+        [
+            "br5: create the bridge",
+            "eth1.5: create VLAN 5 of eth1",
+            "eth1: switch on",
+            "br5: add the port eth1.5",
+            "br5: IPv6 off",
+            "br5: switch on",
+            "eth1.5: IPv6 off",
+            "eth1.5: switch on",
+        ]
+    );
+    let mut vlan = found(4, "eth1.5", VLAN, Some(3));
+    (vlan.link.vlan, vlan.link.lower) = (Some(5), Some(2));
+    let node = [found(2, "eth1", "", None), found(3, "br5", BRIDGE, None), vlan];
+    assert_eq!(steps(&[BR5, VLAN5], &node), [""; 0]);
+    let absent = [
+        "{name: eth1.5, type: vlan, state: absent}",
+        "{name: br5, type: linux-bridge, state: absent}",
+    ];
+    assert_eq!(
+        steps(&absent, &node),
+        [
+            "br5: remove the port eth1.5",
+            "eth1.5: switch off",
+            "eth1.5: remove the link",
+            "br5: switch off",
+            "br5: remove the link",
+        ]
+    );
+    let other = VLAN5.replace("id: 5", "id: 6");
+    let error = plan(&policies(&[&other]), &node).unwrap_err().to_string();
+    assert!(error.contains("eth1.5 exists and is VLAN 5 of eth1"), "{error}");
 }
 
 #[test]
@@ -131,6 +175,15 @@ fn what_cannot_be_applied_is_refused_with_its_place() {
     for (interfaces, words) in [
         (&[BR1][..], "eth1 is a port of br9"),
         (&["{name: br9, type: linux-bridge, state: absent}"], "tap0 of a VM"),
+        (
+            &["{name: eth7.5, type: vlan, vlan: {base-iface: eth7, id: 5}}"],
+            "called eth7",
+        ),
+        (
+            &["{name: eth1, type: vlan, vlan: {base-iface: eth1, id: 5}}"],
+            "eth1 exists and is a network card",
+        ),
+        (&[BR5], "called eth1.5"),
         (&["{name: eth7, type: ethernet}"], "no link of this node is called eth7"),
         (&["{name: lo, type: ethernet}"], "belongs to the kernel"),
         (

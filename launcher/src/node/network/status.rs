@@ -47,6 +47,12 @@ fn interface(found: &Found, all: &[Found]) -> Value {
     if let Some(master) = master {
         interface["controller"] = master.link.name.clone().into();
     }
+    let base = link
+        .lower
+        .and_then(|index| all.iter().find(|found| found.link.index == index));
+    if let (Some(id), Some(base)) = (link.vlan, base) {
+        interface["vlan"] = json!({"base-iface": base.link.name, "id": id});
+    }
     if link.is(BRIDGE) {
         let ports = all.iter().filter(|found| found.link.master == Some(link.index));
         let ports: Vec<Value> = ports.map(|port| json!({"name": port.link.name})).collect();

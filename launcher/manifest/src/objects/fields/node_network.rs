@@ -58,15 +58,18 @@ pub static DESIRED_LINK: ObjectType = ObjectType {
     fields: &[
         honoured("name", "at most 15 characters"),
         passed_over("description", "is for people"),
-        honoured("type", "`linux-bridge` or `ethernet`"),
-        honoured("state", "`up`, by default, `down`, or `absent`, which removes a bridge"),
+        honoured("type", "`linux-bridge`, `vlan` or `ethernet`"),
+        honoured(
+            "state",
+            "`up`, by default, `down`, or `absent`, which removes a bridge or a VLAN interface",
+        ),
         honoured("mtu", "bytes, from 68"),
         honoured("mac-address", ""),
-        honoured("ipv4", "a bridge that is created has no IPv4 without it"),
-        honoured("ipv6", "a bridge that is created has no IPv6 without it"),
+        honoured("ipv4", "a link that is created has no IPv4 without it"),
+        honoured("ipv6", "a link that is created has no IPv6 without it"),
         honoured("bridge", "for `linux-bridge`"),
+        honoured("vlan", "for `vlan`"),
         refused("copy-mac-from", "give the address as mac-address"),
-        refused("vlan", "type vlan is not served"),
         refused("link-aggregation", "type bond is not served"),
         refused("ethernet", "virtual functions: apply a SriovNetworkNodePolicy"),
         refused("ethtool", "set it up with ethtool(8)"),
@@ -101,6 +104,17 @@ pub static SPANNING_TREE: ObjectType = ObjectType {
         "enabled",
         "a bridge that is created has no spanning tree without it",
     )],
+};
+
+/// `vlan`
+pub static DESIRED_VLAN: ObjectType = ObjectType {
+    name: "NodeNetworkConfigurationPolicy spec.desiredState.interfaces[].vlan",
+    unknown: Unknown::Refused,
+    fields: &[
+        honoured("base-iface", "the link whose frames have the tag; it is switched on"),
+        honoured("id", "from 1 to 4094"),
+        refused("protocol", "tags are those of 802.1Q"),
+    ],
 };
 
 /// An item of `bridge.port`.

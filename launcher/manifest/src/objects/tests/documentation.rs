@@ -208,6 +208,9 @@ spec:
       bridge: {options: {stp: {enabled: false}}, port: [{name: eth1}]}
       ipv4: {enabled: true, dhcp: false, address: [{ip: 192.0.2.1, prefix-length: 24}]}
       ipv6: {enabled: false, autoconf: false}
+    - name: eth1.5
+      type: vlan
+      vlan: {base-iface: eth1, id: 5}
 ---
 apiVersion: sriovnetwork.openshift.io/v1
 kind: SriovNetworkNodePolicy

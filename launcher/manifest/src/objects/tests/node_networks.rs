@@ -2,7 +2,7 @@
 
 use crate::check::node_objects;
 use crate::objects::SourceFile;
-use crate::objects::node_network::{DesiredKind, DesiredLink, LinkState, Stack};
+use crate::objects::node_network::{DesiredKind, DesiredLink, DesiredVlan, LinkState, Stack};
 
 /// A policy with one interface, in flow style.
 fn read(interface: &str) -> Result<DesiredLink, String> {
@@ -41,6 +41,15 @@ fn the_bridge_of_the_manuals_is_read() {
 }
 
 #[test]
+fn a_vlan_interface_is_read() {
+    let link = read("{name: eth1.102, type: vlan, state: up, vlan: {base-iface: eth1, id: 102}}").unwrap();
+    let (base, id) = ("eth1".to_owned(), 102);
+    assert_eq!(link.kind, DesiredKind::Vlan(DesiredVlan { base, id }));
+    let absent = read("{name: eth1.102, type: vlan, state: absent}").unwrap();
+    assert_eq!(absent.state, LinkState::Absent);
+}
+
+#[test]
 fn what_is_not_given_stays_as_it_is() {
     let link = read("{name: eth1, type: ethernet, state: down, mtu: 9000, ipv6: {enabled: true}}").unwrap();
     assert_eq!((link.kind, link.state), (DesiredKind::Ethernet, LinkState::Down));
@@ -59,6 +68,17 @@ fn what_hawser_does_not_serve_is_refused_by_the_name_of_its_field() {
     for (interface, words) in [
         ("{name: br1}", "type"),
         ("{name: bond0, type: bond}", "type"),
+        ("{name: eth1.5, type: vlan}", "vlan"),
+        ("{name: eth1.5, type: vlan, vlan: {id: 5}}", "base-iface"),
+        ("{name: eth1.5, type: vlan, vlan: {base-iface: eth1, id: 4095}}", "id"),
+        (
+            "{name: eth1.5, type: vlan, vlan: {base-iface: eth1, id: 5, protocol: 802.1ad}}",
+            "802.1Q",
+        ),
+        (
+            "{name: br1, type: linux-bridge, vlan: {base-iface: eth1, id: 5}}",
+            "vlan is for type vlan",
+        ),
         ("{type: ethernet}", "name"),
         ("{name: a-name-that-is-long, type: ethernet}", "name"),
         (
