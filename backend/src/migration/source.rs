@@ -20,14 +20,7 @@ impl Migration {
                 return Ok(());
             };
             for payload in payloads {
-                let number = u32::try_from(self.owners.len()).unwrap_or(u32::MAX);
-                let flow = Message::Flow {
-                    number,
-                    worker: u16::try_from(worker).unwrap_or_default(),
-                    payload,
-                };
-                self.relay.send(&flow);
-                self.owners.push(worker);
+                self.announce(worker, payload);
             }
         }
         let count = u32::try_from(self.owners.len()).unwrap_or(u32::MAX);
@@ -86,8 +79,8 @@ impl Migration {
         Ok(())
     }
 
-    /// Carries the flow of a client that has sent for the first time since the guest stopped.
-    fn carry(&mut self, worker: usize, payload: Vec<u8>, socket: OwnedFd) {
+    /// Sends the payload of a flow of `worker`, and returns the flow's number.
+    fn announce(&mut self, worker: usize, payload: Vec<u8>) -> u32 {
         let number = u32::try_from(self.owners.len()).unwrap_or(u32::MAX);
         let flow = Message::Flow {
             number,
@@ -96,6 +89,12 @@ impl Migration {
         };
         self.relay.send(&flow);
         self.owners.push(worker);
+        number
+    }
+
+    /// Carries the flow of a client that has sent for the first time since the guest stopped.
+    fn carry(&mut self, worker: usize, payload: Vec<u8>, socket: OwnedFd) {
+        let number = self.announce(worker, payload);
         self.moved += 1;
         if self.relay.add(number, socket.into()).is_err() {
             self.relay.reset(number);
