@@ -434,11 +434,12 @@ fn nothing_of_a_manifest_with_a_problem_is_served() {
     assert!(!stage.path("sockets").exists());
 }
 
-/// Starts `hawser run` with a VMM that is a script.
+/// Starts `hawser run` with a VMM that is a script. It is first asked for its version.
 fn with_vmm(stage: &Stage, script: &str) -> Running {
     fs::write(stage.path("vm.yaml"), MANIFEST).expect("a manifest");
     let vmm = stage.path("fake-qemu");
-    fs::write(&vmm, format!("#!/bin/sh\n{script}\n")).expect("a script");
+    let version = "[ \"$1\" != --version ] || exec echo QEMU emulator version 10.0.2";
+    fs::write(&vmm, format!("#!/bin/sh\n{version}\n{script}\n")).expect("a script");
     fs::set_permissions(&vmm, fs::Permissions::from_mode(0o755)).expect("a mode");
     let mut command = stage.hawser();
     command.arg("run").arg("-f").arg(stage.path("vm.yaml"));
