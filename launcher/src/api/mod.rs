@@ -69,7 +69,9 @@ impl Api {
     /// # Errors
     /// The socket cannot be created.
     pub(crate) fn listen(path: &Path, sandbox: &Sandbox) -> Result<ListeningSocket, Failure> {
-        let failed = |error: &dyn Display| Failure::runtime(format_args!("--api-socket (by default beside --socket-path): {error}"));
+        let failed = |error: &dyn Display| {
+            Failure::runtime(format_args!("--api-socket (by default beside --socket-path): {error}"))
+        };
         let socket = ListeningSocket::bind(path, SOCKET_MODE).map_err(|error| failed(&error))?;
         sandbox.own(path).map_err(|error| failed(&error))?;
         Ok(socket)
