@@ -32,11 +32,12 @@ mod probe;
 mod residence;
 mod sender;
 mod services;
+mod sockets;
 mod view;
 mod wire;
 
 use crate::capture::Capture;
-use crate::config::{Layer2Config, NetworkRole, PortConfig};
+use crate::config::{Layer2Config, PortConfig};
 use crate::counters::{Count, Counters, DropReason};
 use crate::forwarding::{Table, TableError};
 use crate::frame::{GuestBurst, GuestFrame, GuestSink, GuestSlice, Offload};
@@ -50,8 +51,6 @@ use crate::packet::{Head, MacAddr};
 use crate::poller::{Interest, Readiness, Token};
 use crate::responder::Neighbours;
 use crate::responder::dns::Names;
-use crate::sys::datagram;
-use crate::sys::traffic_class::watch_traffic_class;
 use crate::time::Instant;
 use balancer::{Balancer, Balancing, Way};
 use claims::Claims;
@@ -64,18 +63,16 @@ pub use local::GatewayError;
 use local::Local;
 use name_server::NameServer;
 use outbound::{Outbound, Refusal};
-use probe::{ProbeSocket, Probes, Verdict};
+use probe::{Probes, Verdict};
 use residence::Residence;
-use sender::{Limit, Sender, sending_socket};
-use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+use sender::{Limit, Sender};
+use socket2::{Domain, Socket};
+use sockets::{dns_forward, endpoint, names, probe_socket};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 pub use view::{Peers, TunnelView};
-
-/// Size of the receive buffer, enough for a burst from many peers while the worker is busy.
-const RECEIVE_BUFFER: usize = 8 << 20;
 
 /// The reason why a layer2 port cannot be set up.
 #[derive(Debug, thiserror::Error)]
@@ -389,53 +386,6 @@ impl Names for Table {
     fn name_of(&self, address: IpAddr) -> Option<String> {
         self.name_of(address).map(str::to_owned)
     }
-}
-
-/// The socket from which paths to other processes are probed.
-fn probe_socket(setup: &OverlaySetup<'_>) -> io::Result<ProbeSocket> {
-    let local = setup.mode.vtep;
-    let socket = sending_socket(Domain::for_address(local), local)?;
-    let socket = ProbeSocket::new(socket.into(), setup.mode.vni);
-    setup
-        .poller
-        .add(&socket, Token::new(event_owner::PROBES, 0), Interest::ReadLevel)?;
-    Ok(socket)
-}
-
-/// The pod's name servers, to which a gateway passes queries.
-fn dns_forward(mode: &Layer2Config) -> Vec<IpAddr> {
-    match &mode.role {
-        NetworkRole::Primary(network) => network.dns_forward.clone(),
-        NetworkRole::Secondary(_) => Vec::new(),
-    }
-}
-
-/// The socket of the gateway's name server over TCP. Without it, connections lead to the pod's name server.
-fn names(mode: &Layer2Config) -> Option<(Arc<Socket>, SocketAddr)> {
-    let NetworkRole::Primary(_) = mode.role else {
-        return None;
-    };
-    let listening = name_server::listen().map(|(socket, at)| (Arc::new(socket), at));
-    listening
-        .inspect_err(|error| log::warn!("names of the network are not found over TCP: {error}; is the loopback up?"))
-        .ok()
-}
-
-/// A socket that receives on `local`. If `shared`, it is one of several on that address.
-fn endpoint(local: SocketAddr, shared: bool) -> io::Result<Socket> {
-    let domain = Domain::for_address(local);
-    let socket = Socket::new(domain, Type::DGRAM.nonblocking().cloexec(), Some(Protocol::UDP))?;
-    socket.set_reuse_port(shared)?;
-    if domain == Domain::IPV6 {
-        socket.set_only_v6(true)?;
-    }
-    socket.bind(&SockAddr::from(local))?;
-    watch_traffic_class(&socket, domain, true)?;
-    // Linux before 5.0 delivers datagrams one by one.
-    let _ = datagram::set_coalescing(&socket, true);
-    // A smaller buffer than requested causes more drops, but is no reason not to start.
-    let _ = socket.set_recv_buffer_size(RECEIVE_BUFFER);
-    Ok(socket)
 }
 
 impl Mode for Overlay {

@@ -16,6 +16,7 @@
 //! | a broken one | a log longer than its file, or too short for the memory | accepted; the rings rest while it is on |
 //! | QEMU 10 | ends the VM if a request fails while the log is switched on | bad ring addresses: the ring rests |
 
+mod bodies;
 mod handover;
 mod postcopy;
 mod standby;
@@ -28,14 +29,14 @@ use super::ring::{Addresses, Ring, RingHost};
 use crate::mode::Departure;
 use crate::packet::MacAddr;
 use crate::virtio::{DirtyBitmap, MAX_RING_SIZE};
+use bodies::{config_body, only_file, plain, regions};
 use postcopy::Postcopy;
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 use vhost::vhost_user::message::{
-    FrontendReq as Req, VhostUserConfig, VhostUserLog, VhostUserMemory, VhostUserMemoryRegion,
-    VhostUserProtocolFeatures as Protocol, VhostUserSingleMemoryRegion, VhostUserVirtioFeatures, VhostUserVringAddr,
-    VhostUserVringState,
+    FrontendReq as Req, VhostUserLog, VhostUserProtocolFeatures as Protocol, VhostUserSingleMemoryRegion,
+    VhostUserVirtioFeatures, VhostUserVringAddr, VhostUserVringState,
 };
 use vhost_user_backend::VhostUserBackend;
 use vm_memory::ByteValued;
@@ -573,46 +574,6 @@ const fn needed_feature(request: Req) -> Option<Protocol> {
 fn question(request: &Message, answer: u64) -> Result<Outcome, Refused> {
     let [] = request.body_array()?;
     Ok(Outcome::Answer(answer.to_ne_bytes().to_vec()))
-}
-
-fn config_body(request: &Message) -> Result<(VhostUserConfig, &[u8]), Refused> {
-    let (config, bytes): (VhostUserConfig, _) = request.body_and_rest()?;
-    if bytes.len() as u64 != u64::from(config.size) {
-        return Err(Malformed::Body(request.header().code).into());
-    }
-    Ok((config, bytes))
-}
-
-/// The regions of a memory table.
-fn regions(request: &mut Message) -> Result<Vec<(VhostUserMemoryRegion, File)>, Malformed> {
-    let code = request.header().code;
-    let (head, regions): (VhostUserMemory, _) = request.body_and_rest()?;
-    let (regions, rest) = regions.as_chunks::<{ size_of::<VhostUserMemoryRegion>() }>();
-    if !rest.is_empty() || u32::try_from(regions.len()) != Ok(head.num_regions) {
-        return Err(Malformed::Body(code));
-    }
-    let regions: Vec<_> = regions.iter().map(|bytes| plain(bytes)).collect();
-    if regions.len() != request.files.len() {
-        return Err(Malformed::MissingFiles(code));
-    }
-    let files = request.files.drain(..).map(File::from);
-    Ok(regions.into_iter().zip(files).collect())
-}
-
-/// Reads a body whose values are checked where they are used.
-fn plain<T: ByteValued + Default>(bytes: &[u8]) -> T {
-    let mut body = T::default();
-    body.as_mut_slice().copy_from_slice(bytes);
-    body
-}
-
-/// The only descriptor of a request.
-fn only_file(request: &mut Message) -> Result<File, Malformed> {
-    let code = request.header().code;
-    match (request.files.pop(), request.files.is_empty()) {
-        (Some(file), true) => Ok(file.into()),
-        _ => Err(Malformed::MissingFiles(code)),
-    }
 }
 
 #[cfg(test)]

@@ -351,7 +351,7 @@ fn a_claim_among_other_datagrams_of_a_message_is_checked() {
     .emit(&mut datagram, 0);
     let plain = packet6(ip6(9), protocol::UDP, &datagram);
     let bytes = [&plain, &plain, &spoofed, &plain].map(|frame| tunnelled(VNI, frame));
-    let socket = Socket::new(Domain::IPV4, Type::DGRAM, None).unwrap();
+    let socket = Socket::new(Domain::IPV4, socket2::Type::DGRAM, None).unwrap();
     socket.bind(&SocketAddr::from(([127, 0, 0, 2], 0)).into()).unwrap();
     let size = u16::try_from(bytes[0].len()).unwrap();
     let bytes = bytes.concat();

@@ -11,7 +11,8 @@
 //! The front end serves faults by threads of its own, so it does so even while it waits for an answer. If it dies, the
 //! kernel lets workers go on once the last descriptor is closed, so the session gives up its own first.
 
-use super::{DONE, NetDevice, Outcome, Refused, Session, only_file, regions};
+use super::bodies::{only_file, regions};
+use super::{DONE, NetDevice, Outcome, Refused, Session};
 use crate::sys::userfault::Userfault;
 use crate::vhost_user::message::Message;
 use vhost::vhost_user::message::{
