@@ -60,7 +60,7 @@ impl Switch {
         })?;
         if option.is_empty() {
             self.ovs.ofctl(&["add-flow", "br-int", "actions=NORMAL"])?;
-            return Ok(());
+            return self.forget_cached_flows();
         }
         let (words, fields): (Vec<String>, Vec<String>) = option
             .split(';')
@@ -75,7 +75,14 @@ impl Switch {
         self.ovs.ofctl(&["add-tlv-map", "br-int", &words.join(",")])?;
         let outward = format!("in_port=LOCAL,actions={},output:tunnel", fields.join(","));
         self.ovs.ofctl(&["add-flow", "br-int", &outward])?;
-        self.ovs.ofctl(&["add-flow", "br-int", "in_port=tunnel,actions=LOCAL"])
+        self.ovs
+            .ofctl(&["add-flow", "br-int", "in_port=tunnel,actions=LOCAL"])?;
+        self.forget_cached_flows()
+    }
+
+    /// A packet that came while there was no flow has left one that drops in the cache.
+    fn forget_cached_flows(&self) -> Result<()> {
+        self.ovs.appctl("revalidator/purge").map(drop)
     }
 }
 
