@@ -68,9 +68,9 @@ fn every_mtu_carries_bulk_with_and_without_segmentation_by_the_guest() -> Result
         let servers = servers(&mut lab)?;
         let (_hawser, guest) = lab.up(Kind::Uml, &[&format!("--mtu={mtu}")])?;
         assert_eq!(guest.sh("cat /sys/class/net/eth0/mtu")?.trim(), mtu.to_string());
-        both_ways(&guest, &servers, 300 * MB, 1)?;
+        both_ways(&guest, &servers, 60 * MB, 1)?;
         guest.sh("ethtool -K eth0 tso off gso off gro off")?;
-        both_ways(&guest, &servers, 100 * MB, 1)?;
+        both_ways(&guest, &servers, 30 * MB, 1)?;
     }
     Ok(())
 }
@@ -80,7 +80,7 @@ fn a_hundred_connections_at_once_carry_bulk() -> Result<()> {
     let mut lab = Lab::new()?;
     let servers = servers(&mut lab)?;
     let (_hawser, guest) = lab.up(Kind::Uml, &[])?;
-    both_ways(&guest, &servers[..1], 1000 * MB, 100)
+    both_ways(&guest, &servers[..1], 300 * MB, 100)
 }
 
 #[test]
@@ -118,7 +118,7 @@ fn any_subset_of_features_a_guest_accepts_carries_bulk() -> Result<()> {
         let servers = servers(&mut lab)?;
         let (mut hawser, guest) = qemu(&lab, &[], &[properties])?;
         println!("{properties}");
-        both_ways(&guest, &servers, 30 * MB, 3)?;
+        both_ways(&guest, &servers, 10 * MB, 3)?;
         guest.traffic(&format!("udp to={} sizes=1,1472,1473,9000,65507 count=3", servers[0]))?;
         hawser.assert_alive()?;
     }
@@ -133,7 +133,7 @@ fn a_guest_without_mergeable_buffers_or_segmentation_works_at_every_mtu() -> Res
             let servers = servers(&mut lab)?;
             let (_hawser, guest) = uml_without(withheld, &lab, &[&format!("--mtu={mtu}")])?;
             println!("MTU {mtu}, without {withheld:#x}");
-            both_ways(&guest, &servers, 100 * MB, 1)?;
+            both_ways(&guest, &servers, 30 * MB, 1)?;
         }
     }
     Ok(())
