@@ -26,6 +26,7 @@ pub(crate) fn print(args: &VmmArgs, flags: impl Fn(&Vm<'_>) -> Result<String, Vm
         true => Endpoint::Connect(path),
         false => Endpoint::Listen(path),
     };
+    let spec = args.port.spec(PORT_NAME.to_owned()).map_err(Failure::usage)?;
     let running = running(args, &endpoint.port_name())?;
     let queues = args.port.queues()?;
     let told = |card: Option<Card<'_>>| {
@@ -42,13 +43,11 @@ pub(crate) fn print(args: &VmmArgs, flags: impl Fn(&Vm<'_>) -> Result<String, Vm
             socket: &args.socket.socket_path,
             vmm_listens: args.socket.connect,
             port: port(nic)?,
-            device: Default::default(),
+            // The process does not know how the VMM shows the NIC to the guest.
+            device: spec.device,
             bus: None,
         })),
-        None => {
-            let spec = args.port.spec(PORT_NAME.to_owned()).map_err(Failure::usage)?;
-            told(Nic::of_options(spec, endpoint, queues, &args.run.site()?)?.card())
-        }
+        None => told(Nic::of_options(spec, endpoint, queues, &args.run.site()?)?.card()),
     }
 }
 

@@ -71,6 +71,9 @@ fn flags_describe_the_nic_of_the_running_process() -> Result<()> {
     ] {
         assert!(xml.contains(expected), "{expected}: {xml}");
     }
+    // How the guest sees the NIC is for the VMM only, so the options say it.
+    let standby = ["qemu-args", &socket, "--mode=bridge", "--bridge=br0", "--standby"];
+    assert!(hawser(&standby)?.contains(",failover=on"));
     // The API's socket is beside that of the VMM.
     assert!(hawser(&["status", &socket])?.contains("MTU 1400, 2 queue pairs"));
     served.assert_alive()?;
