@@ -7,6 +7,7 @@
 
 use hawser_manifest::check::{Rejected, check_sources};
 use hawser_manifest::objects::{MAX_FILE, SourceFile};
+use hawser_manifest::plan::layer2::{OtherPorts, TunnelOptions};
 use hawser_manifest::plan::options::PlanOptions;
 use hawser_manifest::plan::{PlanSetup, VmPlan};
 use hawser_store::VmName;
@@ -134,7 +135,7 @@ fn unreadable(path: &Path, error: &io::Error) -> String {
 
 /// Describes the only VM of these files.
 pub(crate) fn describe(origin: Origin, sources: Vec<SourceFile>, terms: Terms) -> Described {
-    let options = PlanOptions::default();
+    let options = plan_options();
     let setup = PlanSetup::new(Path::new(""), &options);
     match check_sources(&sources, &setup) {
         Ok(checked) => Described::Vm(Arc::new(VmFile {
@@ -144,6 +145,18 @@ pub(crate) fn describe(origin: Origin, sources: Vec<SourceFile>, terms: Terms) -
             plan: checked.plan,
         })),
         Err(rejected) => Described::Wrong(text(&rejected)),
+    }
+}
+
+/// The options with which manifests are planned before a node has chosen the UDP ports of a VM.
+pub(crate) fn plan_options() -> PlanOptions {
+    let tunnels = TunnelOptions {
+        other_ports: OtherPorts::Later,
+        ..TunnelOptions::default()
+    };
+    PlanOptions {
+        tunnels,
+        ..PlanOptions::default()
     }
 }
 

@@ -56,6 +56,14 @@ impl Kept {
             ports: port..=port,
         }
     }
+
+    /// A single UDP port.
+    pub const fn udp(port: u16) -> Self {
+        Self {
+            transport: Transport::Udp,
+            ports: port..=port,
+        }
+    }
 }
 
 /// Writes the syntax of the option.

@@ -396,7 +396,7 @@ impl Planner<'_> {
                 self.report.warn(&service.spot, message);
             }
         }
-        VmPlan {
+        let mut plan = VmPlan {
             name: self.vm.name.clone(),
             namespace: self.vm.namespace.clone(),
             node_selector: self.vm.node_selector.clone(),
@@ -404,7 +404,12 @@ impl Planner<'_> {
             grace: self.vm.grace,
             absent,
             mac_range: self.manifests.mac_pools.first().map(|pool| pool.range),
-        }
+        };
+        // The tunnels of the same process listen in the same namespace.
+        let tunnels = plan.nics.iter().filter_map(|nic| nic.mode.layer2());
+        let tunnels: Vec<Kept> = tunnels.map(|layer2| Kept::udp(layer2.tunnel.vtep.port)).collect();
+        plan.keep_ports(&tunnels);
+        plan
     }
 
     /// Checks that names are present and unique.

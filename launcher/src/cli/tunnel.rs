@@ -6,7 +6,7 @@
 use clap::Args;
 use hawser_backend::packet::geneve::Vni;
 use hawser_manifest::nic::{SourceSpec, UnderlaySpec};
-use hawser_manifest::plan::layer2::{OfNetwork, TunnelOptions};
+use hawser_manifest::plan::layer2::{OfNetwork, OtherPorts, TunnelOptions};
 use hawser_manifest::values;
 use std::path::PathBuf;
 
@@ -90,6 +90,7 @@ impl TunnelArgs {
             sources: self.ip_spoof_check.clone(),
             services: self.services.clone(),
             any_mac: self.any_mac.clone(),
+            other_ports: OtherPorts::Geneve,
         }
     }
 }

@@ -1,6 +1,7 @@
 //! `apply`: checks manifests as a whole, then stores their objects.
 
 use super::{ATTEMPTS, Cluster, Refused, contended, key_of, place, refuse_deleted, written};
+use crate::desired::plan_options;
 use crate::history;
 use crate::objects::{self, OtherObject, Power, VmObject};
 use crate::placement::Candidate;
@@ -9,7 +10,6 @@ use hawser_manifest::check::check_objects;
 use hawser_manifest::objects::SourceFile;
 use hawser_manifest::objects::written::{self as manifests, Written};
 use hawser_manifest::plan::PlanSetup;
-use hawser_manifest::plan::options::PlanOptions;
 use hawser_store::VmName;
 use hawser_store::records::{Batch, MAX_EDITS, Record, Records as _};
 use schemars::JsonSchema;
@@ -71,7 +71,7 @@ impl Cluster {
         let new: BTreeSet<_> = found.iter().map(key_of).collect();
         let kept: Vec<&Record> = others.iter().filter(|record| !new.contains(&record.key)).collect();
         let context = source("objects.json", &kept)?;
-        let options = PlanOptions::default();
+        let options = plan_options();
         let setup = PlanSetup::new(Path::new(""), &options);
         let (plans, warnings) =
             check_objects(files, &[context], namespace, &setup).map_err(|rejected| invalid(&rejected.errors))?;

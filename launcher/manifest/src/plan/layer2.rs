@@ -57,6 +57,8 @@ pub struct TunnelOptions {
     pub address: Option<UnderlaySpec>,
     /// UDP ports that peers send to.
     pub ports: Vec<OfNetwork<u16>>,
+    /// Who chooses the UDP ports that are not among these.
+    pub other_ports: OtherPorts,
     /// Identifiers of networks in the tunnel.
     pub vnis: Vec<OfNetwork<Vni>>,
     /// Files with the guests of networks.
@@ -67,6 +69,16 @@ pub struct TunnelOptions {
     pub services: Vec<OfNetwork<PathBuf>>,
     /// Networks, named as in [`OfNetwork`], whose guests may use any source MAC.
     pub any_mac: Vec<String>,
+}
+
+/// UDP ports of networks for which no option gives one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OtherPorts {
+    /// All have the port of Geneve, so one network may go without an option.
+    #[default]
+    Geneve,
+    /// The caller chooses a port for each network, once the plan is known.
+    Later,
 }
 
 /// A value that applies to a network.
@@ -282,7 +294,13 @@ impl Planner<'_> {
                     let message = format!("{other} and {name} have the same identifier: give each its own");
                     self.report.error(&Spot::file("--vni"), message);
                 }
-                if plan.tunnel.vtep.port == earlier.tunnel.vtep.port {
+                if is_same && self.options.tunnels.other_ports == OtherPorts::Later {
+                    let message = format!("the VM has two interfaces on {name}: give it one on each network");
+                    self.report.error(&Spot::file("interfaces"), message);
+                }
+                if self.options.tunnels.other_ports == OtherPorts::Geneve
+                    && plan.tunnel.vtep.port == earlier.tunnel.vtep.port
+                {
                     let message = format!(
                         "{other} and {name} both have UDP port {}: give each interface's network its own, with \
                          --vtep-port=NETWORK=PORT",

@@ -2,7 +2,7 @@
 
 use super::{machine, planned, problems};
 use crate::nic::{GatewaySpec, ModeSpec, SourceSpec, UnderlaySpec};
-use crate::plan::layer2::{OfNetwork, TunnelOptions};
+use crate::plan::layer2::{OfNetwork, OtherPorts, TunnelOptions};
 use crate::plan::options::PlanOptions;
 use crate::plan::{NicMode, VmPlan};
 use crate::{plan_text, values};
@@ -662,4 +662,15 @@ fn networks_of_one_vm_have_identifiers_and_ports_of_their_own() {
         let errors: Vec<String> = rejected.errors.iter().map(ToString::to_string).collect();
         assert_eq!(errors, [expected]);
     }
+    // An agent that chooses the ports needs no options.
+    let mut chosen = PlanOptions::default();
+    chosen.tunnels.other_ports = OtherPorts::Later;
+    planned(&text, &chosen).unwrap();
+    let twice = text.replace("networkName: blue", "networkName: red");
+    let rejected = planned(&twice, &chosen).unwrap_err();
+    assert!(
+        rejected.errors[0].to_string().contains("two interfaces on default/red"),
+        "{:?}",
+        rejected.errors
+    );
 }
