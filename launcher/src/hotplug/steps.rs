@@ -1,4 +1,4 @@
-//! The steps between the NICs that are served and those of the manifests, and what is told of them.
+//! The steps that lead from the served NICs to those of the manifests, and the lines that report them.
 
 use super::HotplugError;
 use hawser_manifest::objects::interface::LinkState;
