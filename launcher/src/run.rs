@@ -314,7 +314,12 @@ fn vmm_words(args: &RunManifest, socket: Option<&VmmSocket>, mut cards: Cards<'_
             if has_root_ports(arguments) {
                 flags.extend(cards.on_root_ports());
             }
-            let qemu = args.qemu_version.or_else(|| QemuVersion::of_program(program));
+            // In a takeover QEMU runs already, and nothing reads the flags.
+            let ask = || match args.run.takeover.takeover {
+                true => None,
+                false => QemuVersion::of_program(program),
+            };
+            let qemu = args.qemu_version.or_else(ask);
             let vm = Vm {
                 memory,
                 cards: &cards.cards,
